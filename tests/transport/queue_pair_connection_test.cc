@@ -1,0 +1,410 @@
+#include "transport/queue_pair_connection.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "absl/strings/str_cat.h"
+#include "tests/transport/fake_world.h"
+
+namespace starling::transport {
+namespace {
+
+using ::testing::HasSubstr;
+
+// --- over a fake network ---
+
+TEST(QueuePairConnection, MessagesArriveInOrderAndWhole) {
+  World world;
+  const std::string longest(kMaxMessageBytes - 8, 'x');
+  ASSERT_TRUE(world.a->Send("", Soon()).ok());
+  ASSERT_TRUE(world.a->Send("first", Soon()).ok());
+  const auto third = world.a->Send(longest, Soon());
+  ASSERT_TRUE(third.ok());
+  EXPECT_EQ(*third, 3u);
+  EXPECT_EQ(*world.b->Receive(Soon()), "");
+  EXPECT_EQ(*world.b->Receive(Soon()), "first");
+  EXPECT_EQ(*world.b->Receive(Soon()), longest);
+  EXPECT_TRUE(world.a->WaitCompleted(*third, Soon()).ok());
+  EXPECT_EQ(world.a->completed(), 3u);
+  EXPECT_TRUE(absl::IsInvalidArgument(world.a->Send(longest + "x", Soon()).status()));
+  EXPECT_TRUE(world.a->Send("still usable", Soon()).ok());
+  EXPECT_EQ(*world.b->Receive(Soon()), "still usable");
+  world.ExpectNothingLeft();
+}
+
+// What was written before a message lies there when it arrives, whatever the wire loses or holds up.
+TEST(QueuePairConnection, MessageArrivesAfterTheWritesBeforeIt) {
+  World world({.seed = 7,
+               .delay_max = std::chrono::microseconds(300),
+               .loss = 0.1,
+               .retry_after = std::chrono::microseconds(200),
+               .retries = -1},
+              {.send_depth = 32, .messages = 4});
+  constexpr size_t kBatch = 16 * 512;
+  constexpr size_t kBatches = 60;
+  Registered source(*world.fabric_a, RandomBytes(kBatch * kBatches, 1), Access::kLocal);
+  Registered target(*world.fabric_b, std::vector<std::byte>(kBatch * kBatches), Access::kRemoteWrite);
+  std::thread sender([&] {
+    std::mt19937 random(3);
+    uint64_t last = 0;
+    for (size_t batch = 0; batch < kBatches; ++batch) {
+      // In an order in which few writes continue the one before.
+      std::vector<size_t> parts(16);
+      for (size_t i = 0; i < parts.size(); ++i) parts[i] = i;
+      std::shuffle(parts.begin(), parts.end(), random);
+      for (const size_t part : parts) {
+        const size_t offset = batch * kBatch + part * 512;
+        ASSERT_TRUE(world.a->Write(*source.region, offset, 512, target.at(offset), target.key(), Soon()).ok());
+      }
+      const auto sent = world.a->Send(std::to_string(batch), Soon());
+      ASSERT_TRUE(sent.ok()) << sent.status();
+      last = *sent;
+    }
+    EXPECT_TRUE(world.a->WaitCompleted(last, Soon()).ok());
+  });
+  for (size_t batch = 0; batch < kBatches; ++batch) {
+    const auto received = world.b->Receive(Soon());
+    ASSERT_TRUE(received.ok()) << received.status();
+    EXPECT_EQ(*received, std::to_string(batch));
+    EXPECT_EQ(std::memcmp(&source.bytes[batch * kBatch], &target.bytes[batch * kBatch], kBatch), 0) << batch;
+  }
+  sender.join();
+  const FakeNetwork::Counts counts = world.network.counts();
+  EXPECT_GT(counts.lost, 0u);
+  EXPECT_EQ(counts.receiver_not_ready, 0u);
+  EXPECT_GE(world.a->bytes_sent(), kBatch * kBatches);
+  source.region.reset();
+  target.region.reset();
+  world.ExpectNothingLeft();
+}
+
+// Both sides send as fast as they may and take what comes at their own pace: no message ever finds no buffer.
+TEST(QueuePairConnection, CreditsAreNeverOverrun) {
+  for (const uint32_t messages : {2u, 3u, 8u}) {
+    World world({.seed = messages, .delay_max = std::chrono::microseconds(50)}, {.send_depth = 32, .messages = messages});
+    constexpr int kMessages = 400;
+    const auto side = [&](Connection& connection, unsigned seed) {
+      std::mt19937 random(seed);
+      int sent = 0;
+      int received = 0;
+      while (sent < kMessages || received < kMessages) {
+        // Alternates by chance, with a wait so short that either may be refused.
+        if (sent < kMessages && random() % 2 == 0) {
+          const auto number = connection.Send(std::to_string(sent), InMilliseconds(0));
+          if (number.ok()) ++sent;
+          else ASSERT_TRUE(absl::IsDeadlineExceeded(number.status())) << number.status();
+        } else if (received < kMessages) {
+          const auto message = connection.Receive(sent < kMessages ? InMilliseconds(0) : Soon());
+          if (message.ok()) EXPECT_EQ(*message, std::to_string(received++));
+          else ASSERT_TRUE(absl::IsDeadlineExceeded(message.status())) << message.status();
+        }
+      }
+    };
+    std::thread other([&] { side(*world.b, 2); });
+    side(*world.a, 1);
+    other.join();
+    EXPECT_EQ(world.network.counts().receiver_not_ready, 0u) << messages;
+    world.ExpectNothingLeft();
+  }
+}
+
+TEST(QueuePairConnection, CreditComesBackWhenTheSendQueueWasFull) {
+  // b's send queue is full of writes while it takes a's messages; the credit must follow once there is room.
+  World world({.delay_min = std::chrono::milliseconds(2), .delay_max = std::chrono::milliseconds(2)},
+              {.send_depth = 32, .messages = 4});
+  Registered source(*world.fabric_b, RandomBytes(4096, 1), Access::kLocal);
+  Registered target(*world.fabric_a, std::vector<std::byte>(8192), Access::kRemoteWrite);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(world.a->Send("x", Soon()).ok());
+  ASSERT_TRUE(world.b->Receive(Soon()).ok());
+  for (int i = 0; i < 32; ++i) {
+    ASSERT_TRUE(world.b->Write(*source.region, 0, 16, target.at(i % 2 * 4096), target.key(), Soon()).ok());
+  }
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(world.b->Receive(Soon()).ok());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(world.b->Receive(InMilliseconds(50)).status()));
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(world.a->Send("x", Soon()).ok()) << i;
+  source.region.reset();
+  target.region.reset();
+}
+
+TEST(QueuePairConnection, NeighbouringWritesBecomeOne) {
+  World world;
+  constexpr size_t kPages = 16;
+  Registered source(*world.fabric_a, RandomBytes(kPages * 4096 * 2, 1), Access::kLocal);
+  Registered target(*world.fabric_b, std::vector<std::byte>(kPages * 4096), Access::kRemoteWrite);
+  // Every second page of the source to adjacent pages of the target: gathered, eight pieces a write.
+  for (size_t i = 0; i < kPages; ++i) {
+    ASSERT_TRUE(world.a->Write(*source.region, i * 8192, 4096, target.at(i * 4096), target.key(), Soon()).ok());
+  }
+  const uint64_t doorbells = world.network.counts().doorbells;
+  auto sent = world.a->Send("done", Soon());
+  ASSERT_TRUE(sent.ok() && world.b->Receive(Soon()).ok());
+  EXPECT_EQ(world.network.counts().writes, kPages / kMaxPieces);
+  EXPECT_EQ(world.network.counts().doorbells, doorbells + 1);
+  for (size_t i = 0; i < kPages; ++i) {
+    EXPECT_EQ(std::memcmp(&source.bytes[i * 8192], &target.bytes[i * 4096], 4096), 0) << i;
+  }
+  // Adjacent on both sides: one piece, however many there are.
+  for (size_t i = 0; i < kPages; ++i) {
+    ASSERT_TRUE(world.a->Write(*source.region, i * 4096, 4096, target.at(i * 4096), target.key(), Soon()).ok());
+  }
+  ASSERT_TRUE(world.a->Send("done", Soon()).ok() && world.b->Receive(Soon()).ok());
+  EXPECT_EQ(world.network.counts().writes, kPages / kMaxPieces + 1);
+  EXPECT_EQ(std::memcmp(source.bytes.data(), target.bytes.data(), kPages * 4096), 0);
+  source.region.reset();
+  target.region.reset();
+  world.ExpectNothingLeft();
+}
+
+TEST(QueuePairConnection, LongWritesAreCut) {
+  World world;
+  constexpr size_t kBytes = 3 * kMaxWriteBytes + 12345;
+  Registered source(*world.fabric_a, RandomBytes(kBytes, 1), Access::kLocal);
+  Registered target(*world.fabric_b, std::vector<std::byte>(kBytes), Access::kRemoteWrite);
+  ASSERT_TRUE(world.a->Write(*source.region, 0, kBytes, target.at(0), target.key(), Soon()).ok());
+  ASSERT_TRUE(world.a->Send("done", Soon()).ok() && world.b->Receive(Soon()).ok());
+  EXPECT_EQ(world.network.counts().writes, 4u);
+  EXPECT_EQ(std::memcmp(source.bytes.data(), target.bytes.data(), kBytes), 0);
+  EXPECT_EQ(world.a->bytes_sent(), kBytes + 12);
+  source.region.reset();
+  target.region.reset();
+  world.ExpectNothingLeft();
+}
+
+TEST(QueuePairConnection, BytesOutsideTheRegionAreRefused) {
+  World world;
+  Registered source(*world.fabric_a, RandomBytes(4096, 1), Access::kLocal);
+  Registered target(*world.fabric_b, std::vector<std::byte>(4096), Access::kRemoteWrite);
+  struct Case {
+    size_t offset, bytes;
+  };
+  for (const Case& c : {Case{0, 4097}, Case{4096, 1}, Case{4000, 97}, Case{SIZE_MAX, 2}, Case{1, SIZE_MAX}, Case{0, 0},
+                        Case{5000, 0}}) {
+    EXPECT_TRUE(absl::IsOutOfRange(
+        world.a->Write(*source.region, c.offset, c.bytes, target.at(0), target.key(), Soon())))
+        << c.offset << " " << c.bytes;
+    EXPECT_TRUE(absl::IsOutOfRange(
+        world.a->Read(*source.region, c.offset, c.bytes, target.at(0), target.key(), Soon())))
+        << c.offset << " " << c.bytes;
+  }
+  EXPECT_TRUE(world.a->Write(*source.region, 4095, 1, target.at(0), target.key(), Soon()).ok());
+  EXPECT_TRUE(world.a->Send("still usable", Soon()).ok());
+  EXPECT_TRUE(world.b->Receive(Soon()).ok());
+  EXPECT_EQ(target.bytes[0], source.bytes[4095]);
+  source.region.reset();
+  target.region.reset();
+  world.ExpectNothingLeft();
+}
+
+TEST(QueuePairConnection, WritingOutsideTheGrantEndsTheConnection) {
+  for (const size_t offset : {size_t{4096}, size_t{4000}, SIZE_MAX - 100}) {
+    World world;
+    Registered source(*world.fabric_a, RandomBytes(4096, 1), Access::kLocal);
+    Registered target(*world.fabric_b, std::vector<std::byte>(4096), Access::kRemoteWrite);
+    ASSERT_TRUE(world.a->Write(*source.region, 0, 200, target.at(offset), target.key(), Soon()).ok());
+    const auto sent = world.a->Send("never", Soon());
+    ASSERT_TRUE(sent.ok());
+    const absl::Status status = world.a->WaitCompleted(*sent, Soon());
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_FALSE(world.b->Receive(Soon()).ok());
+    EXPECT_EQ(target.bytes, std::vector<std::byte>(4096));
+    EXPECT_EQ(world.network.counts().refused_accesses, 1u);
+    source.region.reset();
+    target.region.reset();
+    world.ExpectNothingLeft();
+  }
+}
+
+TEST(QueuePairConnection, GrantTakenBackEndsTheConnection) {
+  World world;
+  Registered source(*world.fabric_a, RandomBytes(4096, 1), Access::kLocal);
+  Registered target(*world.fabric_b, std::vector<std::byte>(4096), Access::kRemoteWrite);
+  const uint64_t address = target.at(0);
+  const uint32_t key = target.key();
+  target.region.reset();
+  ASSERT_TRUE(world.a->Write(*source.region, 0, 4096, address, key, Soon()).ok());
+  const auto sent = world.a->Send("never", Soon());
+  EXPECT_TRUE(absl::IsUnavailable(world.a->WaitCompleted(*sent, Soon())));
+  EXPECT_EQ(target.bytes, std::vector<std::byte>(4096));
+}
+
+TEST(QueuePairConnection, ReadsWhatThePeerGranted) {
+  World world;
+  Registered target(*world.fabric_a, std::vector<std::byte>(10000), Access::kLocal);
+  Registered source(*world.fabric_b, RandomBytes(10000, 5), Access::kRemoteRead);
+  ASSERT_TRUE(world.a->Read(*target.region, 1000, 9000, source.at(500), source.key(), Soon()).ok());
+  EXPECT_EQ(std::memcmp(&target.bytes[1000], &source.bytes[500], 9000), 0);
+  EXPECT_EQ(target.bytes[999], std::byte{0});
+  // Readable is not writable.
+  ASSERT_TRUE(world.a->Write(*target.region, 0, 10, source.at(0), source.key(), Soon()).ok());
+  const auto sent = world.a->Send("never", Soon());
+  EXPECT_FALSE(world.a->WaitCompleted(*sent, Soon()).ok());
+}
+
+TEST(QueuePairConnection, ShutdownWakesWaiters) {
+  World world;
+  std::thread waiter([&] {
+    const absl::Status status = world.a->Receive(Soon()).status();
+    EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  world.a->Shutdown();
+  waiter.join();
+  EXPECT_TRUE(absl::IsCancelled(world.a->Receive(Soon()).status()));
+  EXPECT_FALSE(world.a->Send("x", Soon()).ok());
+  world.ExpectNothingLeft();
+}
+
+// A peer that sends all it has credit for and ends: all of it is still received, also where receiving would have to
+// return credit, and only then the end. (Returning credit to a peer that had gone once lost a message.)
+TEST(QueuePairConnection, WhatArrivedBeforeTheEndIsReceived) {
+  World world({}, {.send_depth = 64, .messages = 8});
+  uint64_t last = 0;
+  for (int i = 0; i < 8; ++i) last = *world.a->Send(std::to_string(i), Soon());
+  ASSERT_TRUE(world.a->WaitCompleted(last, Soon()).ok());
+  world.a.reset();
+  for (int i = 0; i < 8; ++i) {
+    const auto received = world.b->Receive(Soon());
+    ASSERT_TRUE(received.ok()) << i << ": " << received.status();
+    EXPECT_EQ(*received, std::to_string(i));
+  }
+  const absl::Status end = world.b->Receive(Soon()).status();
+  EXPECT_TRUE(absl::IsUnavailable(end)) << end;
+  world.ExpectNothingLeft();
+}
+
+// --- over a queue pair that does as it is told: what a peer or a device that misbehaves may do ---
+
+class ScriptedQueuePair final : public QueuePair {
+ public:
+  absl::Status Post(std::span<const WorkRequest> requests) override {
+    posted.insert(posted.end(), requests.begin(), requests.end());
+    return post_answer;
+  }
+  absl::Status PostReceive(uint64_t id, const Piece& buffer) override {
+    receives.push_back({id, buffer});
+    return absl::OkStatus();
+  }
+  absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) override {
+    const size_t n = std::min(completions.size(), script.size());
+    std::copy_n(script.begin(), n, completions.begin());
+    script.erase(script.begin(), script.begin() + static_cast<ptrdiff_t>(n));
+    return n;
+  }
+  absl::Status Arm() override { return absl::OkStatus(); }
+  absl::StatusOr<Event> Wait(Deadline) override { return Event::kNothing; }
+  void Wake() override {}
+  const std::string& description() const override { return name; }
+
+  // A message from the peer, put into the next posted buffer.
+  void Arrive(uint64_t header, uint32_t bytes) {
+    const auto [id, buffer] = receives.front();
+    receives.pop_front();
+    std::memcpy(reinterpret_cast<void*>(buffer.address), &header, sizeof(header));
+    script.push_back({.id = id, .received = true, .bytes = bytes});
+  }
+
+  std::string name = "scripted";
+  std::vector<WorkRequest> posted;
+  std::deque<std::pair<uint64_t, Piece>> receives;
+  std::deque<WorkCompletion> script;
+  absl::Status post_answer;
+};
+
+struct Scripted {
+  explicit Scripted(const ConnectionTuning& tuning = {.send_depth = 32, .messages = 4}) {
+    auto made = std::make_unique<ScriptedQueuePair>();
+    queue_pair = made.get();
+    auto connected = QueuePairConnection::Make(std::move(made), *fabric, tuning);
+    EXPECT_TRUE(connected.ok()) << connected.status();
+    connection = std::move(*connected);
+  }
+  FakeNetwork network;
+  std::unique_ptr<Fabric> fabric = network.Open("a");
+  ScriptedQueuePair* queue_pair;
+  std::unique_ptr<QueuePairConnection> connection;
+};
+
+TEST(QueuePairConnectionHostile, ImpossibleSizesAreRefused) {
+  for (const uint32_t bytes : {0u, 7u, static_cast<uint32_t>(kMaxMessageBytes + 1), UINT32_MAX}) {
+    Scripted scripted;
+    scripted.queue_pair->Arrive(0, bytes);
+    const absl::Status status = scripted.connection->Receive(Soon()).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << bytes << ": " << status;
+  }
+}
+
+TEST(QueuePairConnectionHostile, MoreTakenThanSentIsRefused) {
+  for (const uint64_t took : {uint64_t{2}, uint64_t{1} << 62, UINT64_MAX}) {
+    Scripted scripted;
+    ASSERT_TRUE(scripted.connection->Send("one", Soon()).ok());
+    scripted.queue_pair->Arrive(took, 8);
+    EXPECT_TRUE(absl::IsDataLoss(scripted.connection->Receive(Soon()).status())) << took;
+  }
+}
+
+TEST(QueuePairConnectionHostile, CountsThatGoBackAreRefused) {
+  Scripted scripted;
+  ASSERT_TRUE(scripted.connection->Send("one", Soon()).ok());
+  scripted.queue_pair->Arrive(1, 8);
+  EXPECT_TRUE(scripted.connection->Receive(Soon()).ok());
+  scripted.queue_pair->Arrive(0, 8);
+  EXPECT_TRUE(absl::IsDataLoss(scripted.connection->Receive(Soon()).status()));
+}
+
+TEST(QueuePairConnectionHostile, MessagesBeyondTheCreditAreRefused) {
+  Scripted scripted;
+  for (int i = 0; i < 5; ++i) scripted.queue_pair->Arrive(0, 8);
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(scripted.connection->Receive(Soon()).ok()) << i;
+  const absl::Status status = scripted.connection->Receive(Soon()).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("credit"));
+}
+
+TEST(QueuePairConnectionHostile, CreditOnlyMessagesAreNotGivenOut) {
+  Scripted scripted;
+  const size_t posted = scripted.queue_pair->receives.size();
+  scripted.queue_pair->Arrive(uint64_t{1} << 63, 8);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(scripted.connection->Receive(InMilliseconds(0)).status()));
+  EXPECT_EQ(scripted.queue_pair->receives.size(), posted);  // its buffer is back
+}
+
+TEST(QueuePairConnectionHostile, CompletionsOutOfOrderAreAnError) {
+  Scripted scripted;
+  const auto first = scripted.connection->Send("one", Soon());
+  ASSERT_TRUE(scripted.connection->Send("two", Soon()).ok());
+  scripted.queue_pair->script.push_back({.id = scripted.queue_pair->posted[1].id});
+  EXPECT_TRUE(absl::IsInternal(scripted.connection->WaitCompleted(*first, Soon())));
+}
+
+TEST(QueuePairConnectionHostile, PostThatFailsEndsTheConnection) {
+  Scripted scripted;
+  scripted.queue_pair->post_answer = absl::ResourceExhaustedError("no room");
+  EXPECT_TRUE(absl::IsResourceExhausted(scripted.connection->Send("one", Soon()).status()));
+  EXPECT_TRUE(absl::IsResourceExhausted(scripted.connection->Receive(Soon()).status()));
+}
+
+// A report is asked for often enough that the queue can never be full of requests that nothing gives back.
+TEST(QueuePairConnectionHostile, WritesAreReportedInTime) {
+  Scripted scripted({.send_depth = 64, .messages = 4});
+  std::vector<std::byte> memory(4096);
+  const auto region = scripted.fabric->Register(memory, Access::kLocal);
+  ASSERT_TRUE(region.ok());
+  for (uint64_t i = 0; i < 64; ++i) {
+    ASSERT_TRUE(scripted.connection->Write(**region, 0, 8, i % 2 * 4096, 1, Soon()).ok());
+  }
+  EXPECT_TRUE(absl::IsDeadlineExceeded(scripted.connection->Write(**region, 0, 8, 0, 1, InMilliseconds(0))));
+  ASSERT_EQ(scripted.queue_pair->posted.size(), 64u);
+  size_t since = 0;
+  for (const WorkRequest& request : scripted.queue_pair->posted) {
+    since = request.signalled ? 0 : since + 1;
+    EXPECT_LT(since, 16u);
+    if (request.signalled) scripted.queue_pair->script.push_back({.id = request.id});
+  }
+  EXPECT_EQ(since, 0u);
+  EXPECT_TRUE(scripted.connection->Write(**region, 0, 8, 0, 1, Soon()).ok());
+}
+
+}  // namespace
+}  // namespace starling::transport

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+
+// What a provider has to bring for one connection: a send queue, a receive queue, and a way to wait. Private to the
+// room; queue_pair_connection.h makes a Connection of it, the same for every provider, so that credits, lists and
+// deadlines are tested once and without a device.
+
+namespace starling::transport {
+
+// Local memory of a work request, inside one registered region.
+struct Piece {
+  uint64_t address = 0;
+  uint32_t bytes = 0;
+  uint32_t local_key = 0;
+};
+
+// Pieces that one work request gathers at most. Longer lists make every slot of the send queue larger.
+inline constexpr size_t kMaxPieces = 8;
+// Length of one write at most: longer ones gain nothing, and what a failure makes the device send again grows with it.
+inline constexpr uint32_t kMaxWriteBytes = 1u << 20;
+// Work requests that are handed over with one doorbell at most.
+inline constexpr size_t kMaxList = 16;
+
+enum class Operation : uint8_t { kWrite, kRead, kMessage };
+
+struct WorkRequest {
+  uint64_t id = 0;  // comes back in the completion
+  Operation operation = Operation::kWrite;
+  bool signalled = false;  // ask for a completion; it stands for every request posted before it too
+  uint32_t piece_count = 0;
+  std::array<Piece, kMaxPieces> pieces;
+  uint64_t remote_address = 0;  // of writes and reads
+  uint32_t remote_key = 0;
+};
+
+struct WorkCompletion {
+  uint64_t id = 0;
+  bool received = false;        // of a receive, otherwise of a work request
+  uint32_t bytes = 0;           // length of a received message
+  int error = 0;                // 0: carried out; otherwise the provider's number
+  const char* error_text = "";  // static
+};
+
+// One thread at a time, but Wake() from any. Requests are carried out in order and their completions come in order;
+// nothing is said about the order of receives against requests. The destructor ends the connection; after it nothing
+// touches registered memory for this queue pair's sake.
+class QueuePair {
+ public:
+  enum class Event : uint8_t {
+    kNothing,   // the deadline passed, or somebody woke us
+    kCompleted, // there may be something to poll
+    kPeerGone,  // told once; what had arrived before can still be polled
+  };
+
+  virtual ~QueuePair() = default;
+
+  // Hands over all of `requests` (at most kMaxList) with one doorbell. The caller keeps count of the room. After an
+  // error the queue pair is of no use any more.
+  virtual absl::Status Post(std::span<const WorkRequest> requests) = 0;
+  virtual absl::Status PostReceive(uint64_t id, const Piece& buffer) = 0;
+
+  // Takes up to completions.size() completions; 0 when there are none.
+  virtual absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) = 0;
+
+  // After Arm() the next completion ends Wait(). What completed before it does not, so poll once between the two.
+  virtual absl::Status Arm() = 0;
+  virtual absl::StatusOr<Event> Wait(Deadline deadline) = 0;
+  virtual void Wake() = 0;
+
+  // Longer writes are cut into several requests of this size. Constant once connected.
+  virtual uint32_t max_write_bytes() const { return kMaxWriteBytes; }
+
+  // "10.77.0.1:40100 -> 10.77.0.2:7401 (rxe0, queue pair 17)"
+  virtual const std::string& description() const = 0;
+};
+
+}  // namespace starling::transport

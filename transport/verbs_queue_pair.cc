@@ -1,0 +1,345 @@
+#include "transport/verbs_queue_pair.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+
+namespace starling::transport {
+namespace {
+
+// What rxe calls its vendor.
+constexpr uint32_t kRxeVendor = 0xffffff;
+
+// A reject with this reason (IB specification, table "REJ reason codes") means that nobody listens; ours is 28.
+constexpr int kInvalidServiceId = 8;
+constexpr int kConsumerReject = 28;
+
+// Completion events are acknowledged in bunches, since each acknowledgement takes a mutex.
+constexpr unsigned kAcknowledgeEvery = 1024;
+
+bool IsRxe(ibv_context* context) {
+  ibv_device_attr device = {};
+  return ibv_query_device(context, &device) == 0 && device.vendor_id == kRxeVendor;
+}
+
+uint32_t MtuBytes(ibv_mtu mtu) { return 128u << mtu; }
+
+ibv_wr_opcode Opcode(Operation operation) {
+  switch (operation) {
+    case Operation::kWrite: return IBV_WR_RDMA_WRITE;
+    case Operation::kRead: return IBV_WR_RDMA_READ;
+    case Operation::kMessage: return IBV_WR_SEND;
+  }
+  return IBV_WR_SEND;
+}
+
+}  // namespace
+
+absl::Status AwaitCmEvent(rdma_event_channel* channel, rdma_cm_event_type wanted, Deadline deadline,
+                          absl::string_view what) {
+  while (true) {
+    rdma_cm_event* event = nullptr;
+    if (rdma_get_cm_event(channel, &event) == 0) {
+      const rdma_cm_event_type type = event->event;
+      const int status = event->status;
+      rdma_ack_cm_event(event);
+      if (type == wanted) return absl::OkStatus();
+      if (type == RDMA_CM_EVENT_REJECTED && status == kInvalidServiceId) {
+        return absl::UnavailableError(absl::StrCat(what, ": nobody listens there"));
+      }
+      if (type == RDMA_CM_EVENT_REJECTED && status == kConsumerReject) {
+        return absl::PermissionDeniedError(absl::StrCat(what, ": the peer refused"));
+      }
+      return absl::UnavailableError(absl::StrCat(what, ": ", rdma_event_str(type), " (", status, ")"));
+    }
+    if (errno != EAGAIN && errno != EINTR) return ErrnoStatus(what);
+    pollfd poller = {channel->fd, POLLIN, 0};
+    const int ready = ::poll(&poller, 1, static_cast<int>(deadline.Left().count()));
+    if (ready < 0 && errno != EINTR) return ErrnoStatus(what);
+    if (ready <= 0 && deadline.Passed()) {
+      return absl::DeadlineExceededError(absl::StrCat(what, ": no answer in time"));
+    }
+  }
+}
+
+absl::Status SetNonBlocking(int fd) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
+    return ErrnoStatus("make a descriptor non-blocking");
+  }
+  return absl::OkStatus();
+}
+
+std::string AddressText(const sockaddr* address) {
+  char text[INET6_ADDRSTRLEN] = "?";
+  uint16_t port = 0;
+  if (address->sa_family == AF_INET) {
+    const auto* in = reinterpret_cast<const sockaddr_in*>(address);
+    ::inet_ntop(AF_INET, &in->sin_addr, text, sizeof(text));
+    port = ntohs(in->sin_port);
+  } else if (address->sa_family == AF_INET6) {
+    const auto* in = reinterpret_cast<const sockaddr_in6*>(address);
+    ::inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof(text));
+    port = ntohs(in->sin6_port);
+  }
+  return absl::StrCat(text, ":", port);
+}
+
+VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, const VerbsTuning& tuning)
+    : tuning_(tuning), channel_(std::move(channel)), id_(std::move(id)) {}
+
+absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChannel channel, CmId id, ibv_pd* pd,
+                                                                     const VerbsTuning& tuning) {
+  auto made = std::unique_ptr<VerbsQueuePair>(new VerbsQueuePair(std::move(channel), std::move(id), tuning));
+  VerbsQueuePair& self = *made;
+  ibv_context* context = self.id_->verbs;
+  self.wake_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!self.wake_) return ErrnoStatus("eventfd");
+  self.events_.reset(ibv_create_comp_channel(context));
+  if (!self.events_) return ErrnoStatus("create a completion channel");
+  RETURN_IF_ERROR(SetNonBlocking(self.events_->fd));
+  const int entries = static_cast<int>(tuning.send_depth + tuning.receive_depth);
+  self.completions_.reset(ibv_create_cq(context, entries, nullptr, self.events_.get(), 0));
+  if (!self.completions_) return ErrnoStatus(absl::StrCat("create a completion queue of ", entries, " entries"));
+
+  ibv_qp_init_attr attributes = {};
+  attributes.send_cq = self.completions_.get();
+  attributes.recv_cq = self.completions_.get();
+  attributes.qp_type = IBV_QPT_RC;
+  attributes.cap.max_send_wr = tuning.send_depth;
+  attributes.cap.max_recv_wr = tuning.receive_depth;
+  attributes.cap.max_send_sge = kMaxPieces;
+  attributes.cap.max_recv_sge = 1;
+  attributes.cap.max_inline_data = tuning.inline_bytes;
+  self.queues_.reset(ibv_create_qp(pd, &attributes));
+  if (!self.queues_) {
+    return ErrnoStatus(absl::StrCat("create a queue pair of ", tuning.send_depth, " sends with ", kMaxPieces,
+                                    " pieces and ", tuning.receive_depth, " receives"));
+  }
+  self.Describe();
+  RETURN_IF_ERROR(self.Advance(IBV_QPS_INIT, "prepare"));
+  return made;
+}
+
+VerbsQueuePair::~VerbsQueuePair() {
+  // First the queue pair, so that nothing is sent any more that the peer could take for part of the conversation.
+  if (queues_ != nullptr) {
+    ibv_qp_attr attributes = {};
+    attributes.qp_state = IBV_QPS_ERR;
+    (void)ibv_modify_qp(queues_.get(), &attributes, IBV_QP_STATE);
+  }
+  if (active_) (void)rdma_disconnect(id_.get());
+  if (events_unacknowledged_ > 0) ibv_ack_cq_events(completions_.get(), events_unacknowledged_);
+}
+
+void VerbsQueuePair::Describe() {
+  description_ = absl::StrCat(AddressText(rdma_get_local_addr(id_.get())), " -> ",
+                              AddressText(rdma_get_peer_addr(id_.get())), " (",
+                              ibv_get_device_name(id_->verbs->device), ", queue pair ", queues_->qp_num, ")");
+}
+
+// For a person who wonders which of the numbers the device has taken.
+void VerbsQueuePair::LogAttributes() const {
+  ibv_qp_attr attributes = {};
+  ibv_qp_init_attr initial = {};
+  const int mask = IBV_QP_PATH_MTU | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MIN_RNR_TIMER |
+                   IBV_QP_AV | IBV_QP_CAP;
+  if (ibv_query_qp(queues_.get(), &attributes, mask, &initial) != 0) return;
+  spdlog::debug("{}: peer's queue pair {}, path MTU {}, GID {}, timeout {}, retries {}, RNR retries {}, min RNR timer {}",
+                description_, attributes.dest_qp_num, MtuBytes(attributes.path_mtu),
+                attributes.ah_attr.grh.sgid_index, attributes.timeout, attributes.retry_cnt, attributes.rnr_retry,
+                attributes.min_rnr_timer);
+}
+
+absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what) {
+  ibv_qp_attr attributes = {};
+  attributes.qp_state = state;
+  int mask = 0;
+  if (rdma_init_qp_attr(id_.get(), &attributes, &mask) != 0) {
+    return ErrnoStatus(absl::StrCat(what, ": ", description_, ": ask for queue pair attributes"));
+  }
+  if (state == IBV_QPS_INIT) {
+    attributes.qp_access_flags = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
+    mask |= IBV_QP_ACCESS_FLAGS;
+  }
+  if (state == IBV_QPS_RTR) {
+    ibv_port_attr port = {};
+    if (ibv_query_port(id_->verbs, id_->port_num, &port) != 0) {
+      return ErrnoStatus(absl::StrCat(what, ": query port ", id_->port_num));
+    }
+    attributes.path_mtu = std::min(attributes.path_mtu, port.active_mtu);
+    if (IsRxe(id_->verbs)) max_write_bytes_ = tuning_.rxe_packets_per_write * MtuBytes(attributes.path_mtu);
+    attributes.min_rnr_timer = tuning_.min_rnr_timer;
+    mask |= IBV_QP_MIN_RNR_TIMER;
+    ibv_gid_entry gid = {};
+    if (port.link_layer == IBV_LINK_LAYER_ETHERNET &&
+        ibv_query_gid_ex(id_->verbs, id_->port_num, attributes.ah_attr.grh.sgid_index, &gid, 0) == 0 &&
+        gid.gid_type != IBV_GID_TYPE_ROCE_V2) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(what, ": ", description_, ": GID ", attributes.ah_attr.grh.sgid_index,
+                       " of the address is not a RoCEv2 one; set default_roce_mode of the RDMA connection manager to "
+                       "\"RoCE v2\""));
+    }
+  }
+  if (state == IBV_QPS_RTS) {
+    attributes.timeout = IsRxe(id_->verbs) ? tuning_.rxe_ack_timeout : tuning_.ack_timeout;
+    attributes.retry_cnt = tuning_.retries;
+    attributes.rnr_retry = tuning_.rnr_retries;
+    mask |= IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY;
+  }
+  if (const int error = ibv_modify_qp(queues_.get(), &attributes, mask); error != 0) {
+    return ErrnoStatus(error, absl::StrCat(what, ": ", description_, ": bring the queue pair to state ", state));
+  }
+  return absl::OkStatus();
+}
+
+rdma_conn_param VerbsQueuePair::Parameters() const {
+  ibv_device_attr device = {};
+  uint8_t reads = 1;
+  if (ibv_query_device(id_->verbs, &device) == 0) {
+    reads = static_cast<uint8_t>(std::clamp<int>(std::min(device.max_qp_rd_atom, device.max_qp_init_rd_atom), 1,
+                                                 tuning_.read_depth));
+  }
+  rdma_conn_param parameters = {};
+  parameters.responder_resources = reads;
+  parameters.initiator_depth = reads;
+  parameters.retry_count = tuning_.retries;
+  parameters.rnr_retry_count = tuning_.rnr_retries;
+  parameters.qp_num = queues_->qp_num;
+  return parameters;
+}
+
+absl::Status VerbsQueuePair::Connect(absl::string_view private_data, Deadline deadline, absl::string_view what) {
+  rdma_conn_param parameters = Parameters();
+  parameters.private_data = private_data.data();
+  parameters.private_data_len = static_cast<uint8_t>(private_data.size());
+  if (rdma_connect(id_.get(), &parameters) != 0) return ErrnoStatus(what);
+  active_ = true;
+  // The manager leaves the last step to us, since it does not know our queue pair.
+  RETURN_IF_ERROR(AwaitCmEvent(channel_.get(), RDMA_CM_EVENT_CONNECT_RESPONSE, deadline, what));
+  RETURN_IF_ERROR(Advance(IBV_QPS_RTR, what));
+  RETURN_IF_ERROR(Advance(IBV_QPS_RTS, what));
+  if (rdma_establish(id_.get()) != 0) return ErrnoStatus(what);
+  Describe();
+  LogAttributes();
+  return absl::OkStatus();
+}
+
+absl::Status VerbsQueuePair::Accept(Deadline deadline, absl::string_view what) {
+  RETURN_IF_ERROR(Advance(IBV_QPS_RTR, what));
+  RETURN_IF_ERROR(Advance(IBV_QPS_RTS, what));
+  rdma_conn_param parameters = Parameters();
+  if (rdma_accept(id_.get(), &parameters) != 0) return ErrnoStatus(what);
+  active_ = true;
+  RETURN_IF_ERROR(AwaitCmEvent(channel_.get(), RDMA_CM_EVENT_ESTABLISHED, deadline, what));
+  LogAttributes();
+  return absl::OkStatus();
+}
+
+absl::Status VerbsQueuePair::Post(std::span<const WorkRequest> requests) {
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const WorkRequest& request = requests[i];
+    ibv_send_wr& wr = requests_[i];
+    std::memset(&wr, 0, sizeof(wr));
+    uint64_t bytes = 0;
+    for (uint32_t p = 0; p < request.piece_count; ++p) {
+      pieces_[i][p] = {request.pieces[p].address, request.pieces[p].bytes, request.pieces[p].local_key};
+      bytes += request.pieces[p].bytes;
+    }
+    wr.wr_id = request.id;
+    wr.sg_list = pieces_[i].data();
+    wr.num_sge = static_cast<int>(request.piece_count);
+    wr.opcode = Opcode(request.operation);
+    wr.send_flags = request.signalled ? IBV_SEND_SIGNALED : 0;
+    if (request.operation == Operation::kMessage) {
+      if (bytes <= tuning_.inline_bytes) wr.send_flags |= IBV_SEND_INLINE;
+    } else {
+      wr.wr.rdma.remote_addr = request.remote_address;
+      wr.wr.rdma.rkey = request.remote_key;
+    }
+    wr.next = i + 1 < requests.size() ? &requests_[i + 1] : nullptr;
+  }
+  ibv_send_wr* bad = nullptr;
+  if (const int error = ibv_post_send(queues_.get(), requests_.data(), &bad); error != 0) {
+    return ErrnoStatus(error, absl::StrCat(description_, ": post work requests"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VerbsQueuePair::PostReceive(uint64_t id, const Piece& buffer) {
+  ibv_sge piece = {buffer.address, buffer.bytes, buffer.local_key};
+  ibv_recv_wr request = {};
+  request.wr_id = id;
+  request.sg_list = &piece;
+  request.num_sge = 1;
+  ibv_recv_wr* bad = nullptr;
+  if (const int error = ibv_post_recv(queues_.get(), &request, &bad); error != 0) {
+    return ErrnoStatus(error, absl::StrCat(description_, ": post a receive"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<size_t> VerbsQueuePair::Poll(std::span<WorkCompletion> completions) {
+  std::array<ibv_wc, 32> polled;
+  const int n = ibv_poll_cq(completions_.get(), static_cast<int>(std::min(polled.size(), completions.size())),
+                            polled.data());
+  if (n < 0) return absl::InternalError(absl::StrCat(description_, ": the completion queue failed"));
+  for (int i = 0; i < n; ++i) {
+    const ibv_wc& wc = polled[static_cast<size_t>(i)];
+    WorkCompletion& completion = completions[static_cast<size_t>(i)];
+    completion.id = wc.wr_id;
+    completion.error = wc.status;
+    // Of a failed one only its number and status are filled in.
+    completion.received = wc.status == IBV_WC_SUCCESS && (wc.opcode & IBV_WC_RECV) != 0;
+    completion.bytes = wc.status == IBV_WC_SUCCESS ? wc.byte_len : 0;
+    completion.error_text = ibv_wc_status_str(wc.status);
+  }
+  return static_cast<size_t>(n);
+}
+
+absl::Status VerbsQueuePair::Arm() {
+  if (const int error = ibv_req_notify_cq(completions_.get(), 0); error != 0) {
+    return ErrnoStatus(error, absl::StrCat(description_, ": arm the completion queue"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<QueuePair::Event> VerbsQueuePair::Wait(Deadline deadline) {
+  pollfd pollers[] = {{events_->fd, POLLIN, 0}, {channel_->fd, POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+  const int ready = ::poll(pollers, std::size(pollers), static_cast<int>(deadline.Left().count()));
+  if (ready < 0) {
+    if (errno == EINTR) return Event::kCompleted;
+    return ErrnoStatus(absl::StrCat(description_, ": poll"));
+  }
+  if (pollers[0].revents != 0) {
+    ibv_cq* queue = nullptr;
+    void* context = nullptr;
+    if (ibv_get_cq_event(events_.get(), &queue, &context) == 0 && ++events_unacknowledged_ >= kAcknowledgeEvery) {
+      ibv_ack_cq_events(completions_.get(), std::exchange(events_unacknowledged_, 0));
+    }
+    return Event::kCompleted;
+  }
+  if (pollers[1].revents != 0) {
+    rdma_cm_event* event = nullptr;
+    if (rdma_get_cm_event(channel_.get(), &event) == 0) {
+      const rdma_cm_event_type type = event->event;
+      rdma_ack_cm_event(event);
+      if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_DEVICE_REMOVAL) return Event::kPeerGone;
+    }
+    return Event::kCompleted;
+  }
+  return Event::kNothing;
+}
+
+void VerbsQueuePair::Wake() { (void)::eventfd_write(wake_.get(), 1); }
+
+}  // namespace starling::transport

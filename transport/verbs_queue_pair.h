@@ -1,0 +1,90 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "base/fd.h"
+#include "transport/queue_pair.h"
+#include "transport/verbs_objects.h"
+
+namespace starling::transport {
+
+// Numbers of one verbs queue pair, beside those of the connection.
+struct VerbsTuning {
+  uint32_t send_depth = 512;   // as ConnectionTuning::send_depth
+  uint32_t receive_depth = 0;  // receives that the connection posts
+  uint32_t inline_bytes = 60;  // messages up to this size are copied into the work request
+  uint8_t ack_timeout = 14;    // 4.096 us * 2^14 = 67 ms until an unacknowledged packet is sent again
+  // The same for rxe: 1.07 s. Its packets are carried by a processor that others use too, so that acknowledgements may
+  // be late for long without being lost.
+  uint8_t rxe_ack_timeout = 18;
+  // In rxe, whose requester goes on with a FIRST packet after its timer has expired, even where the last one that was
+  // acknowledged was in the middle of a message: the peer, waiting for a MIDDLE one, ends the connection with "remote
+  // invalid request". It acknowledges in the middle only after more packets than these, so no write is longer.
+  uint32_t rxe_packets_per_write = 64;
+  uint8_t retries = 7;         // of that; in rxe 7 stands for ever
+  uint8_t rnr_retries = 7;     // 7: for ever, in rxe at least. Credits keep it from happening
+  uint8_t min_rnr_timer = 12;  // 0.64 ms; the connection manager leaves 0, which stands for 655 ms
+  uint8_t read_depth = 16;     // RDMA reads under way, at most what the device can
+};
+
+// "10.77.0.1:40100"
+std::string AddressText(const sockaddr* address);
+
+absl::Status SetNonBlocking(int fd);
+
+// Waits for `wanted` on a non-blocking channel. kUnavailable when nobody listens, kPermissionDenied when the peer
+// refused, kDeadlineExceeded.
+absl::Status AwaitCmEvent(rdma_event_channel* channel, rdma_cm_event_type wanted, Deadline deadline,
+                          absl::string_view what);
+
+// A queue pair whose state follows the steps of the connection manager, but with our own numbers: the manager is asked
+// for the attributes of each step, and they are corrected before they are set.
+class VerbsQueuePair final : public QueuePair {
+ public:
+  // `id` has been resolved or has come with a request; the queue pair is ready for receives to be posted.
+  static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(EventChannel channel, CmId id, ibv_pd* pd,
+                                                              const VerbsTuning& tuning);
+  ~VerbsQueuePair() override;
+
+  // The active side: asks, and returns when both sides are ready.
+  absl::Status Connect(absl::string_view private_data, Deadline deadline, absl::string_view what);
+  // The passive side's answer to a request.
+  absl::Status Accept(Deadline deadline, absl::string_view what);
+
+  absl::Status Post(std::span<const WorkRequest> requests) override;
+  absl::Status PostReceive(uint64_t id, const Piece& buffer) override;
+  absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) override;
+  absl::Status Arm() override;
+  absl::StatusOr<Event> Wait(Deadline deadline) override;
+  void Wake() override;
+  uint32_t max_write_bytes() const override { return max_write_bytes_; }
+  const std::string& description() const override { return description_; }
+
+ private:
+  VerbsQueuePair(EventChannel channel, CmId id, const VerbsTuning& tuning);
+
+  absl::Status Advance(ibv_qp_state state, absl::string_view what);
+  rdma_conn_param Parameters() const;
+  void Describe();
+  void LogAttributes() const;
+
+  const VerbsTuning tuning_;
+  // Destroyed in the reverse order.
+  EventChannel channel_;
+  CmId id_;
+  UniqueFd wake_;  // eventfd
+  CompletionChannel events_;
+  CompletionQueue completions_;
+  Queues queues_;
+  std::string description_;
+  uint32_t max_write_bytes_ = kMaxWriteBytes;
+  unsigned events_unacknowledged_ = 0;
+  bool active_ = false;  // connecting or connected: the peer is to be told of the end
+  std::array<ibv_send_wr, kMaxList> requests_;
+  std::array<std::array<ibv_sge, kMaxPieces>, kMaxList> pieces_;
+};
+
+}  // namespace starling::transport
