@@ -1,0 +1,139 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/fd.h"
+#include "checkpoint/criu_images.h"
+#include "checkpoint/page_stream.h"
+#include "checkpoint/run_map.h"
+#include "checkpoint/slot_map.h"
+
+namespace starling::checkpoint {
+
+// XXH3 (64 bits, seed 0) of a run of pages: what the source announces and the target checks.
+uint64_t HashPages(std::span<const std::byte> bytes);
+
+// The target's store of a ghost's memory: the latest content of every page in one memfd, made of
+// chunks of equal size that are granted one after another, and an index that says which page of the
+// component is in which slot. The source decides the slots (SlotMap) and writes to them from afar;
+// what has landed is announced with its hash and only then indexed. There is no older content and
+// no chain of parents.
+//
+// Thread-safe: any public call from any thread, except that nothing may land in a slot while it is
+// being placed or written to an image.
+class Arena {
+ public:
+  struct Options {
+    std::string name = "arena";              // seen in /proc/PID/maps as memfd:NAME
+    uint64_t chunk_bytes = 64u << 20;        // a multiple of the page size
+    uint64_t max_bytes = uint64_t{1} << 40;  // address space reserved, not memory
+    // Folder of the images to come, on a tmpfs. When given, the arena is a file below it instead of
+    // a memfd, and WriteImages() into that folder lets CRIU read most pages where they are.
+    std::string images_dir;
+  };
+  static absl::StatusOr<std::unique_ptr<Arena>> Create(const Options& options);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // Adds one chunk. Its memory is where it is for as long as the arena lives, right behind the
+  // chunk before; to be registered with the fabric, and deregistered before the arena goes. Errors:
+  // kResourceExhausted at max_bytes or when there is no memory.
+  absl::StatusOr<std::span<std::byte>> AddChunk();
+
+  uint64_t slots() const;  // granted so far
+  uint64_t chunk_slots() const { return chunk_slots_; }
+  int fd() const { return fd_.get(); }  // memfd: slot s is at offset s * kPageSize
+
+  // Memory of granted slots. Errors: kOutOfRange.
+  absl::StatusOr<std::span<std::byte>> Slots(uint64_t slot, uint64_t pages) const;
+
+  // The run's pages have landed in the slots from `slot` on. Whatever page was in these slots
+  // before is no longer in the arena. Errors: kDataLoss if their hash is not `hash` (neither the
+  // run nor what was there is indexed any more), kOutOfRange for slots that were not granted,
+  // kInvalidArgument for an impossible run.
+  absl::Status Place(const PageRun& run, uint64_t slot, uint64_t hash);
+
+  // The run reads as zeros.
+  absl::Status PlaceZero(const PageRun& run);
+
+  // Where the page at `address` is: a run from that page on with its slots (kZeroSlot: zeros), or
+  // nothing: not in the arena.
+  std::optional<SlotRun> Find(const AddressSpace& space, uint64_t address) const;
+
+  struct Totals {
+    uint64_t pages = 0;  // in slots
+    uint64_t zero_pages = 0;
+    uint64_t runs = 0;
+  };
+  Totals totals() const;
+
+  // Makes the images of an eager restore of exactly what the list says: for each of its spaces a
+  // pagemap and a pages file in `images_dir` (a folder, best on tmpfs; existing files are
+  // replaced). What the arena has beyond the list is left out. Pages known to be zero are holes of
+  // the files. `threads` copy at once. Errors: kFailedPrecondition naming the first listed page
+  // that is neither in the arena nor known to be zero (nothing is written then), kInvalidArgument
+  // for a list that names a page twice.
+  //
+  // In Options::images_dir only pages are copied that CRIU cannot read in place: the arena's file
+  // is given to it as the pages file of a parent image, and such a file has its pages in ascending
+  // order of address. A source that sends its first round in that order gets slots in that order,
+  // so that what is copied is what was mapped later.
+  struct ImageTotals {
+    uint64_t pages_in_place = 0;
+    uint64_t pages_written = 0;
+    uint64_t zero_pages = 0;
+    uint64_t pages_left_out = 0;  // in the arena but not in the list
+    uint32_t files = 0;
+  };
+  absl::StatusOr<ImageTotals> WriteImages(const FinalList& list, const std::string& images_dir,
+                                          int threads) const;
+
+ private:
+  struct Owner {
+    uint32_t space;  // index into names_
+    uint64_t page;
+    Owner Plus(uint64_t n) const { return {space, page + n}; }
+    friend bool operator==(const Owner&, const Owner&) = default;
+  };
+  struct Space {
+    uint32_t number = 0;
+    RunMap<SlotValue> pages;
+  };
+  struct Copy;
+  // Pages that lie in the arena's file as in a pages file: page to slot.
+  using Base = RunMap<SlotValue>;
+
+  Pagemap BaseOf(const Space& space, Base& base) const;
+  absl::Status WriteBase(const AddressSpace& name, const Pagemap& pagemap) const;
+
+  Arena(UniqueFd fd, std::byte* base, const Options& options);
+  Space& SpaceOf(const AddressSpace& space);
+  void Forget(Space& space, uint64_t page, uint64_t pages);
+  void ForgetSlots(uint64_t slot, uint64_t pages);
+
+  const UniqueFd fd_;
+  std::byte* const base_;
+  const std::string images_dir_;
+  const uint64_t reserved_;
+  const uint64_t chunk_slots_;
+
+  mutable std::mutex mutex_;  // guards all below
+  uint64_t slots_ = 0;
+  absl::btree_map<AddressSpace, Space> spaces_;
+  std::vector<AddressSpace> names_;
+  // Slot to page, so that a slot that changes hands is nobody else's any more.
+  RunMap<Owner> owners_;
+};
+
+}  // namespace starling::checkpoint

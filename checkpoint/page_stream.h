@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+
+// The seam between memory and wire. A PageSource knows what changed in a component and reads it; a
+// PageSink takes pages to where the ghost is kept. `runtime/migration` is the one place that joins
+// a source to a sink made of the transport; neither side knows the other.
+
+namespace starling::checkpoint {
+
+inline constexpr size_t kPageSize = 4096;
+
+// What a page belongs to, by the component's own numbering, so that it means the same on every
+// host: a process (its pid inside the component's pid namespace) or an anonymous shared memory
+// object (CRIU's shmem id).
+struct AddressSpace {
+  enum class Kind : uint8_t { kProcess = 1, kSharedMemory = 2 };
+  Kind kind = Kind::kProcess;
+  uint64_t id = 0;
+  friend auto operator<=>(const AddressSpace&, const AddressSpace&) = default;
+};
+
+// `pages` adjacent pages from `address` on (a multiple of kPageSize; an offset for shared memory).
+struct PageRun {
+  AddressSpace space;
+  uint64_t address = 0;
+  uint64_t pages = 0;
+  friend bool operator==(const PageRun&, const PageRun&) = default;
+};
+
+// Where pages go. Used by one thread at a time.
+class PageSink {
+ public:
+  virtual ~PageSink() = default;
+
+  // Room for up to `pages` pages in memory that the sink can send from without another copy; the
+  // span may be shorter than asked for, never empty. It belongs to the caller until the next call
+  // of Put() or Discard(), one at a time.
+  virtual absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) = 0;
+
+  // Sends run.pages pages from the start of the span last acquired. Returns before they have
+  // landed.
+  virtual absl::Status Put(const PageRun& run) = 0;
+
+  // Gives the span last acquired back unused.
+  virtual void Discard() = 0;
+
+  // The run reads as zeros now (given back, or never written); no bytes are sent.
+  virtual absl::Status PutZero(const PageRun& run) = 0;
+
+  // Waits until every page put so far is at the target and its hash was checked there.
+  virtual absl::Status Flush(Deadline deadline) = 0;
+};
+
+// One pass over a component's memory.
+struct RoundReport {
+  uint64_t pages_sent = 0;
+  uint64_t pages_zero = 0;
+  uint64_t pages_unchanged = 0;  // known by the tracker not to have changed since the last round
+  Duration elapsed{};
+  Duration paused{};  // time within `elapsed` in which the component could not run
+};
+
+// The final content as the checkpointer lists it: the authority on what the restored component has.
+// Runs are in CRIU's order (ascending address within a space). A run of no pages says that the
+// space exists and has none.
+struct FinalList {
+  struct Entry {
+    PageRun run;
+    bool in_arena_before =
+        false;  // not sent in the final round: the sink must have it from an earlier one
+  };
+  std::vector<Entry> entries;
+};
+
+// Where pages come from: a tracker of what changed and a reader. Rounds run while the component
+// runs; Final runs once, while it is frozen. Used by one thread at a time.
+class PageSource {
+ public:
+  virtual ~PageSource() = default;
+  virtual const char* tracker_name()
+      const = 0;  // for reports: "criu-predump", "pagemap-scan", "soft-dirty", ...
+  virtual absl::StatusOr<RoundReport> Round(PageSink& sink) = 0;
+  // Sends what is left and says what the whole is. The skeleton images are left in the folder the
+  // source was made with.
+  virtual absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) = 0;
+};
+
+}  // namespace starling::checkpoint
