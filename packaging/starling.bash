@@ -1,0 +1,72 @@
+# bash completion for starling: commands, options, component and host names.
+
+# Names that the agent knows; none when it does not answer.
+_starling_names() {
+  local socket=()
+  local i
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case ${COMP_WORDS[i]} in
+      # bash splits words at "=".
+      --socket) [[ ${COMP_WORDS[i + 1]} == = ]] && ((i++)); socket=(--socket "${COMP_WORDS[i + 1]}") ;;
+    esac
+  done
+  "${COMP_WORDS[0]}" "${socket[@]}" "$@" 2>/dev/null
+}
+
+_starling() {
+  local current=${COMP_WORDS[COMP_CWORD]}
+  local previous=${COMP_WORDS[COMP_CWORD - 1]}
+  [[ $current == = ]] && current=
+  [[ $previous == = ]] && previous=${COMP_WORDS[COMP_CWORD - 2]}
+  COMPREPLY=()
+
+  local command='' name='' i
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case ${COMP_WORDS[i]} in
+      --) # What follows is the component's own command.
+        compopt -o default
+        return ;;
+      --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
+      --probe-timeout | --max-blackout | --max-rounds | --grace | --tail | --after)
+        ((i++))
+        [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
+      -*) ;;
+      *) if [[ -z $command ]]; then command=${COMP_WORDS[i]}; else name=${COMP_WORDS[i]}; fi ;;
+    esac
+  done
+
+  case $previous in
+    --socket | --shared | --directory) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+    --user) mapfile -t COMPREPLY < <(compgen -u -- "$current"); return ;;
+    --to) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
+    --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --grace | \
+    --tail | --after) return ;;
+  esac
+
+  local options="--help --socket"
+  case $command in
+    "")
+      options="$options --version"
+      if [[ $current != -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W \
+          "run ps check migrate cancel resolve stop logs events info" -- "$current")
+        return
+      fi ;;
+    run) options="$options --user --ip --memory --shared --directory --env" ;;
+    ps) options="$options --json --names" ;;
+    check) options="$options --to --json" ;;
+    migrate) options="$options --to --probe --probe-timeout --max-blackout --max-rounds --json --quiet" ;;
+    resolve) options="$options --here --there --yes" ;;
+    stop) options="$options --grace" ;;
+    logs) options="$options --follow --tail" ;;
+    events) options="$options --follow --after --json" ;;
+    info) options="$options --json --peers" ;;
+  esac
+  if [[ $current == -* || -n $name || $command == ps || $command == info || $command == run ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
+  else
+    mapfile -t COMPREPLY < <(compgen -W "$(_starling_names ps --names)" -- "$current")
+  fi
+}
+
+complete -F _starling starling

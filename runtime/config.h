@@ -1,0 +1,122 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/clock.h"
+#include "base/units.h"
+
+namespace starling {
+
+// A host that this agent may send components to and take them from.
+struct PeerConfig {
+  std::string name;     // as its own configuration's `host` says
+  std::string address;  // "ADDR:PORT" of its [control] listen
+};
+
+// The agent's configuration: one TOML file, read once at start. docs/configuration.md and
+// packaging/starlingd.toml document the same keys; a test compares the three. Value type.
+struct Config {
+  // This host's name among its peers. Default: the kernel's host name.
+  std::string host;
+  // The journal, and what must survive a reboot. Absolute. One agent per folder.
+  std::string state_dir = "/var/lib/starling";
+  // Sockets, components' run folders, CRIU's images: meant to be a tmpfs, because images written to
+  // disk lengthen the blackout. Absolute, at most kMaxRunDir bytes.
+  std::string run_dir = "/run/starling";
+  // Components' standard output. Absolute.
+  std::string log_dir = "/var/log/starling";
+  // Its members may speak to the agent's socket beside root. Empty: root only.
+  std::string socket_group = "starling";
+  // trace, debug, info, warn, error or off. debug costs time inside the blackout.
+  std::string log_level = "info";
+
+  struct Control {
+    // ADDR:PORT on which other agents reach this one. Default: loopback, so that an agent that
+    // nobody configured is not reachable from outside.
+    std::string listen = "127.0.0.1:7400";
+  } control;
+
+  struct Data {
+    // Which transport carries memory: "verbs". Falling back silently is forbidden, so there is no
+    // "auto".
+    std::string provider = "verbs";
+    // RDMA device, as in ibv_devices. Empty: the first one with an active port.
+    std::string device;
+    // ADDR:PORT on which the target's fabric listens: an address of the RDMA device's port.
+    std::string listen = "127.0.0.1:7401";
+    // Queue pairs of one migration, 1 to 16: one does not fill a link because its completions are
+    // handled in turn.
+    int queue_pairs = 2;
+    // Size of one registered slab, 64 KiB to 8 MiB, a multiple of 4 KiB: the largest single WRITE.
+    uint64_t slab_bytes = 512 * kKiB;
+    // Slabs in the pool, 2 to 4096: at least twice what is in flight at once.
+    int slabs = 16;
+  } data;
+
+  struct Network {
+    // Interface that carries components' own addresses (macvlan). Empty: `run --ip` is refused.
+    std::string parent;
+  } network;
+
+  struct Migration {
+    // Rounds stop when the expected blackout is below this: 1 ms to 60 s.
+    Duration max_blackout = std::chrono::milliseconds(200);
+    // Rounds at most, 0 to 64: a component that writes faster than the link carries would never
+    // end.
+    int max_rounds = 8;
+    // How long the cgroup may take to freeze, 0.1 to 600 s: a task in uninterruptible sleep does
+    // not freeze.
+    Duration freeze_timeout = std::chrono::seconds(10);
+    // Longest any single step may take, 1 to 86400 s, before the migration is called off.
+    Duration step_timeout = std::chrono::seconds(120);
+    // Longest a single call to a peer that moves no data may take, 0.1 to 600 s.
+    Duration peer_timeout = std::chrono::seconds(10);
+    // A target that hears nothing from the source for this long calls the migration off (until it
+    // is asked to commit), 1 to 3600 s.
+    Duration lease = std::chrono::seconds(30);
+    // In doubt: pause between two questions to the target, 0.05 to 60 s.
+    Duration ask_again = std::chrono::seconds(1);
+    // How long a probe may run when `migrate` does not say, 0.1 to 3600 s.
+    Duration probe_timeout = std::chrono::seconds(10);
+  } migration;
+
+  struct Criu {
+    // Absolute path of criu (3.17 or later).
+    std::string binary = "/usr/sbin/criu";
+  } criu;
+
+  struct Keeper {
+    // Absolute path of starling-keeper. Empty: the one beside starlingd.
+    std::string binary;
+  } keeper;
+
+  std::vector<PeerConfig> peers;
+
+  // The command line's socket: run_dir/starlingd.sock.
+  std::string SocketPath() const { return run_dir + "/starlingd.sock"; }
+  // state_dir/journal.db.
+  std::string JournalPath() const { return state_dir + "/journal.db"; }
+  // nullptr when no peer has this name. Valid while the Config is.
+  const PeerConfig* FindPeer(absl::string_view name) const;
+};
+
+// Longest run_dir in bytes: a Unix socket's whole path may have 107.
+inline constexpr size_t kMaxRunDir = 80;
+
+// Reads and checks the file. Errors: kNotFound or the cause when it cannot be read;
+// kInvalidArgument as "FILE:LINE: KEY: what is wrong; what is allowed" for malformed TOML, an
+// unknown key, a wrong type, a value out of range, two peers of one name. The first error only.
+absl::StatusOr<Config> LoadConfig(const std::string& path);
+
+// The same for text already read; `name` stands for the file in messages.
+absl::StatusOr<Config> ParseConfig(absl::string_view text, absl::string_view name);
+
+// Every key that the parser knows, as "section.key" ("peer.name" for [[peer]]), in the order of
+// packaging/starlingd.toml.
+std::vector<std::string> ConfigKeys();
+
+}  // namespace starling

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "runtime/proto/starling.pb.h"
+
+namespace starling {
+
+// Whether `spec` can be run: name, command (an absolute path first, at most 4096 words and 128 KiB,
+// no NUL), user, ip, mac (empty, or a local unicast address "02:..."), memory (0 or at least 4
+// MiB), shared paths, directory, environment. kInvalidArgument names the first field that is wrong.
+// The command line checks before it asks, the agent again for requests and for peers' words.
+absl::Status CheckSpec(const v1::ComponentSpec& spec);
+
+// The MAC address of a component: local unicast, made from name and ip, so that the same component
+// has the same one wherever it runs. Empty for an empty ip.
+std::string MakeMac(absl::string_view name, absl::string_view ip);
+
+}  // namespace starling

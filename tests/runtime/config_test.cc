@@ -1,0 +1,222 @@
+#include "runtime/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "tests/runtime/scratch.h"
+
+namespace starling {
+namespace {
+
+using testing::ElementsAreArray;
+using testing::HasSubstr;
+
+TEST(Config, AnEmptyFileGivesTheDefaults) {
+  auto config = ParseConfig("", "starlingd.toml");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(config->host.empty());
+  EXPECT_EQ(config->SocketPath(), "/run/starling/starlingd.sock");
+  EXPECT_EQ(config->JournalPath(), "/var/lib/starling/journal.db");
+  EXPECT_EQ(config->data.slab_bytes, 512 * kKiB);
+  EXPECT_EQ(config->migration.max_blackout, std::chrono::milliseconds(200));
+  EXPECT_TRUE(config->peers.empty());
+}
+
+TEST(Config, ReadsEveryKey) {
+  auto config = ParseConfig(R"(
+host = "node1"
+state_dir = "/s"
+run_dir = "/r"
+log_dir = "/l"
+socket_group = "hpc"
+log_level = "debug"
+[control]
+listen = "10.77.0.1:7400"
+[data]
+provider = "verbs"
+device = "rxe0"
+listen = "10.77.0.1:7401"
+queue_pairs = 4
+slab_kib = 256
+slabs = 32
+[network]
+parent = "eth0"
+[migration]
+max_blackout_ms = 150.5
+max_rounds = 3
+freeze_timeout_s = 5
+step_timeout_s = 60
+peer_timeout_s = 0.5
+lease_s = 20
+ask_again_s = 0.25
+probe_timeout_s = 7
+[criu]
+binary = "/opt/criu"
+[keeper]
+binary = "/opt/starling-keeper"
+[[peer]]
+name = "node1"
+address = "10.77.0.1:7400"
+[[peer]]
+name = "node2"
+address = "10.77.0.2:7400"
+)",
+                            "t");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->host, "node1");
+  EXPECT_EQ(config->state_dir, "/s");
+  EXPECT_EQ(config->run_dir, "/r");
+  EXPECT_EQ(config->log_dir, "/l");
+  EXPECT_EQ(config->socket_group, "hpc");
+  EXPECT_EQ(config->log_level, "debug");
+  EXPECT_EQ(config->control.listen, "10.77.0.1:7400");
+  EXPECT_EQ(config->data.device, "rxe0");
+  EXPECT_EQ(config->data.listen, "10.77.0.1:7401");
+  EXPECT_EQ(config->data.queue_pairs, 4);
+  EXPECT_EQ(config->data.slab_bytes, 256 * kKiB);
+  EXPECT_EQ(config->data.slabs, 32);
+  EXPECT_EQ(config->network.parent, "eth0");
+  EXPECT_EQ(config->migration.max_blackout, std::chrono::microseconds(150500));
+  EXPECT_EQ(config->migration.max_rounds, 3);
+  EXPECT_EQ(config->migration.freeze_timeout, std::chrono::seconds(5));
+  EXPECT_EQ(config->migration.step_timeout, std::chrono::seconds(60));
+  EXPECT_EQ(config->migration.peer_timeout, std::chrono::milliseconds(500));
+  EXPECT_EQ(config->migration.lease, std::chrono::seconds(20));
+  EXPECT_EQ(config->migration.ask_again, std::chrono::milliseconds(250));
+  EXPECT_EQ(config->migration.probe_timeout, std::chrono::seconds(7));
+  EXPECT_EQ(config->criu.binary, "/opt/criu");
+  EXPECT_EQ(config->keeper.binary, "/opt/starling-keeper");
+  // Its own entry is passed over.
+  ASSERT_EQ(config->peers.size(), 1u);
+  ASSERT_NE(config->FindPeer("node2"), nullptr);
+  EXPECT_EQ(config->FindPeer("node2")->address, "10.77.0.2:7400");
+  EXPECT_EQ(config->FindPeer("node1"), nullptr);
+}
+
+struct Refusal {
+  const char* text;
+  const char* begin;    // of the message
+  const char* allowed;  // somewhere in it
+};
+
+TEST(Config, ARefusalNamesFileLineKeyAndWhatIsAllowed) {
+  const Refusal refusals[] = {
+      {"hots = \"a\"", "f.toml:1: hots: is not a key", "host, state_dir"},
+      {"\n[migration]\nmax_round = 3", "f.toml:3: migration.max_round: is not a key", "max_rounds"},
+      {"[migratoin]\n", "f.toml:1: migratoin: is not a key", "[migration]"},
+      {"host = 3", "f.toml:1: host: is an integer", "a host name"},
+      {"host = \"a b\"", "f.toml:1: host: 'a b'", "a host name"},
+      {"host = \"\"", "f.toml:1: host:", "a host name"},
+      {"\nstate_dir = \"var\"", "f.toml:2: state_dir: 'var' is not an absolute path",
+       "an absolute path"},
+      {"run_dir = \"/0123456789012345678901234567890123456789012345678901234567890123456789"
+       "0123456789\"",
+       "f.toml:1: run_dir: is 81 bytes", "at most 80 bytes"},
+      {"log_level = \"loud\"", "f.toml:1: log_level: is \"loud\"", "\"warn\""},
+      {"socket_group = \"a b\"", "f.toml:1: socket_group:", "name of a group"},
+      {"control = 3", "f.toml:1: control: is an integer", "[control]"},
+      {"[control]\nlisten = \"10.77.0.1\"", "f.toml:2: control.listen:", "ADDR:PORT"},
+      {"[data]\nprovider = \"pigeon\"", "f.toml:2: data.provider: is \"pigeon\"", "\"verbs\""},
+      {"[data]\nqueue_pairs = 0", "f.toml:2: data.queue_pairs: is 0", "from 1 to 16"},
+      {"[data]\nqueue_pairs = 2.5", "f.toml:2: data.queue_pairs: is a number with", "an integer"},
+      {"[data]\nqueue_pairs = true", "f.toml:2: data.queue_pairs: is a boolean", "an integer"},
+      {"[data]\nslab_kib = 66", "f.toml:2: data.slab_kib: is 66", "a multiple of 4"},
+      {"[data]\nslabs = 1000000000000", "f.toml:2: data.slabs:", "from 2 to 4096"},
+      {"[network]\nparent = \"eth0/../x\"", "f.toml:2: network.parent:", "interface"},
+      {"[migration]\nmax_blackout_ms = 0", "f.toml:2: migration.max_blackout_ms: is 0",
+       "milliseconds from 1 to 60000"},
+      {"[migration]\nlease_s = nan", "f.toml:2: migration.lease_s:", "from 1 to 3600"},
+      {"[migration]\nlease_s = \"long\"", "f.toml:2: migration.lease_s: is a string", "seconds"},
+      {"[migration]\nask_again_s = -1", "f.toml:2: migration.ask_again_s: is -1", "0.05 to 60"},
+      {"[migration]\nlease_s = 5", "f.toml:2: migration.lease_s: is 5", "peer_timeout_s (10)"},
+      {"\n[migration]\npeer_timeout_s = 30", "f.toml:3: migration.lease_s: is 30",
+       "peer_timeout_s (30)"},
+      {"[criu]\nbinary = \"criu\"", "f.toml:2: criu.binary:", "an absolute path"},
+      {"peer = 3", "f.toml:1: peer: is an integer", "[[peer]]"},
+      {"peer = [3]", "f.toml:1: peer: is an integer", "[[peer]]"},
+      {"[peer]\nname = \"a\"", "f.toml:1: peer: is a table", "[[peer]]"},
+      {"\n[[peer]]\nname = \"a\"", "f.toml:2: peer.address: is missing", "a name and an address"},
+      {"[[peer]]\nname = \"a\"\nadress = \"b:1\"", "f.toml:3: peer.adress: is not a key",
+       "name, address"},
+      {"[[peer]]\nname = \"a\"\naddress = \"b\"", "f.toml:3: peer.address:", "ADDR:PORT"},
+      {"[[peer]]\nname=\"a\"\naddress=\"b:1\"\n[[peer]]\nname=\"a\"\naddress=\"b:2\"",
+       "f.toml:4: peer.name: there is another peer 'a'", ""},
+      {"host = ", "f.toml:1: not TOML: ", ""},
+      {"a = 1\n\n[x\n", "f.toml:3: not TOML: ", ""},
+      {"host = \"a\"\nhost = \"b\"", "f.toml:2: not TOML: ", ""},
+      {"host = \"\xff\xfe\"", "f.toml:1: not TOML: ", ""},
+  };
+  for (const Refusal& refusal : refusals) {
+    const auto config = ParseConfig(refusal.text, "f.toml");
+    ASSERT_FALSE(config.ok()) << refusal.text;
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+    const std::string message(config.status().message());
+    EXPECT_TRUE(absl::StartsWith(message, refusal.begin)) << message;
+    EXPECT_THAT(message, HasSubstr(refusal.allowed));
+  }
+}
+
+TEST(Config, SurvivesHostileText) {
+  EXPECT_FALSE(ParseConfig(std::string(100000, '['), "t").ok());
+  EXPECT_FALSE(ParseConfig("a = " + std::string(100000, '[') + "1", "t").ok());
+  EXPECT_FALSE(ParseConfig(std::string("host = \"a\0b\"", 12), "t").ok());
+}
+
+TEST(Config, NamesTheFileThatCannotBeRead) {
+  Scratch scratch;
+  const auto missing = LoadConfig(scratch / "none.toml");
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(missing.status().message()), HasSubstr(scratch / "none.toml"));
+  ASSERT_TRUE(WriteFileAtomic(scratch / "bad.toml", "\n\nlog_level = 1\n").ok());
+  EXPECT_THAT(std::string(LoadConfig(scratch / "bad.toml").status().message()),
+              HasSubstr(scratch / "bad.toml:3: log_level:"));
+}
+
+std::string Repository(const std::string& path) {
+  return *ReadFile(absl::StrCat(STARLING_SOURCE_DIR, "/", path));
+}
+
+TEST(Config, TheExampleNamesEveryKeyAndIsItselfSound) {
+  const std::string example = Repository("packaging/starlingd.toml");
+  ASSERT_TRUE(ParseConfig(example, "starlingd.toml").ok())
+      << ParseConfig(example, "starlingd.toml").status();
+  // Keys are written "#key = value"; prose is written "# words".
+  std::string uncommented;
+  std::vector<std::string> keys;
+  std::string section;
+  for (absl::string_view line : absl::StrSplit(example, '\n')) {
+    if (line.size() > 1 && line[0] == '#' && line[1] != ' ') line.remove_prefix(1);
+    if (absl::StartsWith(line, "#")) continue;
+    absl::StrAppend(&uncommented, line, "\n");
+    if (absl::StartsWith(line, "[")) {
+      section = std::string(absl::StripAsciiWhitespace(line));
+      section.erase(0, section.find_first_not_of('['));
+      section.erase(section.find(']'));
+    } else if (const size_t equals = line.find(" = "); equals != absl::string_view::npos) {
+      keys.push_back(absl::StrCat(section, section.empty() ? "" : ".", line.substr(0, equals)));
+    }
+  }
+  EXPECT_THAT(keys, ElementsAreArray(ConfigKeys()));
+  auto config = ParseConfig(uncommented, "starlingd.toml");
+  ASSERT_TRUE(config.ok()) << config.status();
+}
+
+TEST(Config, TheDocumentNamesEveryKeyAndNoOther) {
+  // Each key is a heading: "### `section.key`".
+  std::vector<std::string> keys;
+  for (const absl::string_view line : absl::StrSplit(Repository("docs/configuration.md"), '\n')) {
+    if (!absl::StartsWith(line, "### `")) continue;
+    const absl::string_view rest = line.substr(5);
+    keys.emplace_back(rest.substr(0, rest.find('`')));
+  }
+  EXPECT_THAT(keys, ElementsAreArray(ConfigKeys()));
+}
+
+}  // namespace
+}  // namespace starling
