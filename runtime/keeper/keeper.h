@@ -1,0 +1,142 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "checkpoint/criu_session.h"
+#include "runtime/keeper/announce.h"
+#include "runtime/keeper/cgroup.h"
+#include "runtime/keeper/fence.h"
+#include "runtime/keeper/netns.h"
+#include "runtime/keeper/sandbox.h"
+#include "runtime/proto/keeper.pb.h"
+
+namespace starling::keeper {
+
+struct KeeperOptions {
+  starling::v1::ComponentSpec spec;
+  std::string log_dir;        // the component's output goes to NAME.log there
+  std::string parent_device;  // network device of the host that carries the components' addresses
+  std::string init_path;      // starling-init
+  std::string cgroup_root;    // where cgroup v2 is mounted
+  std::string criu = "/usr/sbin/criu";
+  uint64_t epoch = 0;
+  std::string migration_id;  // of a copy made by a migration
+  bool fenced = false;       // the fence is up before the network is
+};
+
+// What a component's keeper is called: NAME, or NAME@MIGRATION for a copy made by a migration, which
+// may arrive while an older keeper of the same component is still there. Names its socket and cgroup.
+std::string KeeperName(const std::string& component, const std::string& migration_id);
+
+// The cgroup folders, under the hierarchy's root. Keepers live outside of their components' groups
+// and outside of the agent's, so that neither a freeze nor the agent's end reaches them.
+inline constexpr char kComponentsGroup[] = "starling";
+inline constexpr char kKeepersGroup[] = "starling-keepers";
+
+// Owns one component on this host: its namespaces, cgroup, fence, output and exit status. All
+// operations but Create, OnInitExit and the destructor are thread-safe and return when they are done.
+// One slow operation (CRIU, stop, quit) at a time: a second one is answered kFailedPrecondition
+// naming the first, and so is whatever would let the tree run under CRIU's hands.
+class Keeper {
+ public:
+  // Makes cgroup, namespaces and network; nothing runs yet. On the main thread, with which the
+  // component's namespaces end. On an error nothing is left.
+  static absl::StatusOr<std::unique_ptr<Keeper>> Create(const KeeperOptions& options);
+  ~Keeper();
+
+  absl::Status Launch();
+  absl::Status Freeze();
+  absl::Status Thaw();
+  // A component in the host's network namespace has no fence: raising it is OK and does nothing,
+  // `fenced` stays false, and its connections cannot move.
+  absl::Status FenceUp();
+  absl::Status FenceDown();
+  // Sends the first announcement and arms announce_timer() for those that follow.
+  absl::Status Announce();
+
+  // `page_server` is taken over.
+  absl::StatusOr<v1::PhaseTimes> PreDump(const v1::PreDump& request, UniqueFd page_server);
+  // Needs a frozen tree; it stays frozen whatever happens.
+  absl::StatusOr<v1::PhaseTimes> Dump(const v1::Dump& request, UniqueFd page_server);
+  // Needs an empty keeper, fence up. The tree is frozen afterwards; after an error nothing runs.
+  absl::StatusOr<v1::PhaseTimes> Restore(const v1::Restore& request);
+  // A dump is ended so that CRIU itself puts the tree in order, and killed only if that takes too long.
+  // Returns when the operation it ended is over.
+  absl::Status CancelCriu();
+
+  absl::StatusOr<v1::ProbeResult> Probe(const v1::Probe& request);
+  absl::Status Stop(Duration grace);
+  absl::Status Kill();
+  // Ends everything and removes what Create made.
+  absl::Status Quit();
+
+  // Until the tree has ended, or `hangup` (a descriptor) hangs up: kCancelled.
+  absl::Status Watch(int hangup);
+
+  v1::Status GetStatus();
+
+  // For the main loop: readable when the component has ended, then call OnInitExit() once.
+  int init_pidfd() const { return sandbox_->init_pidfd(); }
+  void OnInitExit();
+  // Readable when another announcement is due, then call OnAnnounceTimer().
+  int announce_timer() const { return announce_timer_.get(); }
+  void OnAnnounceTimer();
+
+ private:
+  class SlowOperation;
+
+  explicit Keeper(KeeperOptions options) : options_(std::move(options)) {}
+
+  absl::Status SetUp();
+  absl::Status SetUpNetwork();
+  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(
+      const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline);
+  // Undoes what a CRIU that failed or was killed in a dump may have left in the frozen tree.
+  absl::Status MendAfterDump();
+  absl::Status RefuseWhileBusy(const char* what);
+  absl::Status NeedTree();
+  absl::Status WaitExited(Deadline deadline);
+  // Whether the component has a network, and so a fence, of its own.
+  bool networked() const { return !options_.spec.ip().empty(); }
+
+  const KeeperOptions options_;
+  UniqueFd announce_timer_;
+  UniqueFd exited_event_;  // readable for good once the tree has ended
+  std::optional<Cgroup> cgroup_;
+  std::optional<Cgroup> keepers_cgroup_;
+  std::optional<Sandbox> sandbox_;
+  std::optional<NetworkNamespace> network_;
+  std::optional<Announcer> announcer_;
+  std::atomic<int> announcements_left_{0};
+
+  // Orders the quick operations among each other. Taken before mutex_.
+  std::mutex control_mutex_;
+  std::optional<Fence> fence_;  // guarded by control_mutex_
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  const char* busy_ = nullptr;  // name of the slow operation under way
+  checkpoint::CriuSession* criu_ = nullptr;
+  int page_server_ = -1;    // our copy of CRIU's end, to cut it off; valid while criu_ is
+  bool cancelled_ = false;  // of the operation under way
+  bool tree_ = false;       // launched or restored
+  bool exited_ = false;
+  bool gone_ = false;  // Quit has removed everything
+  bool fenced_ = false;
+  int exit_status_ = 0;
+  pid_t root_inside_ = 0;
+  pid_t root_pid_ = 0;
+};
+
+}  // namespace starling::keeper
