@@ -1,0 +1,74 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/agent/components.h"
+#include "runtime/agent/host.h"
+#include "runtime/agent/peer_client.h"
+#include "runtime/migration/source.h"
+#include "runtime/migration/target.h"
+
+namespace starling::agent {
+
+// What one host's agent does for its users: the meaning behind each call of the Starling service.
+// Thread-safe.
+class Agent {
+ public:
+  Agent(Host& host, migration::Targets& targets);
+  ~Agent();
+
+  // Finds the keepers of an earlier agent again and settles, by the journal, what it left
+  // unfinished. Call once, after Targets::Recover() and before anything else.
+  absl::Status Recover();
+
+  // For ComponentTable: a component's tree has ended by itself.
+  void OnExit(const std::shared_ptr<Copy>& copy, const absl::StatusOr<keeper::v1::Status>& status);
+
+  absl::StatusOr<v1::Component> Run(v1::ComponentSpec spec);
+  absl::StatusOr<v1::ListResponse> List();
+  absl::StatusOr<v1::CheckResponse> Check(const std::string& name, const std::string& to);
+  // Preflight, then the rest on a thread of its own. kFailedPrecondition with all obstacles in the
+  // message when preflight finds any.
+  absl::StatusOr<std::shared_ptr<migration::ProgressBoard>> Migrate(
+      const v1::MigrateRequest& request);
+  absl::Status Cancel(const std::string& name);
+  absl::StatusOr<v1::Component> Resolve(const std::string& name, bool here);
+  absl::StatusOr<v1::Component> Stop(const std::string& name, double grace_s);
+  v1::InfoResponse Info() const;
+  v1::HelloResponse Hello() const;
+  absl::StatusOr<v1::ExamineResponse> Examine(const v1::ExamineRequest& request);
+  const Host& host() const { return host_; }
+
+  // Leaves migrations as they are for the next agent.
+  void Detach();
+
+ private:
+  struct Moving {
+    std::shared_ptr<migration::SourceMigration> migration;
+    ComponentTable::Claim claim;
+  };
+
+  absl::StatusOr<std::shared_ptr<PeerClient>> Peer(const std::string& host);
+  absl::StatusOr<std::shared_ptr<Copy>> Living(const std::string& name);
+  absl::StatusOr<v1::CheckResponse> Preflight(const std::string& name, Copy& copy,
+                                              const ComponentRow& row, PeerClient& peer);
+  v1::Component Describe(const ComponentRow& row);
+  absl::StatusOr<v1::Component> Described(const std::string& name);
+  void StartMigration(std::shared_ptr<migration::SourceMigration> migration,
+                      ComponentTable::Claim claim, bool resume);
+
+  Host& host_;
+  migration::Targets& targets_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, std::shared_ptr<PeerClient>> peers_;
+  std::map<std::string, std::shared_ptr<migration::SourceMigration>> moving_;  // by component
+  int threads_ = 0;
+};
+
+}  // namespace starling::agent

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "base/log.h"
+#include "checkpoint/criu_session.h"
+#include "runtime/agent/components.h"
+#include "runtime/config.h"
+#include "runtime/journal.h"
+#include "runtime/keeper_client.h"
+#include "transport/fabric.h"
+
+namespace starling::agent {
+
+// Number of the protocol between agents; peers of another number refuse one another.
+inline constexpr uint32_t kProtocol = 1;
+
+// What every part of the agent stands on; made and wired once by main(), outlives all that refers
+// to it.
+struct Host {
+  const Config& config;
+  Journal& journal;
+  transport::Fabric* fabric;  // nullptr: no usable device; fabric_error says why
+  absl::Status fabric_error;
+  absl::StatusOr<checkpoint::CriuFacts> criu;
+  std::string kernel;
+  std::string version;
+  ComponentTable* components = nullptr;
+
+  // To the log and to `starling events`. An event that cannot be kept is not worth failing for.
+  void Event(absl::string_view component, absl::string_view kind, absl::string_view text) const {
+    spdlog::info("{}: {}: {}", std::string(component), std::string(kind), std::string(text));
+    (void)journal.AppendEvent(component, kind, text);
+  }
+};
+
+// How this host's keepers are started, but for what is the component's own.
+keeper::StartKeeperOptions KeeperOptions(const Config& config);
+
+}  // namespace starling::agent

@@ -1,0 +1,93 @@
+#include "runtime/agent/peer_service.h"
+
+#include "absl/strings/str_cat.h"
+#include "runtime/agent/rpc_status.h"
+#include "runtime/migration/images.h"
+
+namespace starling::agent {
+namespace {
+
+template <typename T>
+grpc::Status Answer(absl::StatusOr<T> result, T* response) {
+  if (!result.ok()) return ToGrpc(result.status());
+  *response = *std::move(result);
+  return grpc::Status::OK;
+}
+
+}  // namespace
+
+grpc::Status PeerService::Hello(grpc::ServerContext*, const v1::HelloRequest* request,
+                                v1::HelloResponse* response) {
+  if (request->protocol() != kProtocol) {
+    return ToGrpc(absl::FailedPreconditionError(
+        absl::StrCat("host ", agent_.host().config.host, " speaks protocol ", kProtocol,
+                     " and host ", request->host(), " ", request->protocol(),
+                     ": bring both to the same version of Starling")));
+  }
+  *response = agent_.Hello();
+  return grpc::Status::OK;
+}
+
+grpc::Status PeerService::Examine(grpc::ServerContext*, const v1::ExamineRequest* request,
+                                  v1::ExamineResponse* response) {
+  return Answer(agent_.Examine(*request), response);
+}
+
+grpc::Status PeerService::Reserve(grpc::ServerContext*, const v1::ReserveRequest* request,
+                                  v1::ReserveResponse* response) {
+  return Answer(targets_.Reserve(*request), response);
+}
+
+grpc::Status PeerService::Grow(grpc::ServerContext*, const v1::GrowRequest* request,
+                               v1::GrowResponse* response) {
+  return Answer(targets_.Grow(*request), response);
+}
+
+grpc::Status PeerService::Renew(grpc::ServerContext*, const v1::RenewRequest* request,
+                                v1::RenewResponse*) {
+  return ToGrpc(targets_.Renew(request->migration_id()));
+}
+
+grpc::Status PeerService::SendImages(grpc::ServerContext*,
+                                     grpc::ServerReader<v1::ImagePiece>* reader,
+                                     v1::ImagesResponse* response) {
+  v1::ImagePiece piece;
+  if (!reader->Read(&piece))
+    return ToGrpc(absl::InvalidArgumentError("a stream of images without any"));
+  const absl::StatusOr<std::string> folder = targets_.ImagesFolder(piece.migration_id());
+  if (!folder.ok()) return ToGrpc(folder.status());
+  migration::ImageReceiver receiver(*folder);
+  do {
+    if (const absl::Status taken = receiver.Take(piece); !taken.ok()) return ToGrpc(taken);
+  } while (reader->Read(&piece));
+  if (const absl::Status whole = receiver.Finish(); !whole.ok()) return ToGrpc(whole);
+  response->set_bytes(receiver.bytes());
+  return grpc::Status::OK;
+}
+
+grpc::Status PeerService::Restore(grpc::ServerContext*, const v1::RestoreRequest* request,
+                                  v1::RestoreResponse* response) {
+  return Answer(targets_.Restore(*request), response);
+}
+
+grpc::Status PeerService::Probe(grpc::ServerContext*, const v1::ProbeRequest* request,
+                                v1::ProbeResponse* response) {
+  return Answer(targets_.Probe(*request), response);
+}
+
+grpc::Status PeerService::Commit(grpc::ServerContext*, const v1::CommitRequest* request,
+                                 v1::VerdictResponse* response) {
+  return Answer(targets_.Commit(request->migration_id()), response);
+}
+
+grpc::Status PeerService::Abort(grpc::ServerContext*, const v1::AbortRequest* request,
+                                v1::VerdictResponse* response) {
+  return Answer(targets_.Abort(request->migration_id(), request->reason()), response);
+}
+
+grpc::Status PeerService::Query(grpc::ServerContext*, const v1::QueryRequest* request,
+                                v1::VerdictResponse* response) {
+  return Answer(targets_.Query(request->migration_id()), response);
+}
+
+}  // namespace starling::agent

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "runtime/agent/agent.h"
+#include "runtime/proto/starling.grpc.pb.h"
+
+namespace starling::agent {
+
+// The calls of other agents: checks and translates, the meaning is Agent's and Targets'.
+// Thread-safe.
+class PeerService final : public v1::Peer::Service {
+ public:
+  PeerService(Agent& agent, migration::Targets& targets) : agent_(agent), targets_(targets) {}
+
+  grpc::Status Hello(grpc::ServerContext*, const v1::HelloRequest*, v1::HelloResponse*) override;
+  grpc::Status Examine(grpc::ServerContext*, const v1::ExamineRequest*,
+                       v1::ExamineResponse*) override;
+  grpc::Status Reserve(grpc::ServerContext*, const v1::ReserveRequest*,
+                       v1::ReserveResponse*) override;
+  grpc::Status Grow(grpc::ServerContext*, const v1::GrowRequest*, v1::GrowResponse*) override;
+  grpc::Status Renew(grpc::ServerContext*, const v1::RenewRequest*, v1::RenewResponse*) override;
+  grpc::Status SendImages(grpc::ServerContext*, grpc::ServerReader<v1::ImagePiece>*,
+                          v1::ImagesResponse*) override;
+  grpc::Status Restore(grpc::ServerContext*, const v1::RestoreRequest*,
+                       v1::RestoreResponse*) override;
+  grpc::Status Probe(grpc::ServerContext*, const v1::ProbeRequest*, v1::ProbeResponse*) override;
+  grpc::Status Commit(grpc::ServerContext*, const v1::CommitRequest*,
+                      v1::VerdictResponse*) override;
+  grpc::Status Abort(grpc::ServerContext*, const v1::AbortRequest*, v1::VerdictResponse*) override;
+  grpc::Status Query(grpc::ServerContext*, const v1::QueryRequest*, v1::VerdictResponse*) override;
+
+ private:
+  Agent& agent_;
+  migration::Targets& targets_;
+};
+
+}  // namespace starling::agent

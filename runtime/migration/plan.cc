@@ -1,0 +1,55 @@
+#include "runtime/migration/plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+
+namespace starling::migration {
+
+Plan PlanNextRound(const RoundFacts& facts, const PlanLimits& limits) {
+  Plan plan;
+  if (facts.rounds_done == 0) {
+    plan.another_round = limits.max_rounds > 0;
+    plan.reason = "nothing has been sent yet";
+    return plan;
+  }
+  // What the component wrote while the last round was being sent is still to be moved.
+  const double dirty_bytes = std::min(facts.dirty_bytes_per_s * facts.last_round_s,
+                                      static_cast<double>(limits.resident_bytes));
+  const double memory_s = facts.link_bytes_per_s > 0 ? dirty_bytes / facts.link_bytes_per_s : 0;
+  plan.expected_blackout_s = limits.fixed_blackout_s + memory_s;
+  if (limits.bytes_restored_per_s > 0) {
+    plan.expected_blackout_s +=
+        static_cast<double>(limits.resident_bytes) / limits.bytes_restored_per_s;
+  }
+  if (facts.rounds_done == 1 && limits.max_rounds > 1) {
+    plan.another_round = true;
+    plan.reason = "how fast the component writes is only known after a second round";
+    return plan;
+  }
+  if (plan.expected_blackout_s <= limits.max_blackout_s) {
+    plan.reason = absl::StrFormat("the expected blackout of %.0f ms fits the limit of %.0f ms",
+                                  plan.expected_blackout_s * 1e3, limits.max_blackout_s * 1e3);
+    return plan;
+  }
+  if (facts.rounds_done >= limits.max_rounds) {
+    plan.reason = absl::StrFormat("%u rounds are the limit", limits.max_rounds);
+    return plan;
+  }
+  if (memory_s <= limits.fixed_blackout_s / 10) {
+    plan.reason =
+        "another round would not pay: memory is less than a tenth of the expected blackout";
+    return plan;
+  }
+  if (facts.previous_round_bytes > 0 &&
+      facts.last_round_bytes * 4 > facts.previous_round_bytes * 3) {
+    plan.reason = "another round would not pay: the last one sent more than 3/4 of the one before";
+    return plan;
+  }
+  plan.another_round = true;
+  plan.reason = absl::StrFormat("the expected blackout of %.0f ms is above the limit of %.0f ms",
+                                plan.expected_blackout_s * 1e3, limits.max_blackout_s * 1e3);
+  return plan;
+}
+
+}  // namespace starling::migration

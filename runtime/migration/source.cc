@@ -1,0 +1,509 @@
+#include "runtime/migration/source.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "base/units.h"
+#include "checkpoint/criu_source.h"
+#include "predictor/rate_estimator.h"
+#include "runtime/migration/images.h"
+#include "runtime/migration/plan.h"
+
+namespace starling::migration {
+
+using agent::Unheard;
+
+namespace {
+
+// A call to the component's own keeper that starts nothing slow.
+constexpr auto kKeeperTimeout = std::chrono::seconds(10);
+// Killing and removing a copy.
+constexpr auto kDestroyTimeout = std::chrono::seconds(30);
+// Room in the arena beyond what is resident now, so that a growing component seldom has to ask
+// again.
+constexpr double kArenaSlack = 1.125;
+constexpr uint64_t kArenaSpare = 16 * kMiB;
+// How long a target is told of an abort before its lease is left to tell it.
+constexpr auto kAbortTimeout = std::chrono::seconds(2);
+
+}  // namespace
+
+SourceMigration::SourceMigration(agent::Host& host, std::shared_ptr<agent::PeerClient> peer,
+                                 std::shared_ptr<agent::Copy> copy, MigrationRow row,
+                                 v1::MigrateRequest request)
+    : host_(host),
+      hold_(host.config.run_dir),
+      peer_(std::move(peer)),
+      copy_(std::move(copy)),
+      row_(std::move(row)),
+      request_(std::move(request)),
+      images_(ImagesPath(host.config.run_dir, row_.id, "out")),
+      begun_(Clock::now()) {
+  v1::MigrationProgress first;
+  first.set_schema(1);
+  first.set_migration_id(row_.id);
+  first.set_component(row_.component);
+  first.set_from(host.config.host);
+  first.set_to(row_.peer);
+  board_ = std::make_shared<ProgressBoard>(first);
+}
+
+SourceMigration::~SourceMigration() = default;
+
+absl::Status SourceMigration::Run() {
+  // The lease is kept alive beside the steps: a step may well take longer than it.
+  std::jthread lease([this](const std::stop_token& stop) {
+    const auto pause = host_.config.migration.lease / 4;
+    std::mutex mutex;
+    std::condition_variable_any wake;
+    std::unique_lock lock(mutex);
+    while (!wake.wait_for(lock, stop, pause, [&] { return stop.stop_requested(); })) KeepLease();
+  });
+  absl::Status status = Reserve();
+  if (status.ok()) status = PreCopy();
+  if (status.ok()) status = Freeze();
+  if (status.ok()) status = Capture();
+  if (status.ok()) status = Restore();
+  if (status.ok()) status = Probe();
+  if (status.ok()) {
+    // From here on only the target knows how it ends. The mark comes under the mutex, so that a
+    // cancel is either seen here or refused.
+    std::unique_lock lock(mutex_);
+    status = cancelled_;
+    if (status.ok()) asked_ = true;
+  }
+  lease.request_stop();
+  if (status.ok()) return AskToCommit();
+  return CallOff(status, /*target_knows=*/false);
+}
+
+absl::Status SourceMigration::Resume() {
+  if (row_.state == MigrationState::kAsked) {
+    asked_ = true;
+    return AskToCommit();
+  }
+  if (row_.state == MigrationState::kLeft) return FinishLeft(row_.epoch + 1);
+  if (row_.state == MigrationState::kCalledOff)
+    return CallOff(absl::AbortedError(row_.reason), /*target_knows=*/false);
+  return CallOff(absl::AbortedError(absl::StrCat("the agent of host ", host_.config.host,
+                                                 " was restarted while it was ", Name(row_.state))),
+                 /*target_knows=*/false);
+}
+
+absl::Status SourceMigration::Cancel(absl::string_view reason) {
+  std::shared_ptr<LaneSink> sink;
+  {
+    std::lock_guard lock(mutex_);
+    if (asked_) {
+      return absl::FailedPreconditionError(absl::StrCat("the migration of ", row_.component,
+                                                        " can no longer be cancelled: host ",
+                                                        row_.peer, " was asked to commit"));
+    }
+    cancelled_ = absl::CancelledError(reason);
+    sink = sink_;
+  }
+  if (sink) sink->Shutdown();
+  (void)copy_->CancelCriu(Deadline::After(kKeeperTimeout));
+  return absl::OkStatus();
+}
+
+absl::Status SourceMigration::Resolve(bool here) {
+  if (!in_doubt_) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "component ", row_.component, " is not in doubt: there is nothing to resolve"));
+  }
+  std::lock_guard lock(mutex_);
+  resolved_ = here;
+  return absl::OkStatus();
+}
+
+absl::Status SourceMigration::StillWanted() const {
+  std::lock_guard lock(mutex_);
+  return cancelled_;
+}
+
+Deadline SourceMigration::StepDeadline() const {
+  return Deadline::After(host_.config.migration.step_timeout);
+}
+
+void SourceMigration::KeepLease() {
+  // A target that is still making room does not know the migration yet; that call is waited for by
+  // itself.
+  if (!granted_) return;
+  v1::RenewRequest renew;
+  renew.set_migration_id(row_.id);
+  const auto answer = peer_->Renew(renew, Deadline::After(host_.config.migration.peer_timeout));
+  // A target that says it has given up is not waited for; one that is not heard may come back.
+  if (!answer.ok() && !Unheard(answer.status())) {
+    (void)Cancel(absl::StrCat("the target gave the migration up: ", answer.status().message()));
+  }
+}
+
+void SourceMigration::Enter(v1::Step step, absl::string_view message) {
+  board_->Update([&](v1::MigrationProgress& progress) {
+    progress.set_step(step);
+    progress.set_message(std::string(message));
+  });
+  host_.Event(row_.component, "migration-step",
+              absl::StrCat(row_.id, " ", v1::Step_Name(step), ": ", message));
+}
+
+void SourceMigration::AddPhase(absl::string_view name, Duration took) {
+  v1::PhaseTime* phase = report_.add_phases();
+  phase->set_name(std::string(name));
+  phase->set_seconds(Seconds(took));
+}
+
+absl::Status SourceMigration::Reserve() {
+  hold_.At("source-reserve");
+  const TimePoint start = Clock::now();
+  Enter(v1::RESERVE, absl::StrCat("asking host ", row_.peer, " for room"));
+  ASSIGN_OR_RETURN(const keeper::v1::Status status, copy_->Status(Deadline::After(kKeeperTimeout)));
+  cgroup_ = status.cgroup();
+  uint64_t resident = 0;
+  if (auto current = ReadFile(absl::StrCat(cgroup_, "/memory.current")); current.ok()) {
+    resident = std::strtoull(current->c_str(), nullptr, 10);
+  }
+  v1::ReserveRequest reserve;
+  reserve.set_migration_id(row_.id);
+  *reserve.mutable_spec() = row_.spec;
+  reserve.set_epoch(row_.epoch);
+  reserve.set_arena_bytes(static_cast<uint64_t>(static_cast<double>(resident) * kArenaSlack) +
+                          kArenaSpare);
+  reserve.set_source_host(host_.config.host);
+  reserve.set_source_address(host_.config.control.listen);
+  ASSIGN_OR_RETURN(const v1::ReserveResponse granted, peer_->Reserve(reserve, StepDeadline()));
+  granted_ = true;
+
+  const auto grow = [this](uint64_t bytes) -> absl::StatusOr<std::vector<v1::ArenaChunk>> {
+    v1::GrowRequest request;
+    request.set_migration_id(row_.id);
+    request.set_bytes(bytes);
+    ASSIGN_OR_RETURN(const v1::GrowResponse response, peer_->Grow(request, StepDeadline()));
+    return std::vector<v1::ArenaChunk>(response.chunks().begin(), response.chunks().end());
+  };
+  ASSIGN_OR_RETURN(std::shared_ptr<LaneSink> sink,
+                   LaneSink::Connect(*host_.fabric, LaneOptionsFrom(host_.config.data), granted,
+                                     grow, StepDeadline()));
+  sink->SetProgress([this](uint64_t sent) {
+    board_->Update(
+        [&](v1::MigrationProgress& progress) { progress.set_bytes_sent(sent + image_bytes_); });
+  });
+  {
+    std::lock_guard lock(mutex_);
+    sink_ = std::move(sink);
+  }
+  report_.set_provider(host_.fabric->name());
+  AddPhase("reserve", Clock::now() - start);
+  return StillWanted();
+}
+
+// CRIU itself runs at the keeper; this hands it the folder and its end of the page stream, and
+// keeps neither.
+absl::Status SourceMigration::Dump(bool final, checkpoint::CriuWork work) {
+  const auto timeout = host_.config.migration.step_timeout;
+  const auto fill = [&](auto* dump) {
+    dump->set_images_dir(work.images_dir);
+    dump->set_parent_dir(work.parent_images);
+    dump->set_timeout_s(Seconds(timeout));
+  };
+  keeper::v1::Request request;
+  if (final) {
+    fill(request.mutable_dump());
+  } else {
+    fill(request.mutable_pre_dump());
+  }
+  const auto reply =
+      copy_->Call(request, Deadline::After(timeout + kKeeperTimeout), {work.page_server.get()});
+  RETURN_IF_ERROR(reply.status());
+  if (final) dump_phases_ = reply->phases();
+  return absl::OkStatus();
+}
+
+absl::Status SourceMigration::PreCopy() {
+  RETURN_IF_ERROR(
+      host_.journal.Advance(row_.id, MigrationState::kReserving, MigrationState::kPreCopy));
+  hold_.At("source-precopy");
+  const TimePoint start = Clock::now();
+  RETURN_IF_ERROR(MakeDirectories(images_, 0700));
+  source_ = std::make_unique<checkpoint::CriuSource>(
+      host_.criu->version, images_,
+      [this](checkpoint::CriuWork work) { return Dump(/*final=*/false, std::move(work)); },
+      [this](checkpoint::CriuWork work) { return Dump(/*final=*/true, std::move(work)); },
+      [this] { return checkpoint::OpenCgroupMemory(cgroup_); });
+  report_.set_tracker(source_->tracker_name());
+
+  PlanLimits limits;
+  limits.max_rounds = request_.max_rounds() > 0
+                          ? request_.max_rounds()
+                          : static_cast<uint32_t>(host_.config.migration.max_rounds);
+  limits.max_blackout_s = request_.max_blackout_s() > 0
+                              ? request_.max_blackout_s()
+                              : Seconds(host_.config.migration.max_blackout);
+  predictor::RateEstimator link(std::chrono::seconds(5));
+  predictor::RateEstimator dirty(std::chrono::seconds(5));
+  RoundFacts facts;
+  TimePoint round_began = Clock::now();
+  while (true) {
+    const Plan plan = PlanNextRound(facts, limits);
+    expected_blackout_s_ = plan.expected_blackout_s;
+    board_->Update([&](v1::MigrationProgress& progress) {
+      progress.set_expected_blackout_s(plan.expected_blackout_s);
+      progress.set_rate_bytes_per_s(facts.link_bytes_per_s);
+      progress.set_dirty_bytes_per_s(facts.dirty_bytes_per_s);
+    });
+    spdlog::info("migration {}: after {} rounds: {}", row_.id, facts.rounds_done, plan.reason);
+    if (!plan.another_round) break;
+    const TimePoint previous_began = std::exchange(round_began, Clock::now());
+    board_->Update(
+        [&](v1::MigrationProgress& progress) { progress.set_round(facts.rounds_done + 1); });
+    Enter(v1::PRECOPY, absl::StrCat("round ", facts.rounds_done + 1, ": ", plan.reason));
+    const uint64_t sent_before = sink_->bytes_sent();
+    absl::StatusOr<checkpoint::RoundReport> round = source_->Round(*sink_);
+    RETURN_IF_ERROR(StillWanted());
+    RETURN_IF_ERROR(
+        Annotate(round.status(), absl::StrCat("pre-copy round ", facts.rounds_done + 1)));
+    RETURN_IF_ERROR(sink_->Flush(StepDeadline()));
+    const Duration took = Clock::now() - round_began;
+    const uint64_t bytes = sink_->bytes_sent() - sent_before;
+    facts.previous_round_bytes = facts.last_round_bytes;
+    facts.last_round_bytes = bytes;
+    facts.last_round_s = Seconds(took);
+    link.Add(static_cast<double>(bytes), took);
+    // What the second and later rounds send was written since the round before it began.
+    if (facts.rounds_done >= 1) dirty.Add(static_cast<double>(bytes), round_began - previous_began);
+    facts.link_bytes_per_s = link.rate_per_s();
+    facts.dirty_bytes_per_s = dirty.rate_per_s();
+    limits.resident_bytes = std::max(limits.resident_bytes, bytes);
+    ++facts.rounds_done;
+    rounds_ = facts.rounds_done;
+  }
+  AddPhase("precopy", Clock::now() - start);
+  return StillWanted();
+}
+
+absl::Status SourceMigration::Freeze() {
+  RETURN_IF_ERROR(
+      host_.journal.Advance(row_.id, MigrationState::kPreCopy, MigrationState::kFrozen));
+  hold_.At("source-freeze");
+  Enter(v1::FREEZE, absl::StrFormat("expecting a blackout of %.0f ms", expected_blackout_s_ * 1e3));
+  const TimePoint start = Clock::now();
+  RETURN_IF_ERROR(copy_->FenceUp(Deadline::After(kKeeperTimeout)));
+  frozen_at_ = Clock::now();
+  RETURN_IF_ERROR(copy_->Freeze(Deadline::After(host_.config.migration.freeze_timeout)));
+  AddPhase("freeze", Clock::now() - start);
+  return StillWanted();
+}
+
+absl::Status SourceMigration::Capture() {
+  hold_.At("source-capture");
+  Enter(v1::CAPTURE, "dumping what is left and the skeleton");
+  TimePoint start = Clock::now();
+  // Files on shared storage must be at the storage before the target opens them.
+  for (const std::string& path : row_.spec.shared()) {
+    ASSIGN_OR_RETURN(const UniqueFd folder, OpenFile(path, O_RDONLY));
+    if (::syncfs(folder.get()) != 0) return ErrnoStatus(absl::StrCat("sync shared storage ", path));
+  }
+  checkpoint::RoundReport round;
+  absl::StatusOr<checkpoint::FinalList> final = source_->Final(*sink_, round);
+  RETURN_IF_ERROR(StillWanted());
+  RETURN_IF_ERROR(Annotate(final.status(), "capture"));
+  final_ = *std::move(final);
+  for (v1::PhaseTime phase : dump_phases_.phases()) {
+    phase.set_name(absl::StrCat("dump: ", phase.name()));
+    *report_.add_phases() = std::move(phase);
+  }
+  AddPhase("dump", Clock::now() - start);
+  start = Clock::now();
+  RETURN_IF_ERROR(sink_->Flush(StepDeadline()));
+  AddPhase("flush", Clock::now() - start);
+  start = Clock::now();
+  hold_.At("source-images");
+  const auto not_ours = [](const std::string& file) { return !IsSkeletonImage(file); };
+  ASSIGN_OR_RETURN(image_bytes_,
+                   peer_->SendImages(row_.id, source_->final_images(), not_ours, StepDeadline()));
+  AddPhase("images", Clock::now() - start);
+  RETURN_IF_ERROR(
+      host_.journal.Advance(row_.id, MigrationState::kFrozen, MigrationState::kCaptured));
+  return StillWanted();
+}
+
+absl::Status SourceMigration::Restore() {
+  hold_.At("source-restore");
+  Enter(v1::RESTORE, absl::StrCat("host ", row_.peer, " restores, held behind its fence"));
+  const TimePoint start = Clock::now();
+  v1::RestoreRequest restore;
+  restore.set_migration_id(row_.id);
+  for (const auto& entry : final_.entries) {
+    v1::MemoryEntry* memory = restore.add_memory();
+    memory->set_kind(static_cast<uint32_t>(entry.run.space.kind));
+    memory->set_space(entry.run.space.id);
+    memory->set_address(entry.run.address);
+    memory->set_pages(entry.run.pages);
+    memory->set_in_arena_before(entry.in_arena_before);
+  }
+  restore.set_log_tail(ReadLogTail(LogPath(host_.config.log_dir, row_.component)));
+  ASSIGN_OR_RETURN(const v1::RestoreResponse response, peer_->Restore(restore, StepDeadline()));
+  for (const auto& phase : response.phases()) *report_.add_phases() = phase;
+  AddPhase("restore", Clock::now() - start);
+  RETURN_IF_ERROR(
+      host_.journal.Advance(row_.id, MigrationState::kCaptured, MigrationState::kPrepared));
+  return StillWanted();
+}
+
+absl::Status SourceMigration::Probe() {
+  hold_.At("source-probe");
+  if (request_.probe().empty()) return StillWanted();
+  const TimePoint start = Clock::now();
+  Enter(v1::PROBE, request_.probe());
+  v1::ProbeRequest probe;
+  probe.set_migration_id(row_.id);
+  probe.set_command(request_.probe());
+  const double timeout_s = request_.probe_timeout_s() > 0
+                               ? request_.probe_timeout_s()
+                               : Seconds(host_.config.migration.probe_timeout);
+  probe.set_timeout_s(timeout_s);
+  const auto allowed =
+      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(timeout_s));
+  ASSIGN_OR_RETURN(
+      const v1::ProbeResponse response,
+      peer_->Probe(probe, Deadline::After(allowed + host_.config.migration.peer_timeout)));
+  AddPhase("probe", Clock::now() - start);
+  if (response.exit_status() != 0) {
+    return absl::AbortedError(absl::StrCat("the probe failed at host ", row_.peer,
+                                           " with exit status ", response.exit_status(), ": ",
+                                           response.output()));
+  }
+  return StillWanted();
+}
+
+absl::Status SourceMigration::AskToCommit() {
+  if (row_.state != MigrationState::kAsked) {
+    RETURN_IF_ERROR(
+        host_.journal.Advance(row_.id, MigrationState::kPrepared, MigrationState::kAsked));
+  }
+  hold_.At("source-commit");
+  Enter(v1::COMMIT, absl::StrCat("asking host ", row_.peer, " to commit"));
+  const TimePoint start = Clock::now();
+  v1::CommitRequest commit;
+  commit.set_migration_id(row_.id);
+  while (!detached_) {
+    const auto verdict =
+        peer_->Commit(commit, Deadline::After(host_.config.migration.peer_timeout));
+    if (verdict.ok() && verdict->verdict() == v1::COMMITTED) {
+      AddPhase("commit", Clock::now() - start);
+      report_.set_held_s(Seconds(Clock::now() - frozen_at_));
+      in_doubt_ = false;
+      return FinishLeft(verdict->epoch());
+    }
+    if (verdict.ok() && verdict->verdict() == v1::ABORTED) {
+      in_doubt_ = false;
+      return CallOff(absl::AbortedError(
+                         absl::StrCat("host ", row_.peer, " called it off: ", verdict->reason())),
+                     /*target_knows=*/true);
+    }
+    std::optional<bool> resolved;
+    {
+      std::lock_guard lock(mutex_);
+      resolved = resolved_;
+    }
+    if (resolved.has_value()) {
+      in_doubt_ = false;
+      host_.Event(row_.component, "resolved",
+                  *resolved ? "by a person: the copy on this host lives"
+                            : "by a person: the copy on the other host lives");
+      if (!*resolved) return FinishLeft(row_.epoch + 1);
+      return CallOff(absl::AbortedError("resolved by a person: the copy on this host lives"),
+                     /*target_knows=*/false);
+    }
+    if (!in_doubt_.exchange(true)) {
+      const std::string why =
+          verdict.ok() ? absl::StrCat("it answered ", v1::Verdict_Name(verdict->verdict()))
+                       : std::string(verdict.status().message());
+      host_.Event(
+          row_.component, "in-doubt",
+          absl::StrCat("host ", row_.peer, " was asked to commit and its word is not known (", why,
+                       "): frozen and fenced here until it answers, or `starling resolve ",
+                       row_.component, " --here|--there`"));
+      board_->Update(
+          [&](v1::MigrationProgress& progress) { progress.set_message("in doubt: " + why); });
+    }
+    std::this_thread::sleep_for(host_.config.migration.ask_again);
+  }
+  return absl::CancelledError("the agent is going down");
+}
+
+void SourceMigration::FillReport(v1::MigrationProgress& progress) {
+  report_.set_encrypted(false);
+  report_.set_rounds(rounds_);
+  report_.set_wire_bytes((sink_ ? sink_->bytes_sent() : 0) + image_bytes_);
+  report_.set_total_s(Seconds(Clock::now() - begun_));
+  report_.set_expected_blackout_s(expected_blackout_s_);
+  progress.set_bytes_sent(report_.wire_bytes());
+  *progress.mutable_report() = report_;
+}
+
+absl::Status SourceMigration::FinishLeft(uint64_t epoch) {
+  RETURN_IF_ERROR(host_.journal.SettleLeft(row_.id, row_.peer, epoch));
+  hold_.At("source-left");
+  host_.components->Remove(row_.component);
+  // Behind the fence, so that no dying socket says a word to its client.
+  const absl::Status destroyed = copy_->Destroy(Deadline::After(kDestroyTimeout));
+  if (destroyed.ok()) {
+    RETURN_IF_ERROR(host_.journal.Settle(row_.id));
+  } else {
+    host_.Event(row_.component, "cleanup-failed", destroyed.message());
+  }
+  (void)RemoveTree(images_);
+  report_.set_epoch(epoch);
+  host_.Event(row_.component, "left", absl::StrCat("to host ", row_.peer, " with epoch ", epoch));
+  board_->Finish([&](v1::MigrationProgress& progress) {
+    progress.set_step(v1::DONE);
+    progress.set_message(absl::StrCat("component ", row_.component, " runs on host ", row_.peer));
+    FillReport(progress);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status SourceMigration::CallOff(const absl::Status& why, bool target_knows) {
+  (void)copy_->CancelCriu(Deadline::After(kKeeperTimeout));
+  {
+    std::lock_guard lock(mutex_);
+    if (sink_) sink_->Shutdown();
+  }
+  RETURN_IF_ERROR(host_.journal.SettleCalledOff(row_.id, why.message()));
+  hold_.At("source-called-off");
+  absl::Status thawed = copy_->FenceDown(Deadline::After(kKeeperTimeout));
+  thawed.Update(copy_->Thaw(Deadline::After(kKeeperTimeout)));
+  // A keeper that is gone took the component with it: nothing is left to thaw.
+  if (thawed.ok() || absl::IsUnavailable(thawed)) {
+    RETURN_IF_ERROR(host_.journal.Settle(row_.id));
+  } else {
+    host_.Event(row_.component, "thaw-failed", thawed.message());
+  }
+  if (!target_knows) {
+    v1::AbortRequest abort;
+    abort.set_migration_id(row_.id);
+    abort.set_reason(std::string(why.message()));
+    // Not being heard is fine: the target's lease ends, and it calls the migration off by itself.
+    (void)peer_->Abort(abort, Deadline::After(kAbortTimeout));
+  }
+  (void)RemoveTree(images_);
+  report_.set_error(std::string(why.message()));
+  report_.set_epoch(row_.epoch);
+  host_.Event(row_.component, "called-off", why.message());
+  board_->Finish([&](v1::MigrationProgress& progress) {
+    progress.set_step(v1::CALLED_OFF);
+    progress.set_message(std::string(why.message()));
+    FillReport(progress);
+  });
+  return why;
+}
+
+}  // namespace starling::migration

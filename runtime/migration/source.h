@@ -1,0 +1,105 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "checkpoint/criu_source.h"
+#include "runtime/agent/components.h"
+#include "runtime/agent/host.h"
+#include "runtime/agent/peer_client.h"
+#include "runtime/migration/hold_points.h"
+#include "runtime/migration/lane_sink.h"
+#include "runtime/migration/progress.h"
+
+namespace starling::migration {
+
+// The source's side of one migration, as docs/architecture.md "A migration" gives it: each step is
+// journalled before it is acted on, and every failure before the target is asked to commit leaves
+// the component running here. One thread runs Run() or Resume(); the others may be called from any
+// thread.
+class SourceMigration {
+ public:
+  SourceMigration(agent::Host& host, std::shared_ptr<agent::PeerClient> peer,
+                  std::shared_ptr<agent::Copy> copy, MigrationRow row, v1::MigrateRequest request);
+  ~SourceMigration();
+
+  ProgressBoard& board() { return *board_; }
+  std::shared_ptr<ProgressBoard> shared_board() { return board_; }
+  const std::string& id() const { return row_.id; }
+
+  // All steps after preflight; the row has been journalled as reserving. Returns when the component
+  // has left, or runs here again; never while that is in doubt, unless Detach() was called.
+  absl::Status Run();
+
+  // Takes up what an agent before this one began: rolls back, or goes on asking the target.
+  absl::Status Resume();
+
+  // kFailedPrecondition once the target may have been asked to commit.
+  absl::Status Cancel(absl::string_view reason);
+
+  // A person's word while it is in doubt: true, the copy here lives; false, the one there.
+  // kFailedPrecondition unless in doubt.
+  absl::Status Resolve(bool here);
+
+  bool in_doubt() const { return in_doubt_; }
+
+  // The agent is going down: leave everything as it is, for the next one.
+  void Detach() { detached_ = true; }
+
+ private:
+  // The steps, in their order.
+  absl::Status Reserve();
+  absl::Status PreCopy();
+  absl::Status Freeze();
+  absl::Status Capture();
+  absl::Status Restore();
+  absl::Status Probe();
+  absl::Status AskToCommit();
+
+  absl::Status FinishLeft(uint64_t epoch);
+  absl::Status CallOff(const absl::Status& why, bool target_knows);
+
+  absl::Status Dump(bool final, checkpoint::CriuWork work);
+  void KeepLease();
+  absl::Status StillWanted() const;
+  void Enter(v1::Step step, absl::string_view message);
+  void FillReport(v1::MigrationProgress& progress);
+  void AddPhase(absl::string_view name, Duration took);
+  Deadline StepDeadline() const;
+
+  agent::Host& host_;
+  HoldPoints hold_;
+  std::shared_ptr<agent::PeerClient> peer_;
+  std::shared_ptr<agent::Copy> copy_;
+  MigrationRow row_;
+  v1::MigrateRequest request_;
+  std::shared_ptr<ProgressBoard> board_;
+
+  // The one of the three that a step works with can be ended from another thread.
+  mutable std::mutex mutex_;
+  absl::Status cancelled_;            // not OK: why it was cancelled; guarded by mutex_
+  std::optional<bool> resolved_;      // guarded by mutex_
+  std::shared_ptr<LaneSink> sink_;    // guarded by mutex_ when set
+  std::atomic<bool> granted_{false};  // the target knows the migration, and wants to hear of it
+  std::atomic<bool> asked_{false};
+  std::atomic<bool> in_doubt_{false};
+  std::atomic<bool> detached_{false};
+
+  std::unique_ptr<checkpoint::CriuSource> source_;
+  keeper::v1::PhaseTimes dump_phases_;  // of the final dump, from the thread that waited for it
+  checkpoint::FinalList final_;
+  std::string cgroup_;  // of the component
+  std::string images_;  // folder of this migration's images, on run_dir's tmpfs
+  uint64_t image_bytes_ = 0;
+  double expected_blackout_s_ = 0;
+  uint32_t rounds_ = 0;
+  TimePoint begun_;
+  TimePoint frozen_at_{};
+  v1::MigrationReport report_;
+};
+
+}  // namespace starling::migration

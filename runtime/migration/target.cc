@@ -1,0 +1,461 @@
+#include "runtime/migration/target.h"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "runtime/keeper_client.h"
+#include "runtime/names.h"
+
+namespace starling::migration {
+namespace {
+
+constexpr auto kKeeperTimeout = std::chrono::seconds(10);
+constexpr auto kDestroyTimeout = std::chrono::seconds(30);
+constexpr size_t kTokenBytes = 16;
+// Threads that copy memory images: a copy is bound by memory, two fill it.
+constexpr int kImageThreads = 2;
+// How long a newly prepared host waits for somebody else's claim on the name.
+constexpr auto kClaimWait = std::chrono::seconds(1);
+
+v1::VerdictResponse ToResponse(const VerdictRow& row) {
+  v1::VerdictResponse response;
+  switch (row.state) {
+    case MigrationState::kPending:
+      response.set_verdict(v1::PENDING);
+      break;
+    case MigrationState::kPrepared:
+      response.set_verdict(v1::PREPARED);
+      break;
+    case MigrationState::kCommitted:
+      response.set_verdict(v1::COMMITTED);
+      break;
+    case MigrationState::kAborted:
+      response.set_verdict(v1::ABORTED);
+      break;
+    default:
+      break;
+  }
+  response.set_epoch(row.epoch);
+  response.set_reason(row.reason);
+  return response;
+}
+
+absl::Status AppendLog(const std::string& path, absl::string_view tail) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path, O_WRONLY | O_CREAT | O_APPEND, 0640));
+  return Annotate(WriteAll(fd.get(), tail.data(), tail.size()), path);
+}
+
+}  // namespace
+
+Targets::Targets(agent::Host& host) : host_(host), hold_(host.config.run_dir) {}
+
+Targets::~Targets() {
+  leases_ = {};
+  accepting_ = {};
+}
+
+absl::Status Targets::Start() {
+  if (host_.fabric != nullptr) {
+    ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(host_.config.data.listen));
+    ASSIGN_OR_RETURN(listener_, host_.fabric->Listen(endpoint.address, endpoint.port));
+    accepting_ = std::jthread([this](const std::stop_token& stop) { AcceptLoop(stop); });
+  }
+  leases_ = std::jthread([this](const std::stop_token& stop) { LeaseLoop(stop); });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Targets::Ghost>> Targets::Find(const std::string& id, bool heard) {
+  std::lock_guard lock(mutex_);
+  const auto found = ghosts_.find(id);
+  if (found == ghosts_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("host ", host_.config.host, " knows no migration ", id, " under way"));
+  }
+  if (heard) found->second->last_heard = Clock::now();
+  return found->second;
+}
+
+void Targets::Forget(const std::string& id) {
+  std::lock_guard lock(mutex_);
+  ghosts_.erase(id);
+}
+
+absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& request) {
+  RETURN_IF_ERROR(CheckMigrationId(request.migration_id()));
+  RETURN_IF_ERROR(CheckComponentName(request.spec().name()));
+  RETURN_IF_ERROR(CheckHostName(request.source_host()));
+  if (host_.fabric == nullptr) return host_.fabric_error;
+  if (!host_.criu.ok()) return host_.criu.status();
+  auto ghost = std::make_shared<Ghost>();
+  const std::string& name = request.spec().name();
+  ASSIGN_OR_RETURN(ghost->claim,
+                   host_.components->TakeWhenFree(
+                       name, absl::StrCat("it is arriving from host ", request.source_host()),
+                       Deadline::After(kClaimWait)));
+  if (host_.components->Find(name) != nullptr) {
+    return absl::AlreadyExistsError(absl::StrCat("host ", host_.config.host,
+                                                 " has a component named ", name,
+                                                 " already: stop it there or choose another name"));
+  }
+  ghost->row.id = request.migration_id();
+  ghost->row.role = MigrationRole::kTarget;
+  ghost->row.component = name;
+  ghost->row.peer = request.source_host();
+  ghost->row.peer_address = request.source_address();
+  ghost->row.state = MigrationState::kPending;
+  ghost->row.epoch = request.epoch();
+  ghost->row.spec = request.spec();
+  RETURN_IF_ERROR(host_.journal.Begin(ghost->row));
+  host_.Event(name, "arriving", absl::StrCat(ghost->row.id, " from host ", request.source_host()));
+  ghost->last_heard = Clock::now();
+  ghost->images = ImagesPath(host_.config.run_dir, ghost->row.id, "in");
+  absl::StatusOr<v1::ReserveResponse> response = [&]() -> absl::StatusOr<v1::ReserveResponse> {
+    std::lock_guard busy(ghost->busy);
+    return Prepare(request, ghost);
+  }();
+  if (!response.ok()) {
+    (void)host_.journal.Abort(ghost->row.id, response.status().message());
+    std::lock_guard busy(ghost->busy);
+    Discard(*ghost);
+    return response.status();
+  }
+  std::lock_guard lock(mutex_);
+  // The lease runs from the grant: making room may have taken longer than it.
+  ghost->last_heard = Clock::now();
+  ghosts_[ghost->row.id] = ghost;
+  return response;
+}
+
+absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& request,
+                                                     const std::shared_ptr<Ghost>& ghost) {
+  hold_.At("target-reserve");
+  RETURN_IF_ERROR(MakeDirectories(ghost->images, 0700));
+  ghost->token.resize(kTokenBytes);
+  if (::getrandom(ghost->token.data(), kTokenBytes, 0) != static_cast<ssize_t>(kTokenBytes)) {
+    return ErrnoStatus("make a token");
+  }
+  ASSIGN_OR_RETURN(ghost->receiver,
+                   LaneReceiver::Create(*host_.fabric, request.arena_bytes(), ghost->images));
+  // Namespaces, cgroup and network device are made now, not inside the blackout.
+  keeper::StartKeeperOptions start = agent::KeeperOptions(host_.config);
+  start.spec = request.spec();
+  start.epoch = request.epoch() + 1;
+  start.migration_id = ghost->row.id;
+  start.fenced = true;
+  ASSIGN_OR_RETURN(const std::string socket,
+                   keeper::StartKeeper(start, Deadline::After(kDestroyTimeout)));
+  ghost->copy = std::make_shared<agent::Copy>(ghost->row.component, socket);
+  v1::ReserveResponse response;
+  for (const v1::ArenaChunk& chunk : ghost->receiver->chunks()) *response.add_chunks() = chunk;
+  response.set_data_address(host_.config.data.listen);
+  response.set_token(ghost->token);
+  response.set_lease_s(Seconds(host_.config.migration.lease));
+  return response;
+}
+
+absl::StatusOr<v1::GrowResponse> Targets::Grow(const v1::GrowRequest& request) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(request.migration_id()));
+  std::lock_guard busy(ghost->busy);
+  if (!ghost->receiver)
+    return absl::FailedPreconditionError("the arena is closed: the component is being restored");
+  ASSIGN_OR_RETURN(const std::vector<v1::ArenaChunk> chunks,
+                   ghost->receiver->Grow(request.bytes()));
+  v1::GrowResponse response;
+  for (const v1::ArenaChunk& chunk : chunks) *response.add_chunks() = chunk;
+  return response;
+}
+
+absl::Status Targets::Renew(const std::string& id) { return Find(id).status(); }
+
+absl::StatusOr<std::string> Targets::ImagesFolder(const std::string& id) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(id));
+  return ghost->images;
+}
+
+absl::StatusOr<v1::RestoreResponse> Targets::Restore(const v1::RestoreRequest& request) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(request.migration_id()));
+  std::lock_guard busy(ghost->busy);
+  if (ghost->prepared || !ghost->receiver) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("migration ", ghost->row.id, " has been restored already"));
+  }
+  return RestoreGhost(*ghost, request);
+}
+
+absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
+                                                          const v1::RestoreRequest& request) {
+  hold_.At("target-restore");
+  v1::RestoreResponse response;
+  const auto phase = [&response](const char* name, TimePoint since) {
+    v1::PhaseTime* time = response.add_phases();
+    time->set_name(name);
+    time->set_seconds(Seconds(Clock::now() - since));
+  };
+  TimePoint start = Clock::now();
+  checkpoint::FinalList list;
+  for (const v1::MemoryEntry& entry : request.memory()) {
+    checkpoint::FinalList::Entry& to = list.entries.emplace_back();
+    to.run = {{static_cast<checkpoint::AddressSpace::Kind>(entry.kind()), entry.space()},
+              entry.address(),
+              entry.pages()};
+    to.in_arena_before = entry.in_arena_before();
+  }
+  // Nothing more can be written by the source from here on: what is restored is what was checked.
+  std::unique_ptr<LaneReceiver> receiver = std::move(ghost.receiver);
+  RETURN_IF_ERROR(receiver->Close());
+  RETURN_IF_ERROR(receiver->arena().WriteImages(list, ghost.images, kImageThreads).status());
+  phase("target: memory images", start);
+  start = Clock::now();
+  RETURN_IF_ERROR(
+      AppendLog(LogPath(host_.config.log_dir, ghost.row.component), request.log_tail()));
+  keeper::v1::Request restore;
+  restore.mutable_restore()->set_images_dir(ghost.images);
+  const auto timeout = host_.config.migration.step_timeout;
+  restore.mutable_restore()->set_timeout_s(Seconds(timeout));
+  ASSIGN_OR_RETURN(const keeper::v1::Reply reply,
+                   ghost.copy->Call(restore, Deadline::After(timeout + kKeeperTimeout)));
+  phase("target: restore", start);
+  for (v1::PhaseTime time : reply.phases().phases()) {
+    time.set_name(absl::StrCat("restore: ", time.name()));
+    *response.add_phases() = std::move(time);
+  }
+  start = Clock::now();
+  ASSIGN_OR_RETURN(const VerdictRow verdict, host_.journal.Prepare(ghost.row.id));
+  if (verdict.state != MigrationState::kPrepared) {
+    return absl::AbortedError(
+        absl::StrCat("the migration was called off meanwhile: ", verdict.reason));
+  }
+  phase("target: journal", start);
+  ghost.prepared = true;
+  host_.Event(ghost.row.component, "prepared",
+              absl::StrCat(ghost.row.id, ": restored and held behind its fence"));
+  hold_.At("target-prepared");
+  return response;
+}
+
+absl::StatusOr<v1::ProbeResponse> Targets::Probe(const v1::ProbeRequest& request) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(request.migration_id()));
+  std::lock_guard busy(ghost->busy);
+  if (!ghost->prepared)
+    return absl::FailedPreconditionError("only a restored component can be probed");
+  hold_.At("target-probe");
+  RETURN_IF_ERROR(ghost->copy->Thaw(Deadline::After(kKeeperTimeout)));
+  keeper::v1::Request probe;
+  probe.mutable_probe()->set_command(request.command());
+  probe.mutable_probe()->set_timeout_s(request.timeout_s());
+  const auto allowed =
+      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(request.timeout_s()));
+  const auto reply = ghost->copy->Call(probe, Deadline::After(allowed + kKeeperTimeout));
+  RETURN_IF_ERROR(ghost->copy->Freeze(Deadline::After(host_.config.migration.freeze_timeout)));
+  RETURN_IF_ERROR(reply.status());
+  v1::ProbeResponse response;
+  response.set_exit_status(reply->probe().exit_status());
+  response.set_output(reply->probe().output());
+  return response;
+}
+
+absl::StatusOr<v1::VerdictResponse> Targets::Commit(const std::string& id) {
+  RETURN_IF_ERROR(CheckMigrationId(id));
+  hold_.At("target-commit");
+  if (const auto ghost = Find(id); ghost.ok() && (*ghost)->copy) {
+    // A copy that died while it was held must not become the only one.
+    const auto alive = (*ghost)->copy->Status(Deadline::After(kKeeperTimeout));
+    if (!alive.ok() || alive->phase() == keeper::v1::Status::EXITED) {
+      return Abort(id,
+                   absl::StrCat("its copy on host ", host_.config.host, " died before the commit"));
+    }
+  }
+  absl::StatusOr<VerdictRow> verdict = host_.journal.Commit(id);
+  // Never heard of: then it must never become committed either.
+  if (absl::IsNotFound(verdict.status()))
+    verdict = host_.journal.Abort(id, "this host knows nothing of it");
+  RETURN_IF_ERROR(verdict.status());
+  hold_.At("target-committed");
+  return Conclude(id, *verdict);
+}
+
+absl::StatusOr<v1::VerdictResponse> Targets::Abort(const std::string& id,
+                                                   const std::string& reason) {
+  RETURN_IF_ERROR(CheckMigrationId(id));
+  ASSIGN_OR_RETURN(const VerdictRow verdict, host_.journal.Abort(id, reason));
+  return Conclude(id, verdict);
+}
+
+absl::StatusOr<v1::VerdictResponse> Targets::Query(const std::string& id) {
+  RETURN_IF_ERROR(CheckMigrationId(id));
+  ASSIGN_OR_RETURN(const VerdictRow verdict, host_.journal.Verdict(id));
+  return Conclude(id, verdict);
+}
+
+// The verdict is durable; what follows from it can be repeated.
+absl::StatusOr<v1::VerdictResponse> Targets::Conclude(const std::string& id,
+                                                      const VerdictRow& verdict) {
+  const bool final =
+      verdict.state == MigrationState::kCommitted || verdict.state == MigrationState::kAborted;
+  const absl::StatusOr<std::shared_ptr<Ghost>> ghost = Find(id);
+  if (final && ghost.ok()) {
+    // An abort overtakes a restore that is under way, and ends its CRIU.
+    if (verdict.state == MigrationState::kAborted && (*ghost)->copy) {
+      (void)(*ghost)->copy->CancelCriu(Deadline::After(kKeeperTimeout));
+    }
+    std::lock_guard busy((*ghost)->busy);
+    // Somebody else may have concluded it while this call waited.
+    if (Find(id).ok()) {
+      if (verdict.state == MigrationState::kCommitted) {
+        RETURN_IF_ERROR(LetRun(**ghost, verdict.epoch));
+      } else {
+        host_.Event((*ghost)->row.component, "arrival-aborted",
+                    absl::StrCat(id, ": ", verdict.reason));
+        Discard(**ghost);
+      }
+      Forget(id);
+      (void)host_.journal.Settle(id);
+    }
+  }
+  return ToResponse(verdict);
+}
+
+absl::Status Targets::LetRun(Ghost& ghost, uint64_t epoch) {
+  RETURN_IF_ERROR(ghost.copy->FenceDown(Deadline::After(kKeeperTimeout)));
+  RETURN_IF_ERROR(ghost.copy->Thaw(Deadline::After(kKeeperTimeout)));
+  RETURN_IF_ERROR(ghost.copy->Announce(Deadline::After(kKeeperTimeout)));
+  host_.components->Add(ghost.copy);
+  ghost.claim.Release();
+  host_.Event(ghost.row.component, "arrived",
+              absl::StrCat("from host ", ghost.row.peer, " with epoch ", epoch));
+  (void)RemoveTree(ghost.images);
+  return absl::OkStatus();
+}
+
+void Targets::Discard(Ghost& ghost) {
+  ghost.receiver.reset();
+  if (ghost.copy) {
+    const absl::Status destroyed = ghost.copy->Destroy(Deadline::After(kDestroyTimeout));
+    if (!destroyed.ok()) host_.Event(ghost.row.component, "cleanup-failed", destroyed.message());
+  }
+  (void)RemoveTree(ghost.images);
+  ghost.claim.Release();
+}
+
+absl::Status Targets::Resolve(const std::string& component, bool here) {
+  std::string id;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [key, ghost] : ghosts_) {
+      if (ghost->row.component == component) id = key;
+    }
+  }
+  if (id.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("component ", component, " is not in doubt: there is nothing to resolve"));
+  }
+  if (!here) return Abort(id, "resolved by a person: the copy on the other host lives").status();
+  ASSIGN_OR_RETURN(const v1::VerdictResponse verdict, Commit(id));
+  if (verdict.verdict() == v1::COMMITTED) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("component ", component, " is not whole on host ", host_.config.host, " (",
+                   v1::Verdict_Name(verdict.verdict()), "): it cannot live here"));
+}
+
+void Targets::AcceptLoop(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    absl::StatusOr<std::unique_ptr<transport::Incoming>> incoming =
+        listener_->Next(Deadline::After(std::chrono::milliseconds(500)));
+    if (absl::IsDeadlineExceeded(incoming.status())) continue;
+    if (!incoming.ok()) {
+      spdlog::warn("data port: {}", incoming.status().ToString());
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      continue;
+    }
+    std::shared_ptr<Ghost> ghost;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& [id, candidate] : ghosts_) {
+        if ((*incoming)->private_data().substr(0, kTokenBytes) ==
+            absl::string_view(candidate->token))
+          ghost = candidate;
+      }
+    }
+    if (ghost == nullptr) {
+      spdlog::warn("data port: a connection without a valid token was refused");
+      incoming->reset();
+      continue;
+    }
+    std::lock_guard busy(ghost->busy);
+    if (!ghost->receiver) {
+      incoming->reset();
+      continue;
+    }
+    if (const absl::Status status = ghost->receiver->Accept(std::move(*incoming)); !status.ok()) {
+      spdlog::warn("migration {}: data connection: {}", ghost->row.id, status.ToString());
+    }
+  }
+}
+
+// A source that is not heard any more has either rolled back by itself or is gone; a copy that is
+// not committed here may be called off at any time. Prepared ones too: the source may only believe
+// in a commit that it was told of.
+void Targets::LeaseLoop(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  while (!stop.stop_requested()) {
+    wake_.wait_for(lock, stop, std::chrono::milliseconds(500), [] { return false; });
+    const TimePoint limit = Clock::now() - host_.config.migration.lease;
+    std::vector<std::string> expired;
+    for (const auto& [id, ghost] : ghosts_) {
+      if (ghost->last_heard < limit) expired.push_back(id);
+    }
+    lock.unlock();
+    for (const std::string& id : expired) {
+      const auto verdict = Abort(id, "its lease ended: nothing was heard from the source");
+      if (!verdict.ok())
+        spdlog::error("migration {}: ending its lease: {}", id, verdict.status().ToString());
+    }
+    lock.lock();
+  }
+}
+
+absl::Status Targets::Recover() {
+  ASSIGN_OR_RETURN(const std::vector<MigrationRow> rows,
+                   host_.journal.ListMigrations(/*unsettled_only=*/true));
+  for (const MigrationRow& row : rows) {
+    if (row.role != MigrationRole::kTarget) continue;
+    auto ghost = std::make_shared<Ghost>();
+    ghost->row = row;
+    ghost->images = ImagesPath(host_.config.run_dir, row.id, "in");
+    ghost->last_heard = Clock::now();
+    ghost->copy = std::make_shared<agent::Copy>(
+        row.component, keeper::KeeperSocket(host_.config.run_dir, row.component, row.id));
+    ASSIGN_OR_RETURN(ghost->claim, host_.components->Take(row.component, "it is arriving"));
+    const bool alive = ghost->copy->Status(Deadline::After(kKeeperTimeout)).ok();
+    VerdictRow verdict;
+    if (row.state == MigrationState::kPrepared && alive) {
+      ghost->prepared = true;
+      host_.Event(row.component, "prepared",
+                  absl::StrCat(row.id, ": held on after a restart of the agent"));
+      std::lock_guard lock(mutex_);
+      ghosts_[row.id] = ghost;
+      continue;
+    }
+    if (row.state == MigrationState::kPending || row.state == MigrationState::kPrepared) {
+      ASSIGN_OR_RETURN(
+          verdict,
+          host_.journal.Abort(row.id, "the target's agent was restarted before it was prepared"));
+    } else {
+      ASSIGN_OR_RETURN(verdict, host_.journal.Verdict(row.id));
+    }
+    if (verdict.state == MigrationState::kCommitted && alive) {
+      const absl::Status runs = LetRun(*ghost, verdict.epoch);
+      if (!runs.ok()) host_.Event(row.component, "thaw-failed", runs.message());
+    } else {
+      Discard(*ghost);
+    }
+    RETURN_IF_ERROR(host_.journal.Settle(row.id));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace starling::migration

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "runtime/agent/components.h"
+#include "runtime/agent/host.h"
+#include "runtime/migration/hold_points.h"
+#include "runtime/migration/images.h"
+#include "runtime/migration/lane_receiver.h"
+
+namespace starling::migration {
+
+// The target's side of all migrations to this host: what the source's agent asks for over the Peer
+// service. The journal's word is the only one that counts; what is in memory here can be lost at
+// any time. Thread-safe.
+class Targets {
+ public:
+  explicit Targets(agent::Host& host);
+  ~Targets();
+
+  // Begins to accept data connections and to watch leases.
+  absl::Status Start();
+
+  // Takes up what an agent before this one left: kills what was pending, holds what is prepared,
+  // finishes what is committed or aborted. Call once, before Start().
+  absl::Status Recover();
+
+  absl::StatusOr<v1::ReserveResponse> Reserve(const v1::ReserveRequest& request);
+  absl::StatusOr<v1::GrowResponse> Grow(const v1::GrowRequest& request);
+  absl::Status Renew(const std::string& id);
+  // The folder for the stream's files.
+  absl::StatusOr<std::string> ImagesFolder(const std::string& id);
+  absl::StatusOr<v1::RestoreResponse> Restore(const v1::RestoreRequest& request);
+  absl::StatusOr<v1::ProbeResponse> Probe(const v1::ProbeRequest& request);
+  absl::StatusOr<v1::VerdictResponse> Commit(const std::string& id);
+  absl::StatusOr<v1::VerdictResponse> Abort(const std::string& id, const std::string& reason);
+  absl::StatusOr<v1::VerdictResponse> Query(const std::string& id);
+
+  // A person's word for a component that is prepared here while its source is silent. kNotFound
+  // when there is none.
+  absl::Status Resolve(const std::string& component, bool here);
+
+ private:
+  // One ghost being made. `busy` serialises the requests of one migration; `mutex` only guards the
+  // lease.
+  struct Ghost {
+    MigrationRow row;
+    agent::ComponentTable::Claim claim;
+    std::shared_ptr<agent::Copy> copy;
+    std::unique_ptr<LaneReceiver> receiver;
+    std::string images;
+    std::string token;
+    std::mutex busy;
+    TimePoint last_heard;   // guarded by Targets::mutex_
+    bool prepared = false;  // guarded by busy
+  };
+
+  absl::StatusOr<std::shared_ptr<Ghost>> Find(const std::string& id, bool heard = true);
+  absl::StatusOr<v1::ReserveResponse> Prepare(const v1::ReserveRequest& request,
+                                              const std::shared_ptr<Ghost>& ghost);
+  absl::StatusOr<v1::RestoreResponse> RestoreGhost(Ghost& ghost, const v1::RestoreRequest& request);
+  // After a durable verdict, with the ghost's `busy` held: let it run, or make an end of it.
+  absl::Status LetRun(Ghost& ghost, uint64_t epoch);
+  void Discard(Ghost& ghost);
+  absl::StatusOr<v1::VerdictResponse> Conclude(const std::string& id, const VerdictRow& verdict);
+  void Forget(const std::string& id);
+  void AcceptLoop(const std::stop_token& stop);
+  void LeaseLoop(const std::stop_token& stop);
+
+  agent::Host& host_;
+  HoldPoints hold_;
+  std::mutex mutex_;
+  std::condition_variable_any wake_;
+  std::map<std::string, std::shared_ptr<Ghost>> ghosts_;
+  std::unique_ptr<transport::Listener> listener_;
+  std::jthread accepting_;
+  std::jthread leases_;
+};
+
+}  // namespace starling::migration

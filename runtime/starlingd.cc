@@ -1,0 +1,192 @@
+// starlingd: the agent of one host. main() wires the parts by hand.
+
+#include <grp.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "runtime/agent/agent.h"
+#include "runtime/agent/peer_service.h"
+#include "runtime/agent/starling_service.h"
+#include "runtime/names.h"
+#include "transport/verbs_fabric.h"
+
+namespace starling {
+namespace {
+
+constexpr auto kCriuTimeout = std::chrono::seconds(30);
+constexpr auto kShutdownTimeout = std::chrono::seconds(2);
+constexpr int kMaxMessage = 64 << 20;
+
+// Root and the members of one group may speak to the agent, nobody else.
+absl::Status GuardSocket(const std::string& path, const std::string& group) {
+  gid_t gid = 0;
+  if (!group.empty()) {
+    const struct group* entry = ::getgrnam(group.c_str());
+    if (entry == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("there is no group '", group, "': make it (groupadd --system ", group,
+                       ") or set socket_group to another or to \"\""));
+    }
+    gid = entry->gr_gid;
+  }
+  if (::chown(path.c_str(), 0, gid) != 0) return ErrnoStatus(absl::StrCat("chown ", path));
+  if (::chmod(path.c_str(), group.empty() ? 0600 : 0660) != 0)
+    return ErrnoStatus(absl::StrCat("chmod ", path));
+  return absl::OkStatus();
+}
+
+absl::Status Serve(const Config& config) {
+  if (::geteuid() != 0) {
+    return absl::PermissionDeniedError(
+        "starlingd must run as root: it makes cgroups and namespaces and runs CRIU");
+  }
+  for (const std::string& folder : {config.state_dir, config.run_dir, config.log_dir}) {
+    RETURN_IF_ERROR(MakeDirectories(folder, 0755));
+  }
+  ASSIGN_OR_RETURN(const std::string boot_id, ReadBootId());
+  ASSIGN_OR_RETURN(const std::unique_ptr<Journal> journal,
+                   Journal::Open(config.JournalPath(), boot_id));
+
+  agent::Host host{
+      .config = config,
+      .journal = *journal,
+      .fabric = nullptr,
+      .fabric_error = absl::OkStatus(),
+      .criu = checkpoint::QueryCriu(config.criu.binary, Deadline::After(kCriuTimeout))};
+  if (!host.criu.ok()) spdlog::error("criu: {}", host.criu.status().ToString());
+  utsname name;
+  if (::uname(&name) == 0) host.kernel = name.release;
+  host.version = STARLING_VERSION;
+
+  // Without a device the agent still runs components; what cannot be done says why.
+  absl::StatusOr<std::unique_ptr<transport::Fabric>> fabric =
+      transport::OpenVerbs(config.data.device);
+  if (fabric.ok()) {
+    host.fabric = fabric->get();
+  } else {
+    host.fabric_error = fabric.status();
+    spdlog::error("{}", fabric.status().ToString());
+  }
+
+  agent::Agent* agent_of_exits = nullptr;
+  agent::ComponentTable components(
+      [&agent_of_exits](const std::shared_ptr<agent::Copy>& copy,
+                        const absl::StatusOr<keeper::v1::Status>& status) {
+        agent_of_exits->OnExit(copy, status);
+      });
+  host.components = &components;
+  migration::Targets targets(host);
+  agent::Agent agent(host, targets);
+  agent_of_exits = &agent;
+  RETURN_IF_ERROR(targets.Recover());
+  RETURN_IF_ERROR(agent.Recover());
+  RETURN_IF_ERROR(targets.Start());
+
+  agent::StarlingService local(agent);
+  agent::PeerService peers(agent, targets);
+  grpc::ServerBuilder local_builder;
+  const std::string socket = config.SocketPath();
+  // Nobody may connect before the rights are set.
+  const mode_t mask = ::umask(0177);
+  local_builder.AddListeningPort(absl::StrCat("unix:", socket), grpc::InsecureServerCredentials());
+  local_builder.RegisterService(&local);
+  const std::unique_ptr<grpc::Server> local_server = local_builder.BuildAndStart();
+  ::umask(mask);
+  if (local_server == nullptr)
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", socket));
+  RETURN_IF_ERROR(GuardSocket(socket, config.socket_group));
+
+  int port = 0;
+  grpc::ServerBuilder peer_builder;
+  peer_builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  peer_builder.SetMaxReceiveMessageSize(kMaxMessage);
+  peer_builder.AddListeningPort(config.control.listen, grpc::InsecureServerCredentials(), &port);
+  peer_builder.RegisterService(&peers);
+  const std::unique_ptr<grpc::Server> peer_server = peer_builder.BuildAndStart();
+  if (peer_server == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", config.control.listen,
+                     " (control.listen): is the address this host's, and the port free?"));
+  }
+  spdlog::info("starlingd {} of host {} is ready: control {}, data {} over {}", host.version,
+               config.host, config.control.listen, config.data.listen,
+               host.fabric != nullptr ? host.fabric->name() : "nothing");
+
+  sigset_t wait_for;
+  sigemptyset(&wait_for);
+  sigaddset(&wait_for, SIGTERM);
+  sigaddset(&wait_for, SIGINT);
+  int signal_number = 0;
+  sigwait(&wait_for, &signal_number);
+  spdlog::info("going down on signal {}; components run on", signal_number);
+  local.Stop();
+  agent.Detach();
+  const auto deadline = std::chrono::system_clock::now() + kShutdownTimeout;
+  peer_server->Shutdown(deadline);
+  local_server->Shutdown(deadline);
+  // Everything that matters is in the journal and with the keepers, as after a crash; threads that
+  // wait for a peer or for CRIU are not waited for.
+  spdlog::shutdown();
+  ::_exit(0);
+}
+
+}  // namespace
+}  // namespace starling
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "starlingd: the agent of one host. It runs components, moves them to other hosts and takes "
+      "theirs."};
+  std::string config_path = "/etc/starling/starlingd.toml";
+  bool check = false;
+  app.add_option("--config", config_path, "Configuration file; docs/configuration.md has every key")
+      ->capture_default_str();
+  app.add_flag("--check-config", check, "Read the configuration, say whether it is right, and end");
+  app.set_version_flag("--version", std::string("starlingd " STARLING_VERSION));
+  CLI11_PARSE(app, argc, argv);
+
+  const absl::StatusOr<starling::Config> config = starling::LoadConfig(config_path);
+  if (!config.ok()) {
+    std::fprintf(stderr, "starlingd: %s\n", std::string(config.status().message()).c_str());
+    return 2;
+  }
+  if (check) {
+    std::printf("%s is right\n", config_path.c_str());
+    return 0;
+  }
+  spdlog::set_level(spdlog::level::from_str(config->log_level));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  spdlog::flush_on(spdlog::level::info);
+
+  // Before any thread exists, so that all of them leave the signals to sigwait().
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  sigaddset(&blocked, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+
+  const absl::Status status = starling::Serve(*config);
+  if (!status.ok()) {
+    std::fprintf(stderr, "starlingd: %s\n", std::string(status.message()).c_str());
+    std::fflush(stderr);
+    spdlog::shutdown();
+    // Threads of parts that were made already are not worth waiting for.
+    ::_exit(1);
+  }
+  return 0;
+}

@@ -1,0 +1,80 @@
+#include "runtime/migration/plan.h"
+
+#include <gtest/gtest.h>
+
+namespace starling::migration {
+namespace {
+
+RoundFacts After(uint32_t rounds, uint64_t last, uint64_t previous, double took_s, double link,
+                 double dirty) {
+  RoundFacts facts;
+  facts.rounds_done = rounds;
+  facts.last_round_bytes = last;
+  facts.previous_round_bytes = previous;
+  facts.last_round_s = took_s;
+  facts.link_bytes_per_s = link;
+  facts.dirty_bytes_per_s = dirty;
+  return facts;
+}
+
+PlanLimits Limits(double max_s, uint32_t rounds, double fixed_s) {
+  PlanLimits limits;
+  limits.max_blackout_s = max_s;
+  limits.max_rounds = rounds;
+  limits.fixed_blackout_s = fixed_s;
+  limits.resident_bytes = 1'000'000'000;
+  return limits;
+}
+
+TEST(Plan, BeginsWithARoundUnlessNoneIsAllowed) {
+  EXPECT_TRUE(PlanNextRound({}, Limits(1, 8, 0)).another_round);
+  EXPECT_FALSE(PlanNextRound({}, Limits(1, 0, 0)).another_round);
+}
+
+TEST(Plan, AsksForASecondRoundToLearnTheDirtyRate) {
+  const RoundFacts facts = After(1, 100'000'000, 0, 4, 25e6, 0);
+  EXPECT_TRUE(PlanNextRound(facts, Limits(1, 8, 0)).another_round);
+  EXPECT_FALSE(PlanNextRound(facts, Limits(1, 1, 0)).another_round);
+}
+
+TEST(Plan, PredictsWhatIsDirtiedInTheLastRoundOverTheLink) {
+  // 2 s of writing 5 MB/s over a link of 25 MB/s: 0.4 s, and 0.1 s that the freeze costs anyway.
+  const Plan plan =
+      PlanNextRound(After(2, 20'000'000, 100'000'000, 2, 25e6, 5e6), Limits(0.2, 8, 0.1));
+  EXPECT_NEAR(plan.expected_blackout_s, 0.5, 1e-9);
+  EXPECT_TRUE(plan.another_round);
+}
+
+TEST(Plan, StopsWhenItFits) {
+  const Plan plan =
+      PlanNextRound(After(2, 20'000'000, 100'000'000, 2, 25e6, 5e6), Limits(0.6, 8, 0.1));
+  EXPECT_FALSE(plan.another_round);
+}
+
+TEST(Plan, StopsAtTheLimitOfRounds) {
+  EXPECT_FALSE(PlanNextRound(After(8, 1'000'000, 50'000'000, 2, 25e6, 20e6), Limits(0.01, 8, 0))
+                   .another_round);
+}
+
+TEST(Plan, StopsWhenRoundsDoNotShrink) {
+  EXPECT_FALSE(PlanNextRound(After(3, 80'000'000, 100'000'000, 4, 25e6, 20e6), Limits(0.01, 8, 0))
+                   .another_round);
+  EXPECT_TRUE(PlanNextRound(After(3, 70'000'000, 100'000'000, 4, 25e6, 20e6), Limits(0.01, 8, 0))
+                  .another_round);
+}
+
+TEST(Plan, StopsWhenMemoryHardlyMatters) {
+  EXPECT_FALSE(PlanNextRound(After(3, 1'000'000, 50'000'000, 0.1, 25e6, 5e6), Limits(0.2, 8, 1.0))
+                   .another_round);
+}
+
+TEST(Plan, NeverExpectsMoreThanTheWholeComponent) {
+  PlanLimits limits = Limits(0.2, 8, 0);
+  limits.resident_bytes = 50'000'000;
+  EXPECT_NEAR(
+      PlanNextRound(After(2, 50'000'000, 50'000'000, 100, 25e6, 25e6), limits).expected_blackout_s,
+      2.0, 1e-9);
+}
+
+}  // namespace
+}  // namespace starling::migration
