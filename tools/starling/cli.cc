@@ -1,0 +1,436 @@
+#include "tools/starling/cli.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/units.h"
+#include "runtime/names.h"
+#include "runtime/spec.h"
+
+namespace starling::cli {
+namespace {
+
+constexpr char kSocket[] = "/run/starling/starlingd.sock";
+
+constexpr char kAbout[] =
+    "Runs components and moves them, running, between hosts.\n"
+    "Speaks with starlingd, the agent of this host; root or group starling may.";
+
+constexpr char kFooter[] = R"(Examples:
+  starling run redis --user redis --ip 10.77.0.50/24 -- /usr/bin/redis-server --save ''
+  starling ps
+  starling check redis --to node2
+  starling migrate redis --to node2
+  starling events --follow
+
+Exit codes:
+    0  done
+    1  failed
+    2  wrong usage: an option or argument
+    3  no component or host of that name
+    4  refused: obstacles, its state, or no room; nothing was changed
+    5  called off: the component runs where it ran
+    6  in doubt: see `starling resolve --help`
+    7  starlingd does not run here, or does not answer
+    8  not permitted: neither root nor in the group
+    9  another host does not answer
+  130  interrupted; what was begun goes on
+
+`starling COMMAND --help` says more about each.)";
+
+constexpr char kRunFooter[] =
+    R"(The program is given after --, by its absolute path or found in PATH. It runs until it
+exits or is stopped; its output is in `starling logs NAME`. What cannot be moved later is said by
+`starling check NAME --to HOST`, not here.
+
+Examples:
+  starling run redis --user redis --ip 10.77.0.50/24 -- /usr/bin/redis-server --save ''
+  starling run solver --memory 8G --shared /shared/run7 -- /opt/solver/bin/solve case7
+  starling run web --env LANG=C --directory /srv/www -- nginx -g 'daemon off;')";
+
+constexpr char kPsFooter[] =
+    R"(States: running; migrating (runs here, moves away); held (frozen, last steps of a move);
+in-doubt (frozen, see `starling resolve --help`); arriving; exited; left (runs on another host);
+lost (its host or keeper went down under it).)";
+
+constexpr char kCheckFooter[] =
+    R"(Names everything that stands in the way at once, with what can be done about it. Nothing is
+started or changed. Exits with 0 when the component can be moved, 4 when not.)";
+
+constexpr char kMigrateFooter[] =
+    R"(The component runs on while its memory is copied in rounds, is frozen for the last of it, and
+runs on at the other host, its connections with it. Until the other host has committed, any failure
+calls the move off and the component runs on here.
+
+Ctrl-C ends this command, not the migration: `starling cancel NAME` does that.
+
+With --json each line is one object with "schema": 1; the last has "type": "report".
+
+Examples:
+  starling migrate redis --to node2
+  starling migrate redis --to node2 --probe 'redis-cli -h 10.77.0.50 ping'
+  starling migrate redis --to node2 --max-blackout 100 --json | jq .)";
+
+constexpr char kCancelFooter[] =
+    R"(The component runs on here. Once the other host was asked to commit it is too late: then this is
+refused (4).)";
+
+constexpr char kResolveFooter[] =
+    R"(A component is in doubt when the other host was asked to commit and cannot be reached since. It
+is frozen here, and the agent keeps asking; when the link heals it ends by itself. Use this only
+when the other host will never answer, or when you have looked there.
+
+  --here   the copy on this host lives. Risk: if the other host did commit, there are two.
+  --there  the copy on this host is killed. Risk: if the other host did not commit, there is none.
+
+On a terminal it asks before it acts; --yes leaves that out.)";
+
+constexpr char kEventsFooter[] = R"(Examples:
+  starling events --follow
+  starling events redis --json | jq -r .text)";
+
+// Options of all commands, filled by the parser.
+struct Options {
+  std::string socket;
+  std::string name;
+  std::string to;
+  bool json = false;
+
+  v1::ComponentSpec spec;
+  std::string memory;
+  std::vector<std::string> shared;
+  std::vector<std::string> environment;
+
+  bool names = false;
+  bool peers = false;
+
+  std::string probe;
+  double probe_timeout_s = 0;
+  double max_blackout_ms = 0;
+  int max_rounds = 0;
+  bool quiet = false;
+
+  bool here = false;
+  bool there = false;
+  bool yes = false;
+
+  double grace_s = 0;
+  bool follow = false;
+  std::string tail;
+  uint64_t after = 0;
+};
+
+// A check of CLI11's from one of ours.
+std::function<std::string(const std::string&)> Checked(absl::Status (*check)(absl::string_view)) {
+  return [check](const std::string& text) { return std::string(check(text).message()); };
+}
+
+std::string CheckBytes(const std::string& text) {
+  return std::string(ParseBytes(text).status().message());
+}
+
+CLI::Option* AddName(CLI::App* app, Options& options) {
+  return app->add_option("NAME", options.name, "The component")
+      ->required()
+      ->check(Checked(CheckComponentName));
+}
+
+void AddTo(CLI::App* app, Options& options) {
+  app->add_option("--to", options.to, "The host to move to, as named in the configuration")
+      ->required()
+      ->type_name("HOST")
+      ->check(Checked(CheckHostName));
+}
+
+void AddJson(CLI::App* app, Options& options) {
+  app->add_flag("--json", options.json, "Write JSON, for scripts");
+}
+
+// The program: as it is when it is a path, otherwise the first of PATH.
+std::string FindProgram(const std::string& program) {
+  if (absl::StrContains(program, "/") || program.empty()) return program;
+  const char* path = getenv("PATH");
+  for (const absl::string_view folder :
+       absl::StrSplit(path ? path : "/usr/local/bin:/usr/bin:/bin", ':')) {
+    const std::string candidate = absl::StrCat(folder, "/", program);
+    if (absl::StartsWith(folder, "/") && access(candidate.c_str(), X_OK) == 0) return candidate;
+  }
+  return program;
+}
+
+// The parser with all commands; what it parses goes into `options`.
+class Parser {
+ public:
+  explicit Parser(Options& options) : app_(kAbout, "starling") {
+    const char* socket = getenv("STARLING_SOCKET");
+    options.socket = socket != nullptr && *socket != '\0' ? socket : kSocket;
+    app_.require_subcommand(1);
+    app_.set_version_flag("--version", "starling " STARLING_VERSION);
+    app_.footer(kFooter);
+    app_.add_option("--socket", options.socket, "The agent's socket (also: STARLING_SOCKET)")
+        ->type_name("PATH")
+        ->capture_default_str();
+    app_.fallthrough();
+
+    run_ = Add("run", "Start a component: starling run NAME [OPTIONS] -- COMMAND [ARGUMENT...]",
+               kRunFooter);
+    AddName(run_, options);
+    run_->add_option("--user", *options.spec.mutable_user(), "Run as this user (default: root)")
+        ->type_name("USER");
+    run_->add_option("--ip", *options.spec.mutable_ip(),
+                     "Its own address, which moves with it (default: the host's network)")
+        ->type_name("ADDR/LEN")
+        ->check([](const std::string& text) {
+          return std::string(ParseIpPrefix(text).status().message());
+        });
+    run_->add_option("--memory", options.memory, "Most memory it may use, such as 512M or 8G")
+        ->type_name("SIZE")
+        ->check(CheckBytes);
+    run_->add_option("--shared", options.shared,
+                     "A writable path on storage that all hosts share (may be repeated)")
+        ->type_name("PATH")
+        ->take_all()
+        ->expected(1)
+        ->check(Checked(CheckAbsolutePath));
+    run_->add_option("--directory", *options.spec.mutable_directory(),
+                     "Working directory (default: /)")
+        ->type_name("PATH")
+        ->check(Checked(CheckAbsolutePath));
+    run_->add_option("--env", options.environment, "Environment variable (may be repeated)")
+        ->type_name("KEY=VALUE")
+        ->take_all()
+        ->expected(1);
+
+    ps_ = Add("ps", "List the components of this host", kPsFooter);
+    AddJson(ps_, options);
+    ps_->add_flag("--names", options.names, "Only the names, one a line");
+
+    check_ = Add("check", "Say what stands in the way of a move", kCheckFooter);
+    AddName(check_, options);
+    AddTo(check_, options);
+    AddJson(check_, options);
+
+    migrate_ = Add("migrate", "Move a running component to another host", kMigrateFooter);
+    AddName(migrate_, options);
+    AddTo(migrate_, options);
+    migrate_
+        ->add_option("--probe", options.probe,
+                     "Shell command run at the target before it commits; if it fails, the move is "
+                     "called off")
+        ->type_name("COMMAND");
+    migrate_
+        ->add_option("--probe-timeout", options.probe_timeout_s,
+                     "How long the probe may run, in seconds")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.1, 3600.0));
+    migrate_
+        ->add_option("--max-blackout", options.max_blackout_ms,
+                     "Copy rounds until the expected blackout is below this, in milliseconds")
+        ->type_name("MS")
+        ->check(CLI::Range(1.0, 60000.0));
+    migrate_->add_option("--max-rounds", options.max_rounds, "Copy at most so many rounds")
+        ->type_name("N")
+        ->check(CLI::Range(1, 64));
+    AddJson(migrate_, options);
+    migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
+
+    cancel_ = Add("cancel", "Call a migration off", kCancelFooter);
+    AddName(cancel_, options);
+
+    resolve_ = Add("resolve", "Decide by hand for a component that is in doubt", kResolveFooter);
+    AddName(resolve_, options);
+    auto* here = resolve_->add_flag("--here", options.here, "The copy on this host lives");
+    auto* there = resolve_->add_flag("--there", options.there, "The copy on the other host lives");
+    here->excludes(there);
+    resolve_->add_flag("--yes", options.yes, "Do not ask");
+
+    stop_ = Add("stop", "End a component", "SIGTERM first, SIGKILL when it has not ended by then.");
+    AddName(stop_, options);
+    stop_->add_option("--grace", options.grace_s, "Seconds between the two (default: 10)")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.001, 3600.0));
+
+    logs_ = Add("logs", "Show what a component wrote", "");
+    AddName(logs_, options);
+    logs_->add_flag("-f,--follow", options.follow, "Go on with what it writes from now on");
+    logs_->add_option("--tail", options.tail, "Only the end, such as 4K (default: all)")
+        ->type_name("SIZE")
+        ->check(CheckBytes);
+
+    events_ = Add("events", "Show what happened on this host", kEventsFooter);
+    events_->add_option("NAME", options.name, "Only of this component")
+        ->check(Checked(CheckComponentName));
+    events_->add_flag("-f,--follow", options.follow, "Go on with what happens from now on");
+    events_->add_option("--after", options.after, "Only events with a larger number")
+        ->type_name("NUMBER");
+    AddJson(events_, options);
+
+    info_ = Add("info", "Say what this host's agent is", "");
+    AddJson(info_, options);
+    info_->add_flag("--peers", options.peers, "Only the names of its peers, one a line");
+  }
+
+  CLI::App& app() { return app_; }
+  const CLI::App& app() const { return app_; }
+  bool Chose(const CLI::App* command) const { return app_.got_subcommand(command); }
+
+  CLI::App* run_;
+  CLI::App* ps_;
+  CLI::App* check_;
+  CLI::App* migrate_;
+  CLI::App* cancel_;
+  CLI::App* resolve_;
+  CLI::App* stop_;
+  CLI::App* logs_;
+  CLI::App* events_;
+  CLI::App* info_;
+
+ private:
+  CLI::App* Add(const std::string& name, const std::string& about, const std::string& footer) {
+    CLI::App* command = app_.add_subcommand(name, about);
+    command->footer(footer);
+    return command;
+  }
+
+  CLI::App app_;
+};
+
+// What the parser does not check: arguments that depend on one another. Empty when all is well.
+std::string Complete(const Parser& parser, Options& options,
+                     const std::vector<std::string>& command, bool separated) {
+  if (parser.Chose(parser.run_)) {
+    if (command.empty()) return "say after -- what to run: starling run NAME -- COMMAND...";
+    v1::ComponentSpec& spec = options.spec;
+    spec.set_name(options.name);
+    spec.add_command(FindProgram(command[0]));
+    for (size_t i = 1; i < command.size(); ++i) spec.add_command(command[i]);
+    if (!options.memory.empty()) spec.set_memory_bytes(*ParseBytes(options.memory));
+    for (const std::string& path : options.shared) spec.add_shared(path);
+    for (const std::string& entry : options.environment) spec.add_environment(entry);
+    return std::string(CheckSpec(spec).message());
+  }
+  // The parser's ranges let not-a-number through.
+  for (const double value : {options.probe_timeout_s, options.max_blackout_ms, options.grace_s}) {
+    if (!std::isfinite(value)) return "a number is needed, not 'nan'";
+  }
+  if (separated) return "only `starling run` takes a command after --";
+  if (parser.Chose(parser.resolve_) && !options.here && !options.there) {
+    return "say --here or --there; `starling resolve --help` says what each risks";
+  }
+  return "";
+}
+
+// The parser's complaint, as ours read.
+std::string UsageWords(const Parser& parser, const CLI::ParseError& error,
+                       const std::vector<std::string>& arguments) {
+  const auto chosen = parser.app().get_subcommands();
+  if (!chosen.empty()) {
+    return absl::StrCat(error.what(), "; see `starling ", chosen.front()->get_name(), " --help`");
+  }
+  std::string what = "say what to do";
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == "--socket") {
+      ++i;
+    } else if (!absl::StartsWith(arguments[i], "-")) {
+      what = absl::StrCat("'", arguments[i], "' is not a command");
+      break;
+    } else if (!absl::StartsWith(arguments[i], "--socket=")) {
+      what = error.what();
+      break;
+    }
+  }
+  return absl::StrCat(what, "; see `starling --help`");
+}
+
+ExitCode Execute(const Parser& parser, const Options& options, Session& session) {
+  const Format format = options.json ? Format::kJson : Format::kText;
+  if (parser.Chose(parser.run_)) return Run(session, options.spec);
+  if (parser.Chose(parser.ps_)) {
+    return Ps(session, options.names  ? PsForm::kNames
+                       : options.json ? PsForm::kJson
+                                      : PsForm::kTable);
+  }
+  if (parser.Chose(parser.check_)) return Check(session, options.name, options.to, format);
+  if (parser.Chose(parser.migrate_)) {
+    MigrateOptions migrate;
+    migrate.request.set_name(options.name);
+    migrate.request.set_to(options.to);
+    migrate.request.set_probe(options.probe);
+    migrate.request.set_probe_timeout_s(options.probe_timeout_s);
+    migrate.request.set_max_blackout_s(options.max_blackout_ms / 1000);
+    migrate.request.set_max_rounds(options.max_rounds);
+    migrate.format = format;
+    migrate.quiet = options.quiet;
+    return Migrate(session, migrate);
+  }
+  if (parser.Chose(parser.cancel_)) return Cancel(session, options.name);
+  if (parser.Chose(parser.resolve_)) {
+    ResolveOptions resolve;
+    resolve.request.set_name(options.name);
+    resolve.request.set_side(options.here ? v1::ResolveRequest::HERE : v1::ResolveRequest::THERE);
+    resolve.yes = options.yes;
+    return Resolve(session, resolve);
+  }
+  if (parser.Chose(parser.stop_)) {
+    v1::StopRequest stop;
+    stop.set_name(options.name);
+    stop.set_grace_s(options.grace_s);
+    return Stop(session, stop);
+  }
+  if (parser.Chose(parser.logs_)) {
+    v1::LogsRequest logs;
+    logs.set_name(options.name);
+    logs.set_follow(options.follow);
+    if (!options.tail.empty()) logs.set_tail_bytes(*ParseBytes(options.tail));
+    return Logs(session, logs);
+  }
+  if (parser.Chose(parser.events_)) {
+    v1::EventsRequest events;
+    events.set_name(options.name);
+    events.set_follow(options.follow);
+    events.set_after(options.after);
+    return Events(session, events, format);
+  }
+  return Info(session, options.peers  ? InfoForm::kPeers
+                       : options.json ? InfoForm::kJson
+                                      : InfoForm::kText);
+}
+
+}  // namespace
+
+int RunCli(const std::vector<std::string>& arguments, Io& io, Interrupter& interrupter) {
+  // What follows the first "--" is the component's, word for word: no parser sees it.
+  const auto separator = std::find(arguments.begin(), arguments.end(), "--");
+  std::vector<std::string> own(arguments.begin(), separator);
+  const bool separated = separator != arguments.end();
+  const std::vector<std::string> command(separated ? separator + 1 : separator, arguments.end());
+
+  Options options;
+  Parser parser(options);
+  try {
+    std::reverse(own.begin(), own.end());  // as CLI11 takes them
+    parser.app().parse(own);
+  } catch (const CLI::ParseError& error) {
+    // --help and --version arrive here too.
+    if (error.get_exit_code() == 0) return parser.app().exit(error, io.out, io.err);
+    return static_cast<int>(Fail(io, ExitCode::kUsage, UsageWords(parser, error, arguments)));
+  }
+  if (const std::string wrong = Complete(parser, options, command, separated); !wrong.empty()) {
+    return static_cast<int>(Fail(io, ExitCode::kUsage, wrong));
+  }
+  ConnectFailure failure;
+  const auto agent = Agent::Connect(options.socket, &failure);
+  if (agent == nullptr) return static_cast<int>(Fail(io, failure.code, failure.message));
+  Session session{*agent, io, interrupter};
+  return static_cast<int>(Execute(parser, options, session));
+}
+
+}  // namespace starling::cli

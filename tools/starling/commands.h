@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <istream>
+#include <ostream>
+#include <string>
+
+#include "runtime/proto/starling.pb.h"
+#include "tools/starling/agent.h"
+#include "tools/starling/exit_code.h"
+
+// One function a command: arguments that were checked in, text out, exit code back. Every error is
+// one "starling: ..." on Io::err.
+
+namespace starling::cli {
+
+// Where a command reads and writes. Streams are borrowed.
+struct Io {
+  std::ostream& out;
+  std::ostream& err;
+  std::istream& in;
+  bool err_is_terminal = false;  // a bar instead of lines
+  bool in_is_terminal = false;   // a person can be asked
+  int width = 80;                // of that terminal
+};
+
+// What every command works with.
+struct Session {
+  Agent& agent;
+  Io& io;
+  Interrupter& interrupter;
+};
+
+enum class Format { kText, kJson };
+
+ExitCode Run(Session& session, const v1::ComponentSpec& spec);
+
+enum class PsForm { kTable, kJson, kNames };
+ExitCode Ps(Session& session, PsForm form);
+
+ExitCode Check(Session& session, const std::string& name, const std::string& to, Format format);
+
+struct MigrateOptions {
+  v1::MigrateRequest request;
+  Format format = Format::kText;
+  bool quiet = false;  // no progress, only the report
+};
+ExitCode Migrate(Session& session, const MigrateOptions& options);
+
+ExitCode Cancel(Session& session, const std::string& name);
+
+struct ResolveOptions {
+  v1::ResolveRequest request;
+  bool yes = false;  // do not ask
+};
+ExitCode Resolve(Session& session, const ResolveOptions& options);
+
+ExitCode Stop(Session& session, const v1::StopRequest& request);
+ExitCode Logs(Session& session, const v1::LogsRequest& request);
+ExitCode Events(Session& session, const v1::EventsRequest& request, Format format);
+
+enum class InfoForm { kText, kJson, kPeers };
+ExitCode Info(Session& session, InfoForm form);
+
+// "starling: message" on `err`, once, and `code` back.
+ExitCode Fail(Io& io, ExitCode code, absl::string_view message);
+
+// The status of a call that failed, with what a person can do about it.
+ExitCode FailCall(Session& session, const grpc::Status& status);
+
+}  // namespace starling::cli

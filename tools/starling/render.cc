@@ -1,0 +1,413 @@
+#include "tools/starling/render.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "base/units.h"
+
+namespace starling::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string Dump(const Json& json) {
+  // What is not UTF-8 becomes the replacement character instead of an exception.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// JSON has no infinities; what is not known is null.
+Json Known(double value) { return value > 0 && std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+std::string EnumName(absl::string_view name) {
+  return absl::StrReplaceAll(absl::AsciiStrToLower(name), {{"_", "-"}});
+}
+
+std::string Rate(double bytes_per_s) {
+  const double bounded = std::clamp(bytes_per_s, 0.0, 1e18);
+  return absl::StrCat(FormatBytes(static_cast<uint64_t>(bounded)), "/s");
+}
+
+// A table with two spaces between columns; the last column is not padded.
+std::string Table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      absl::StrAppend(&line, row[i], std::string(widths[i] - row[i].size() + 2, ' '));
+    }
+    absl::StripTrailingAsciiWhitespace(&line);
+    absl::StrAppend(&text, line, "\n");
+  }
+  return text;
+}
+
+// What a person wants to know beside the state.
+std::string Detail(const v1::Component& component) {
+  switch (component.state()) {
+    case v1::EXITED:
+      return absl::StrCat("exit status ", component.exit_status());
+    case v1::LEFT:
+      return absl::StrCat("to ", Printable(component.where()));
+    case v1::ARRIVING:
+      return absl::StrCat("from ", Printable(component.where()));
+    case v1::IN_DOUBT:
+      return "frozen: see `starling resolve --help`";
+    default:
+      return Printable(component.migration_id());
+  }
+}
+
+Json ComponentObject(const v1::Component& component) {
+  Json json;
+  json["name"] = component.spec().name();
+  json["state"] = StateName(component.state());
+  json["epoch"] = component.epoch();
+  json["memory_bytes"] = component.memory_bytes();
+  json["processes"] = component.processes();
+  json["up_s"] = component.up_s();
+  json["ip"] = component.spec().ip();
+  json["user"] = component.spec().user();
+  json["command"] = std::vector<std::string>(component.spec().command().begin(),
+                                             component.spec().command().end());
+  json["where"] = component.where();
+  json["migration_id"] = component.migration_id();
+  json["exit_status"] =
+      component.state() == v1::EXITED ? Json(component.exit_status()) : Json(nullptr);
+  return json;
+}
+
+}  // namespace
+
+std::string Printable(absl::string_view text) {
+  std::string shown(text);
+  for (char& c : shown) {
+    if (absl::ascii_iscntrl(c)) c = '?';
+  }
+  return shown;
+}
+
+std::string StateName(v1::ComponentState state) {
+  if (state == v1::COMPONENT_STATE_UNSPECIFIED || !v1::ComponentState_IsValid(state)) return "?";
+  return EnumName(v1::ComponentState_Name(state));
+}
+
+std::string StepName(v1::Step step) {
+  if (step == v1::PRECOPY) return "pre-copy";
+  if (step == v1::STEP_UNSPECIFIED || !v1::Step_IsValid(step)) return "?";
+  return EnumName(v1::Step_Name(step));
+}
+
+std::string FormatTime(double seconds) {
+  if (!(seconds >= 0) || seconds > 1e12) return "?";
+  if (seconds < 1e-3) return absl::StrFormat("%.0f us", seconds * 1e6);
+  if (seconds < 1) return absl::StrFormat("%.1f ms", seconds * 1e3);
+  if (seconds < 60) return absl::StrFormat("%.1f s", seconds);
+  const int64_t whole = static_cast<int64_t>(seconds);
+  if (whole < 3600) return absl::StrCat(whole / 60, " min ", whole % 60, " s");
+  if (whole < 86400) return absl::StrCat(whole / 3600, " h ", whole % 3600 / 60, " min");
+  return absl::StrCat(whole / 86400, " d ", whole % 86400 / 3600, " h");
+}
+
+std::string ComponentTable(const v1::ListResponse& list) {
+  std::vector<std::vector<std::string>> rows = {
+      {"NAME", "STATE", "EPOCH", "MEMORY", "PROCESSES", "UP", "ADDRESS", "DETAIL"}};
+  for (const v1::Component& component : list.components()) {
+    const bool here = component.state() != v1::LEFT && component.state() != v1::EXITED &&
+                      component.state() != v1::LOST;
+    rows.push_back({Printable(component.spec().name()), StateName(component.state()),
+                    absl::StrCat(component.epoch()),
+                    here ? FormatBytes(component.memory_bytes()) : "-",
+                    here ? absl::StrCat(component.processes()) : "-",
+                    here ? FormatTime(component.up_s()) : "-",
+                    component.spec().ip().empty() ? "-" : Printable(component.spec().ip()),
+                    Detail(component)});
+  }
+  return Table(rows);
+}
+
+std::string ComponentsJson(const v1::ListResponse& list) {
+  Json json;
+  json["schema"] = kJsonSchema;
+  json["host"] = list.host();
+  json["components"] = Json::array();
+  for (const v1::Component& component : list.components()) {
+    json["components"].push_back(ComponentObject(component));
+  }
+  return Dump(json);
+}
+
+std::string ObstacleText(const v1::Obstacle& obstacle) {
+  std::string text =
+      absl::StrCat("  ", Printable(obstacle.thing()), ": ", Printable(obstacle.reason()), " [",
+                   Printable(obstacle.code()), "]");
+  if (!obstacle.mend().empty()) absl::StrAppend(&text, "\n    ", Printable(obstacle.mend()));
+  return text;
+}
+
+std::string CheckJson(const std::string& name, const std::string& to,
+                      const v1::CheckResponse& check) {
+  Json json;
+  json["schema"] = kJsonSchema;
+  json["component"] = name;
+  json["to"] = to;
+  json["obstacles"] = Json::array();
+  for (const v1::Obstacle& obstacle : check.obstacles()) {
+    json["obstacles"].push_back({{"code", obstacle.code()},
+                                 {"thing", obstacle.thing()},
+                                 {"reason", obstacle.reason()},
+                                 {"mend", obstacle.mend()}});
+  }
+  json["tracker"] = check.tracker();
+  json["provider"] = check.provider();
+  json["peer_kernel"] = check.peer_kernel();
+  json["peer_criu"] = check.peer_criu();
+  return Dump(json);
+}
+
+void ProgressView::Update(const v1::MigrationProgress& progress) {
+  if (!any_ || progress.step() != now_.step() || progress.round() != now_.round()) {
+    // The first message of a round may come late; what was counted before it belongs to the round
+    // before.
+    round_began_at_bytes_ = any_ ? now_.bytes_sent() : 0;
+  }
+  any_ = true;
+  now_ = progress;
+}
+
+double ProgressView::RoundDone() const {
+  if (now_.bytes_expected() == 0 || now_.bytes_sent() < round_began_at_bytes_) return -1;
+  const double sent = static_cast<double>(now_.bytes_sent() - round_began_at_bytes_);
+  return std::min(1.0, sent / static_cast<double>(now_.bytes_expected()));
+}
+
+std::string ProgressView::Line() const {
+  std::string line = absl::StrFormat("%7.1f s  %s", now_.elapsed_s(), StepName(now_.step()));
+  if (now_.step() == v1::PRECOPY && now_.round() > 0) {
+    absl::StrAppend(&line, " round ", now_.round());
+  }
+  std::vector<std::string> parts;
+  if (now_.bytes_sent() > 0) parts.push_back(absl::StrCat(FormatBytes(now_.bytes_sent()), " sent"));
+  if (const double done = RoundDone(); done >= 0) {
+    parts.push_back(absl::StrFormat("%.0f %% of the round", done * 100));
+  }
+  if (now_.rate_bytes_per_s() > 0) parts.push_back(Rate(now_.rate_bytes_per_s()));
+  if (now_.dirty_bytes_per_s() > 0) {
+    parts.push_back(absl::StrCat("dirtied ", Rate(now_.dirty_bytes_per_s())));
+  }
+  if (now_.expected_blackout_s() > 0) {
+    parts.push_back(absl::StrCat("expected blackout ", FormatTime(now_.expected_blackout_s())));
+  }
+  if (!now_.message().empty()) parts.push_back(Printable(now_.message()));
+  if (!parts.empty()) absl::StrAppend(&line, ": ", absl::StrJoin(parts, ", "));
+  return line;
+}
+
+std::string ProgressView::Bar(int width) const {
+  std::string head = StepName(now_.step());
+  if (now_.step() == v1::PRECOPY && now_.round() > 0) absl::StrAppend(&head, " ", now_.round());
+  head.resize(std::max<size_t>(head.size(), 12), ' ');
+  std::vector<std::string> parts;
+  if (now_.bytes_sent() > 0) parts.push_back(FormatBytes(now_.bytes_sent()));
+  if (now_.rate_bytes_per_s() > 0) parts.push_back(Rate(now_.rate_bytes_per_s()));
+  if (now_.dirty_bytes_per_s() > 0) {
+    parts.push_back(absl::StrCat("dirty ", Rate(now_.dirty_bytes_per_s())));
+  }
+  if (now_.expected_blackout_s() > 0) {
+    parts.push_back(absl::StrCat("blackout ~", FormatTime(now_.expected_blackout_s())));
+  }
+  parts.push_back(FormatTime(now_.elapsed_s()));
+  const std::string tail = absl::StrJoin(parts, "  ");
+
+  constexpr int kLeastBar = 10;
+  constexpr int kMostBar = 40;
+  std::string bar;
+  const double done = RoundDone();
+  const int room = width - static_cast<int>(head.size() + tail.size()) - 10;
+  if (done >= 0 && room >= kLeastBar) {
+    const int cells = std::min(room, kMostBar);
+    const int full = static_cast<int>(done * cells);
+    bar = absl::StrFormat("[%s%s] %3.0f%%  ", std::string(full, '#'),
+                          std::string(cells - full, '.'), done * 100);
+  }
+  std::string line = absl::StrCat(head, " ", bar, tail);
+  line.resize(std::min<size_t>(line.size(), std::max(width, 0)));
+  return line;
+}
+
+bool ProgressView::TakeLine() {
+  if (!any_) return false;
+  const bool worth = !line_taken_ || now_.step() != line_step_ || now_.round() != line_round_ ||
+                     now_.message() != line_message_ || now_.elapsed_s() >= line_elapsed_s_ + 1;
+  if (!worth) return false;
+  line_taken_ = true;
+  line_step_ = now_.step();
+  line_round_ = now_.round();
+  line_message_ = now_.message();
+  line_elapsed_s_ = now_.elapsed_s();
+  return true;
+}
+
+std::string OutcomeName(ExitCode code) {
+  switch (code) {
+    case ExitCode::kOk:
+      return "done";
+    case ExitCode::kCalledOff:
+      return "called-off";
+    case ExitCode::kInDoubt:
+      return "in-doubt";
+    case ExitCode::kInterrupted:
+      return "interrupted";
+    case ExitCode::kAgentUnreachable:
+      return "agent-unreachable";
+    case ExitCode::kFailed:
+      return "failed";
+    default:
+      return "refused";
+  }
+}
+
+std::string ProgressJson(const v1::MigrationProgress& progress) {
+  Json json;
+  json["schema"] = kJsonSchema;
+  json["type"] = "progress";
+  json["migration_id"] = progress.migration_id();
+  json["component"] = progress.component();
+  json["from"] = progress.from();
+  json["to"] = progress.to();
+  json["step"] = StepName(progress.step());
+  json["round"] = progress.round();
+  json["bytes_sent"] = progress.bytes_sent();
+  json["bytes_expected"] =
+      progress.bytes_expected() == 0 ? Json(nullptr) : Json(progress.bytes_expected());
+  json["rate_bytes_per_s"] = progress.rate_bytes_per_s();
+  json["dirty_bytes_per_s"] = progress.dirty_bytes_per_s();
+  json["expected_blackout_s"] = Known(progress.expected_blackout_s());
+  json["elapsed_s"] = progress.elapsed_s();
+  json["message"] = progress.message();
+  return Dump(json);
+}
+
+std::string ReportJson(const v1::MigrationProgress& last, ExitCode code, absl::string_view error) {
+  Json json;
+  json["schema"] = kJsonSchema;
+  json["type"] = "report";
+  json["outcome"] = OutcomeName(code);
+  json["exit_code"] = static_cast<int>(code);
+  json["error"] = std::string(error);
+  json["migration_id"] = last.migration_id();
+  json["component"] = last.component();
+  json["from"] = last.from();
+  json["to"] = last.to();
+  if (!last.has_report()) {
+    json["report"] = nullptr;
+    return Dump(json);
+  }
+  const v1::MigrationReport& report = last.report();
+  Json& out = json["report"];
+  out["provider"] = report.provider();
+  out["encrypted"] = report.encrypted();
+  out["tracker"] = report.tracker();
+  out["rounds"] = report.rounds();
+  out["wire_bytes"] = report.wire_bytes();
+  out["total_s"] = report.total_s();
+  out["held_s"] = report.held_s();
+  out["expected_blackout_s"] = Known(report.expected_blackout_s());
+  out["epoch"] = report.epoch();
+  out["error"] = report.error();
+  out["phases"] = Json::array();
+  for (const v1::PhaseTime& phase : report.phases()) {
+    out["phases"].push_back({{"name", phase.name()}, {"seconds", phase.seconds()}});
+  }
+  return Dump(json);
+}
+
+std::string ReportText(const v1::MigrationProgress& last) {
+  const v1::MigrationReport& report = last.report();
+  const std::string name = Printable(last.component());
+  std::string text;
+  if (last.step() == v1::DONE) {
+    text = absl::StrCat(name, " runs on ", Printable(last.to()), " (epoch ", report.epoch(), ")");
+  } else {
+    text = absl::StrCat("called off, ", name, " runs on ", Printable(last.from()),
+                        report.error().empty() ? "" : ": ", Printable(report.error()));
+  }
+  absl::StrAppend(&text, "\n  total ", FormatTime(report.total_s()), ", held ",
+                  FormatTime(report.held_s()), ", ", report.rounds(), " rounds, ",
+                  FormatBytes(report.wire_bytes()), " on the wire by ",
+                  report.provider().empty() ? "nothing" : Printable(report.provider()),
+                  report.encrypted() ? ", encrypted" : ", not encrypted", ", tracked by ",
+                  report.tracker().empty() ? "nothing" : Printable(report.tracker()));
+  if (report.phases_size() > 0) {
+    std::vector<std::string> phases;
+    for (const v1::PhaseTime& phase : report.phases()) {
+      phases.push_back(absl::StrCat(Printable(phase.name()), " ", FormatTime(phase.seconds())));
+    }
+    absl::StrAppend(&text, "\n  ", absl::StrJoin(phases, ", "));
+  }
+  return text;
+}
+
+std::string EventLine(const v1::Event& event) {
+  std::string when = "?";
+  const time_t seconds = static_cast<time_t>(event.time());
+  struct tm broken = {};
+  if (std::isfinite(event.time()) && localtime_r(&seconds, &broken) != nullptr) {
+    char text[64];
+    const size_t size = strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken);
+    when = absl::StrFormat("%s.%03d", absl::string_view(text, size),
+                           static_cast<int>((event.time() - std::floor(event.time())) * 1000));
+  }
+  return absl::StrCat(when, "  #", event.number(), "  ",
+                      event.component().empty() ? "-" : Printable(event.component()), "  ",
+                      Printable(event.kind()), event.text().empty() ? "" : ": ",
+                      Printable(event.text()));
+}
+
+std::string EventJson(const v1::Event& event) {
+  Json json;
+  json["schema"] = kJsonSchema;
+  json["number"] = event.number();
+  json["time"] = event.time();
+  json["component"] = event.component();
+  json["kind"] = event.kind();
+  json["text"] = event.text();
+  return Dump(json);
+}
+
+std::string InfoText(const v1::InfoResponse& info) {
+  const std::string peers =
+      info.peers_size() == 0 ? "none" : Printable(absl::StrJoin(info.peers(), ", "));
+  return Table({{"host", Printable(info.host())},
+                {"version", Printable(info.version())},
+                {"protocol", absl::StrCat(info.protocol())},
+                {"kernel", Printable(info.kernel())},
+                {"criu", Printable(info.criu())},
+                {"peers", peers}});
+}
+
+std::string InfoJson(const v1::InfoResponse& info) {
+  Json json;
+  json["schema"] = kJsonSchema;
+  json["host"] = info.host();
+  json["version"] = info.version();
+  json["protocol"] = info.protocol();
+  json["kernel"] = info.kernel();
+  json["criu"] = info.criu();
+  json["peers"] = std::vector<std::string>(info.peers().begin(), info.peers().end());
+  return Dump(json);
+}
+
+}  // namespace starling::cli
