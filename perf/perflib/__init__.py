@@ -1,0 +1,1 @@
+"""The benchmarks behind perf/run, one file each, and what they share."""

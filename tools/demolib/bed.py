@@ -1,0 +1,135 @@
+"""The test bed as the demo and the benchmarks use it: commands in guests, and the wire's counters."""
+
+import json
+import os
+import subprocess
+
+CHECKOUT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+BED = os.path.join(CHECKOUT, "tools", "bed")
+DATA_BRIDGE = "br0"
+
+
+class DemoError(Exception):
+    """Something that the person at the demo has to be told."""
+
+
+def run(argv, timeout):
+    """Runs a command; returns what it prints. Fails, and takes too long, with a DemoError."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout,
+                              stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"{' '.join(argv)}: not done after {timeout} s") from None
+    if done.returncode != 0:
+        said = done.stderr.strip() or done.stdout.strip()
+        raise DemoError(f"{' '.join(argv)} ended with {done.returncode}: {said}")
+    return done.stdout
+
+
+class Bed:
+    """Two nodes of a bed, by its name. hosts.Hosts offers the same of two real machines."""
+
+    device = "eth0"  # of the nodes, in the data network
+    client_address = "10.77.0.254"  # of this host, where the witness runs
+    component_address = "10.77.0.50"
+    component_prefix = 24
+    binaries = os.path.join(CHECKOUT, "build", "release", "bin")
+
+    def __init__(self, name):
+        self.name = name
+
+    @staticmethod
+    def node_address(number):
+        return f"10.77.0.{number}"
+
+    @staticmethod
+    def node_name(number):
+        return f"node{number}"
+
+    def node_binary(self, name):
+        """A binary of ours as a node finds it: the bed's nodes see the checkout."""
+        return os.path.join(self.binaries, name)
+
+    @staticmethod
+    def node_script(path):
+        """A script of ours as a node finds it."""
+        return path
+
+    def _argv(self, *arguments):
+        return [BED, arguments[0], "--name", self.name, *arguments[1:]]
+
+    def _run(self, *arguments, timeout=120):
+        return run(self._argv(*arguments), timeout)
+
+    def up(self, kernel, memory_mib):
+        """Boots two nodes; what the bed says goes to our standard error."""
+        argv = self._argv("up", "--nodes", "2", "--kernel", kernel, "--memory", str(memory_mib))
+        if subprocess.run(argv, check=False, stdin=subprocess.DEVNULL).returncode != 0:
+            raise DemoError("the bed did not come up")
+
+    def down(self):
+        subprocess.run(self._argv("down"), check=False, stdin=subprocess.DEVNULL)
+
+    def status(self):
+        return json.loads(self._run("status", "--json"))
+
+    def execute(self, node, *command, timeout=120):
+        """Runs a command in a node; returns what it prints."""
+        return self._run("exec", f"node{node}", "--", *command, timeout=timeout)
+
+    def start_in(self, node, *command, **options):
+        """Starts a command in a node; returns the Popen."""
+        return subprocess.Popen(self._argv("exec", f"node{node}", "--", *command), **options)
+
+    def client(self, *command, timeout=120):
+        """Runs a command on the host, in the bed's network; returns what it prints."""
+        return self._run("client", "--", *command, timeout=timeout)
+
+    def start_client(self, *command, **options):
+        return subprocess.Popen(self._argv("client", "--", *command), **options)
+
+    def client_mac(self):
+        """The MAC address of this host in the data network."""
+        (bridge,) = json.loads(self.client("ip", "-j", "link", "show", DATA_BRIDGE))
+        return bridge["address"]
+
+    def wire_bytes(self):
+        """What all guests have sent into the data network so far: read at the host's end of each
+        guest's data card, whatever protocol, component traffic included. Segments that the guest
+        left to its card are counted unsegmented (their repeated headers are missing)."""
+        links = json.loads(self.client("ip", "-j", "-s", "link", "show", "master", DATA_BRIDGE))
+        return sum(link["stats64"]["rx"]["bytes"] for link in links)
+
+
+def verbs_device(bed, number):
+    """The node's RDMA device in the data network."""
+    links = json.loads(bed.execute(number, "rdma", "-j", "link", "show"))
+    for link in links:
+        if link.get("netdev") == bed.device:
+            return link["ifname"]
+    raise DemoError(f"{bed.node_name(number)} has no RDMA device on {bed.device}")
+
+
+def verbs_rate(bed):
+    """The rate in bytes per second that ib_write_bw reaches from node 1 to node 2: the best of 1, 2
+    and 4 queue pairs."""
+    best = 0
+    devices = [verbs_device(bed, number) for number in (1, 2)]
+    for queue_pairs in (1, 2, 4):
+        # Neither side waits for the other by itself, so each tries until it succeeds.
+        test = f"-F -q {queue_pairs} -s 1048576 -D 3 --report_gbits"
+        serve = f"timeout 60 ib_write_bw -d {devices[1]} {test}"
+        ask = f"timeout 60 ib_write_bw -d {devices[0]} {test} {bed.node_address(2)}"
+        again = "for i in $(seq 60); do %s && exit; sleep 0.5; done; exit 1"
+        server = bed.start_in(2, "timeout", "180", "bash", "-c", again % serve,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+        try:
+            said = bed.execute(1, "bash", "-c", again % f"{ask} 2>/dev/null", timeout=180)
+        finally:
+            server.wait()
+        rows = [line.split() for line in said.splitlines() if line.split()[:1] == ["1048576"]]
+        if not rows:
+            raise DemoError(f"ib_write_bw printed no rate: {said}")
+        best = max(best, float(rows[-1][3]) * 1e9 / 8)
+    return best
