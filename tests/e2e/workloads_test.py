@@ -1,0 +1,502 @@
+#!/usr/bin/python3
+"""Moves real programs between two nodes of a bed under the witness's load, and looks at them.
+
+usage: workloads_test.py [--subset] [--case NAME ...] [--list] [--kernel 6.12|6.1] [--keep]
+                         [--bed NAME] [--json FILE]
+
+Each workload is started on node1 with an address and a heartbeat, watched by the witness through
+one TCP connection from outside, moved to node2 and, where the case says so, back and again. It
+passes when the witness lost nothing acknowledged, read nothing wrong, and its connection never
+broke; when the component's own digest of its state is what it has to be; when its copies ran one at
+a time (one process at the source less is one at the target more); and when nothing of it is left
+once it has been stopped.
+
+The case `there-and-back` moves one component ten times (four with --subset) and compares what the
+agents and the nodes hold after the second move and after the last: descriptors, memory, threads,
+namespaces, cgroups, mounts, links, RDMA resources, and files of the agents' folders.
+
+Ends with a table. Exit code 0: all passed; 1: not.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+import beds
+from beds import ADDRESS, BINARIES, Failed, wait_until
+
+PROBE = "exec 3<>/dev/tcp/127.0.0.1/%d"
+SITE = "/srv/starling-site"
+# Memory of an agent is held against this much growth between move 2 and the last one: an allocator
+# rests, a leak of one migration (its slabs, its arena, its images) does not fit under it.
+AGENT_GROWTH_KIB = 8192
+
+# Run in a node: what its agent and its kernel hold. One JSON object.
+HOLDINGS = r"""
+import glob, json, os, subprocess
+def lines(*argv):
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+def agent():
+    return int(open("/run/bed-agent/pid").read())
+def status(pid, key):
+    for line in open(f"/proc/{pid}/status"):
+        if line.startswith(key + ":"):
+            return int(line.split()[1])
+def count(folder):
+    return sum(len(files) + len(folders) for _, folders, files in os.walk(folder))
+pid = agent()
+keepers = [int(p) for p in os.listdir("/proc") if p.isdigit() and
+           os.path.exists(f"/proc/{p}/exe") and
+           os.readlink(f"/proc/{p}/exe").endswith("/starling-keeper")]
+rdma = {}
+for line in lines("rdma", "resource", "show"):
+    words = line.split()[2:]
+    rdma.update({key: int(value) for key, value in zip(words[::2], words[1::2])})
+print(json.dumps({
+    "agent_pid": pid,
+    "agent_rss_kib": status(pid, "VmRSS"), "agent_threads": status(pid, "Threads"),
+    "agent_descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+    "agent_mappings": len(open(f"/proc/{pid}/maps").readlines()),
+    "agent_locked_kib": status(pid, "VmPin"),
+    "keepers": len(keepers),
+    "keeper_descriptors": sum(len(os.listdir(f"/proc/{k}/fd")) for k in keepers),
+    "keeper_rss_kib": sum(status(k, "VmRSS") for k in keepers),
+    "namespaces": len(lines("lsns", "-n", "-o", "NS")),
+    "cgroups": count("/sys/fs/cgroup/starling") and sum(
+        1 for _ in glob.iglob("/sys/fs/cgroup/**/cgroup.procs", recursive=True)),
+    "mounts": len(open("/proc/self/mounts").readlines()),
+    "links": len(os.listdir("/sys/class/net")),
+    "run_files": count("/run/starling"), "log_files": count("/var/log/starling"),
+    "state_files": count("/var/lib/starling"),
+    "processes": sum(1 for p in os.listdir("/proc") if p.isdigit() and
+                     status(p, "VmRSS") is not None),
+    "rdma": rdma}))
+"""
+
+# Counts that may differ by chance between two looks: gRPC's and the kernel's own comings and goings.
+LOOSE = {"agent_descriptors": 6, "agent_threads": 6, "agent_mappings": 40, "processes": 4,
+         "keeper_rss_kib": 2048, "agent_rss_kib": AGENT_GROWTH_KIB}
+
+
+class Workload:
+    """A program, how it is watched, and what it says of itself."""
+
+    port = 7777
+    witness_options = ("--keys", "200", "--value-size", "1024")
+    protocol = "redis"
+    run_options = ()
+    least_processes = 1
+    comes_back = True  # is moved back, without load, so that two digests can be compared
+
+    def prepare(self, test):
+        """Makes on both nodes what the program needs."""
+
+    def command(self):
+        raise NotImplementedError
+
+    def digest(self, test):
+        """The program's own word of its state while nothing is written; None if it has none."""
+
+    def check(self, test, report, before, after):
+        """Whatever else has to be so. `before` and `after`: digests at the two ends of a move
+        without load."""
+        if before != after:
+            raise Failed(f"the digest was {before} before the move and is {after} after it")
+
+
+def ask(bed, port, line):
+    """One inline command of Redis' protocol, from outside; the line or bulk string that answers."""
+    program = (
+        "import socket, sys\n"
+        "with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=120) as c:\n"
+        "    s = c.makefile('rb'); c.sendall(sys.argv[3].encode() + b'\\r\\n')\n"
+        "    a = s.readline()\n"
+        "    print((s.read(int(a[1:])) if a[:1] == b'$' else a).decode().strip())\n")
+    return bed.client("/usr/bin/python3", "-c", program, ADDRESS, str(port), line).out.strip()
+
+
+class Redis(Workload):
+    witness_options = ("--preload-mib", "8", "--value-size", "1024")
+
+    def command(self):
+        return ["/usr/bin/redis-server", "--port", str(self.port), "--bind", "0.0.0.0",
+                "--protected-mode", "no", "--save", "", "--appendonly", "no",
+                "--enable-debug-command", "yes", "--dir", "/"]
+
+    def digest(self, test):
+        return ask(test.bed, self.port, "DEBUG DIGEST")
+
+
+class Memcached(Workload):
+    protocol = "memcached"
+    # Its own digest: the witness reads every key back and compares it.
+    witness_options = ("--preload-mib", "4", "--value-size", "1024")
+
+    def command(self):
+        return ["/usr/bin/memcached", "-u", "root", "-l", "0.0.0.0", "-p", str(self.port), "-U",
+                "0", "-m", "64", "-t", "4"]
+
+
+class Nginx(Workload):
+    protocol = "http"
+    witness_options = ("--keys", "50", "--value-size", "16384")
+    least_processes = 3
+
+    def prepare(self, test):
+        for node in (test.one, test.two):
+            made = node.run(os.path.join(beds.WORKLOADS, "nginx_site.py"), SITE, "--port",
+                            str(self.port), "--witness", os.path.join(BINARIES, "starling-witness"),
+                            "--keys", "50", "--value-size", "16384").out
+        self._command = made.split()
+
+    def command(self):
+        return self._command
+
+
+class ProcessFamily(Workload):
+    least_processes = 3
+    # CRIU before 4.0 does not keep the root's being a child subreaper while it rebuilds a process
+    # whose session's leader is dead, as the daemonised grandchild's is: that lands beside the tree,
+    # and the next move is refused (process-outside-tree).
+    comes_back = False
+
+    def command(self):
+        return [os.path.join(beds.WORKLOADS, "process_family.py"), str(self.port)]
+
+    def digest(self, test):
+        said = json.loads(ask(test.bed, self.port, "DIGEST"))
+        if len(set(said["chains"].values())) != 1:
+            raise Failed(f"child and grandchild disagree: {said}")
+        return said
+
+    def check(self, test, report, before, after):
+        super().check(test, report, before, after)
+        if after["keys"] == 0 or not after["chains"]["child"]:
+            raise Failed(f"the relatives have seen no writes: {after}")
+
+
+class SqliteWriter(Workload):
+    run_options = ("--shared", "/shared")
+    witness_options = ("--keys", "50", "--value-size", "256")
+    database = "/shared/rows.db"
+
+    def prepare(self, test):
+        test.one.shell(f"rm -f {self.database}*")
+
+    def command(self):
+        return [os.path.join(beds.WORKLOADS, "sqlite_writer.py"), str(self.port), self.database]
+
+    def digest(self, test):
+        return json.loads(ask(test.bed, self.port, "DIGEST"))
+
+    def check(self, test, report, before, after):
+        super().check(test, report, before, after)
+        if not after["gapless"] or after["integrity"] != "ok":
+            raise Failed(f"the database is damaged: {after}")
+        # Every acknowledged write is one row, and one that was cut off at the end may be one more.
+        if after["rows"] < report["writes_acknowledged"]:
+            raise Failed(f"{report['writes_acknowledged']} rows were acknowledged, and there are "
+                         f"{after['rows']}")
+        # The file alone says the same: looked at by another program on the other node.
+        seen = test.one.run("/usr/bin/python3", "-c",
+                            "import sqlite3, sys\n"
+                            "d = sqlite3.connect(sys.argv[1], timeout=60)\n"
+                            "print(d.execute('SELECT count(*) FROM row').fetchone()[0], "
+                            "d.execute('PRAGMA integrity_check').fetchone()[0])",
+                            self.database).out.split()
+        if seen != [str(after["rows"]), "ok"]:
+            raise Failed(f"the writer says {after}, its file on the other node {seen}")
+
+
+class Memory(Workload):
+    """Not watched by the witness: it speaks a language of its own, and its digest can be worked out
+    from scratch."""
+
+    mib, seed = 16, 7
+
+    def command(self):
+        return [os.path.join(BINARIES, "starling-memhog"), "--mib", str(self.mib), "--seed",
+                str(self.seed), "--rate", "2000", "--listen", str(self.port)]
+
+
+WORKLOADS = {"redis": Redis, "memcached": Memcached, "nginx": Nginx,
+             "process-family": ProcessFamily, "sqlite": SqliteWriter}
+SUBSET = ["redis", "process-family", "there-and-back"]
+PROBED = "process-family"
+
+
+class Test:
+    def __init__(self, bed, folder):
+        self.bed = bed
+        self.folder = folder
+        self.one, self.two = bed.nodes[1], bed.nodes[2]
+
+    def nodes(self):
+        return (self.one, self.two)
+
+    def start(self, name, workload):
+        workload.prepare(self)
+        self.one.starling(
+            "run", name, "--ip", f"{ADDRESS}/24", *workload.run_options, "--",
+            os.path.join(BINARIES, "starling-heartbeat"), "--to", beds.OBSERVER, "--",
+            *workload.command())
+
+    def move(self, name, there, here, *options):
+        done = here.starling("migrate", name, "--to", there.name, "--json", *options, check=False)
+        lines = [json.loads(line) for line in done.out.splitlines() if line.startswith("{")]
+        if done.code != 0 or not lines or lines[-1]["outcome"] != "done":
+            raise Failed(f"migrate {name} from {here.name} to {there.name} ended with {done.code}: "
+                         f"{done.err.strip().splitlines()[-1:] or lines[-1:]}")
+        return lines[-1]["report"]
+
+    def runs_only_on(self, name, there, here, least_processes):
+        rows = there.components()
+        if rows.get(name, {}).get("state") != "running":
+            raise Failed(f"{name} does not run on {there.name}: {rows.get(name)}")
+        if rows[name]["processes"] < least_processes:
+            raise Failed(f"{name} has {rows[name]['processes']} processes on {there.name}")
+        left = here.shell(f"cat /sys/fs/cgroup/starling/{name}*/cgroup.procs", check=False).out
+        if left.strip():
+            raise Failed(f"{here.name} still has processes of {name}: {left.split()}")
+
+    def stop_everywhere(self, name):
+        for node in self.nodes():
+            node.starling("stop", name, "--grace", "2", check=False)
+
+    def left_over(self, name):
+        """What a stopped component has left behind."""
+        for node in self.nodes():
+            said = node.shell(
+                f"ls -d /sys/fs/cgroup/starling/{name}* /run/starling/*{name}* 2>/dev/null; "
+                f"ip -o link | grep -c 'macvlan'; pgrep -f '[s]tarling-keeper.*{name}'",
+                check=False).out.split()
+            if said != ["0"]:
+                raise Failed(f"{node.name} still has something of {name}: {said}")
+
+    def figures(self, reports):
+        held = [f"{report['held_s']:.2f} s" for report in reports]
+        return f"{len(reports)} moves, held {', '.join(held)}"
+
+    # Cases ------------------------------------------------------------------------------------
+
+    def workload(self, name):
+        workload = WORKLOADS[name]()
+        self.start(name, workload)
+        try:
+            witness = beds.Witness(self.bed, self.folder, workload.port, *workload.witness_options,
+                                   protocol=workload.protocol)
+            try:
+                witness.wait_ready()
+                time.sleep(2)
+                options = ("--probe", f"bash -c '{PROBE % workload.port}'",
+                           "--probe-timeout", str(beds.PATIENCE_S)) if name == PROBED else ()
+                reports = [self.move(name, self.two, self.one, *options)]
+                self.runs_only_on(name, self.two, self.one, workload.least_processes)
+                time.sleep(2)
+                report = witness.report()
+            finally:
+                witness.kill()
+            flaws(report)
+            # Back without load, so that the digest of before can be held against that of after.
+            before = workload.digest(self)
+            if workload.comes_back:
+                reports.append(self.move(name, self.one, self.two))
+                self.runs_only_on(name, self.one, self.two, workload.least_processes)
+            workload.check(self, report, before, workload.digest(self))
+        except BaseException:
+            self.say_logs(name)
+            raise
+        finally:
+            self.stop_everywhere(name)
+        self.left_over(name)
+        return (f"{self.figures(reports)}; {report['answers']} answers, "
+                f"{report['writes_acknowledged']} writes acknowledged, lost "
+                f"{report['lost_writes']}, wrong {report['wrong_values']}, broken connections "
+                f"{report['broken_connections']}; client's longest gap "
+                f"{report['answer_gaps']['longest_gap_ms']:.0f} ms")
+
+    def there_and_back(self, moves):
+        name, workload = "wanderer", Memory()
+        self.start(name, workload)
+        client = None
+        try:
+            # One connection for all moves.
+            client = Line(self.bed, workload.port)
+            nodes = [self.one, self.two]
+            reports, holdings = [], {}
+            for number in range(1, moves + 1):
+                here, there = nodes[(number - 1) % 2], nodes[number % 2]
+                reports.append(self.move(name, there, here))
+                self.runs_only_on(name, there, here, 1)
+                steps, digest = client.ask("digest").split()
+                worked_out = subprocess.run(
+                    [workload.command()[0], "--mib", str(workload.mib), "--seed",
+                     str(workload.seed), "--expect", steps], capture_output=True, text=True,
+                    check=True).stdout.split()
+                if [steps, digest] != worked_out:
+                    raise Failed(f"after move {number} and {steps} steps the digest is {digest}, "
+                                 f"and has to be {worked_out[1]}")
+                # Compared are two moments with the component at home.
+                if number in (2, moves - moves % 2):
+                    holdings[number] = self.holdings()
+            first, last = holdings[2], holdings[moves - moves % 2]
+            grown = growth(first, last)
+        except BaseException:
+            self.say_logs(name)
+            raise
+        finally:
+            if client:
+                client.close()
+            self.stop_everywhere(name)
+        if grown:
+            raise Failed("between move 2 and the last: " + "; ".join(grown))
+        self.left_over(name)
+        compared = "" if first is last else "; " + summary(first, last)
+        return f"{self.figures(reports)}; digest equal after each{compared}"
+
+    def holdings(self):
+        """What both nodes hold, once that does not change any more."""
+        seen = {}
+
+        def settled():
+            now = {node.name: json.loads(node.run("/usr/bin/python3", "-", given=HOLDINGS).out)
+                   for node in self.nodes()}
+            counts = {name: {k: v for k, v in one.items() if k not in LOOSE}
+                      for name, one in now.items()}
+            same = counts == seen.get("counts")
+            seen.update(counts=counts, now=now)
+            return same
+        wait_until("the nodes settle", settled, pause_s=2)
+        return seen["now"]
+
+    def say_logs(self, name):
+        """What the agents and the component said last, for whoever looks at a failure."""
+        for node in self.nodes():
+            said = node.shell(
+                f"tail -n 15 /var/log/starling/starlingd.log; tail -n 5 /var/log/starling/{name}.log",
+                check=False).out
+            print(f"--- {node.name}\n{said}", flush=True)
+
+
+class Line:
+    """A connection from outside that is kept through all moves; lines in, lines out."""
+
+    PROGRAM = (
+        "import socket, sys\n"
+        "c = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=300)\n"
+        "s = c.makefile('rwb')\n"
+        "for line in sys.stdin:\n"
+        "    s.write(line.encode()); s.flush()\n"
+        "    print(s.readline().decode().strip(), flush=True)\n")
+
+    def __init__(self, bed, port):
+        wait_until("the component listens", lambda: bed.client(
+            "bash", "-c", f"exec 3<>/dev/tcp/{ADDRESS}/{port}", check=False).code == 0)
+        self._process = bed.start_client("/usr/bin/python3", "-c", self.PROGRAM, ADDRESS, str(port),
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, line):
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise Failed("the connection to the component broke")
+        return answer
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+def flaws(report):
+    found = {key: report[key] for key in ("lost_writes", "wrong_values", "broken_connections",
+                                          "unverified_values", "refused", "unanswered")
+             if report[key] != 0}
+    if found:
+        raise Failed(f"the witness saw {found}: {report['connection_error']} "
+                     f"{report['first_refusal']}")
+    if report["answers"] == 0 or report["verified_values"] == 0:
+        raise Failed(f"the witness saw nothing at all: {report}")
+    if report["heartbeat"]["duplicated"] != 0:
+        raise Failed(f"{report['heartbeat']['duplicated']} heartbeats came twice: two copies ran")
+
+
+def growth(first, last):
+    """What has grown beyond chance, in words."""
+    grown = []
+    for node, before in first.items():
+        after = last[node]
+        if before["agent_pid"] != after["agent_pid"]:
+            grown.append(f"the agent of {node} was restarted")
+        for key, value in before.items():
+            if key in ("agent_pid", "rdma") or value is None:
+                continue
+            if after[key] > value + LOOSE.get(key, 0):
+                grown.append(f"{node}: {key} {value} -> {after[key]}")
+        for key, value in before["rdma"].items():
+            if after["rdma"][key] > value:
+                grown.append(f"{node}: RDMA {key} {value} -> {after['rdma'][key]}")
+    return grown
+
+
+def summary(first, last):
+    return "; ".join(
+        f"{node}: descriptors {a['agent_descriptors']} -> {b['agent_descriptors']}, memory "
+        f"{a['agent_rss_kib']} -> {b['agent_rss_kib']} KiB, namespaces {a['namespaces']} -> "
+        f"{b['namespaces']}, cgroups {a['cgroups']} -> {b['cgroups']}, RDMA {a['rdma']} -> "
+        f"{b['rdma']}" for node, a, b in ((node, first[node], last[node]) for node in first))
+
+
+def main():
+    names = [*WORKLOADS, "there-and-back"]
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--subset", action="store_true")
+    parser.add_argument("--case", action="append", choices=names)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--kernel", default="6.12")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--bed", default="workloads")
+    parser.add_argument("--json")
+    parser.add_argument("--moves", type=int, help="of there-and-back; default 10, 4 with --subset")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(names))
+        return 0
+    wanted = arguments.case or (SUBSET if arguments.subset else names)
+    moves = arguments.moves or (4 if arguments.subset else 10)
+    rows, failures = [], []
+    with tempfile.TemporaryDirectory() as folder, \
+            beds.Bed(arguments.bed, arguments.kernel, arguments.keep) as bed:
+        test = Test(bed, folder)
+        for name in wanted:
+            began = time.monotonic()
+            try:
+                said = test.there_and_back(moves) if name == "there-and-back" else \
+                    test.workload(name)
+                verdict = "passed"
+            except (Failed, OSError, subprocess.SubprocessError, ValueError) as error:
+                if not isinstance(error, Failed):
+                    traceback.print_exc()
+                verdict, said = "FAILED", str(error)
+                failures.append(name)
+            rows.append({"name": name, "verdict": verdict, "said": said})
+            print(f"{name}: {verdict} ({time.monotonic() - began:.0f} s): {said}", flush=True)
+    print("\nworkload         verdict  what was seen")
+    for row in rows:
+        print(f"{row['name']:<16} {row['verdict']:<8} {row['said']}")
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as out:
+            json.dump({"schema": 1, "rows": rows}, out, indent=2)
+    print(f"\n{len(wanted) - len(failures)} of {len(wanted)} workloads passed"
+          f"{': FAILED ' + ', '.join(failures) if failures else ''}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
