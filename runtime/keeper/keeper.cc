@@ -268,12 +268,9 @@ absl::Status Keeper::FenceDown() {
     fenced_ = false;
   }
   if (!was_raised) return absl::OkStatus();
-  // The fence is down; these only make its end felt sooner.
-  absl::Status woken = network_->ForgetNeighbours();
-  if (const auto frozen = cgroup_->Frozen(); frozen.ok() && *frozen) {
-    woken.Update(WakeConnections(*cgroup_).status());
-  }
-  if (!woken.ok()) spdlog::warn("{}: {}", options_.spec.name(), woken.ToString());
+  // The fence is down; this only makes its end felt sooner.
+  const absl::Status forgotten = network_->ForgetNeighbours();
+  if (!forgotten.ok()) spdlog::warn("{}: {}", options_.spec.name(), forgotten.ToString());
   return absl::OkStatus();
 }
 

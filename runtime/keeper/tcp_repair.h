@@ -10,10 +10,4 @@ namespace starling::keeper {
 // The processes must be frozen. Returns how many sockets there were.
 absl::StatusOr<int> EndTcpRepair(const Cgroup& group);
 
-// Lets every established connection of the group's processes send a window probe now. Its peer has been
-// waiting, and tries again ever more seldom; a word from this side, to which it must answer, ends that
-// pause. What leaving repair mode says at a restore does not get through the fence. The processes must
-// be frozen. Returns how many connections there were.
-absl::StatusOr<int> WakeConnections(const Cgroup& group);
-
 }  // namespace starling::keeper

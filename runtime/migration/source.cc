@@ -294,9 +294,12 @@ absl::Status SourceMigration::Freeze() {
   hold_.At("source-freeze");
   Enter(v1::FREEZE, absl::StrFormat("expecting a blackout of %.0f ms", expected_blackout_s_ * 1e3));
   const TimePoint start = Clock::now();
-  RETURN_IF_ERROR(copy_->FenceUp(Deadline::After(kKeeperTimeout)));
   frozen_at_ = Clock::now();
+  // Frozen first: what still arrives then waits in the sockets' queues, which are dumped, and is
+  // answered by the copy as soon as it runs. The other way round, what the component says between
+  // the two is swallowed by the fence and has to wait for a retransmission.
   RETURN_IF_ERROR(copy_->Freeze(Deadline::After(host_.config.migration.freeze_timeout)));
+  RETURN_IF_ERROR(copy_->FenceUp(Deadline::After(kKeeperTimeout)));
   AddPhase("freeze", Clock::now() - start);
   return StillWanted();
 }
