@@ -52,7 +52,7 @@ absl::Status Server::Run() {
   const UniqueFd signals(::signalfd(-1, &mask, SFD_CLOEXEC));
   if (!signals || !quit_event_) return ErrnoStatus("make the keeper's events");
   bool init_running = true;
-  bool stopping = false;
+  std::jthread shutdown;  // joined on the way out, before what it uses goes
   while (true) {
     pollfd polls[5] = {{listener_.get(), POLLIN, 0},
                        {quit_event_.get(), POLLIN, 0},
@@ -71,12 +71,12 @@ absl::Status Server::Run() {
     if (polls[2].revents != 0) {
       signalfd_siginfo info;
       (void)!::read(signals.get(), &info, sizeof(info));
-      if (std::exchange(stopping, true)) continue;
+      if (shutdown.joinable()) continue;
       // The stop needs this loop to see the end, so it has a thread of its own.
-      std::thread([this] {
+      shutdown = std::jthread([this] {
         (void)keeper_->Stop(kShutdownGrace);
         (void)Quit();
-      }).detach();
+      });
     }
     if (polls[0].revents != 0) {
       ReapConnections();
