@@ -11,13 +11,14 @@
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
 
-// The one interface of all providers of a fabric: connections that carry messages and write into memory that the peer
-// granted. Setup answers with a status that names device, queue pair and both addresses; every wait has a deadline of
-// its own, since the fabric's retries may go on for ever.
+// The one interface of all providers of a fabric: connections that carry messages and write into
+// memory that the peer granted. Setup answers with a status that names device, queue pair and both
+// addresses; every wait has a deadline of its own, since the fabric's retries may go on for ever.
 
 namespace starling::transport {
 
-// A receiver's buffers hold this much, our header of 8 bytes included; Send() refuses larger messages.
+// A receiver's buffers hold this much, our header of 8 bytes included; Send() refuses larger
+// messages.
 inline constexpr size_t kMaxMessageBytes = 8 * 1024;
 // What a connection request can show of its caller before it is accepted.
 inline constexpr size_t kMaxPrivateData = 48;
@@ -25,9 +26,10 @@ inline constexpr size_t kMaxPrivateData = 48;
 // What a peer may do with a region.
 enum class Access { kLocal, kRemoteWrite, kRemoteRead };
 
-// Memory registered with a device. The memory itself is the caller's and must outlive this; registered memory is
-// pinned, so that giving it back takes effect only after this has gone. Not to be destroyed while a connection of this
-// side still reads from it; what a peer writes after it has gone is refused and ends the peer's connection.
+// Memory registered with a device. The memory itself is the caller's and must outlive this;
+// registered memory is pinned, so that giving it back takes effect only after this has gone. Not to
+// be destroyed while a connection of this side still reads from it; what a peer writes after it has
+// gone is refused and ends the peer's connection.
 class MemoryRegion {
  public:
   virtual ~MemoryRegion() = default;
@@ -39,30 +41,32 @@ class MemoryRegion {
   virtual uint32_t local_key() const = 0;
 };
 
-// A reliable connection. Writes and messages are carried out in the order in which they were posted: when a message
-// arrives, everything written before it has been placed. One thread at a time uses a connection, but Shutdown() and
-// bytes_sent() may be called from any. After an error every call answers with the first one, except that a passed
-// deadline, a message too large and bytes outside a region leave the connection as it was, and that messages which
-// arrived before the error are still received. A peer that vanishes without a word while nothing is under way to it
-// is noticed only by the deadline of whoever waits.
+// A reliable connection. Writes and messages are carried out in the order in which they were
+// posted: when a message arrives, everything written before it has been placed. One thread at a
+// time uses a connection, but Shutdown() and bytes_sent() may be called from any. After an error
+// every call answers with the first one, except that a passed deadline, a message too large and
+// bytes outside a region leave the connection as it was, and that messages which arrived before the
+// error are still received. A peer that vanishes without a word while nothing is under way to it is
+// noticed only by the deadline of whoever waits.
 class Connection {
  public:
   virtual ~Connection() = default;
 
-  // Writes local.span()[offset, offset + bytes) to the peer's memory. Returns when it is queued; the bytes must stay
-  // as they are until a Send() made later has completed. Writes may wait for each other and go out as one, at the
-  // latest with the next call of Send(), Read() or WaitCompleted(). Waits for room in the send queue until `deadline`.
-  // After kDeadlineExceeded some of them may be queued; to write them again does no harm.
-  // kOutOfRange, with nothing changed, for bytes outside the region; memory outside the peer's grant ends the
-  // connection.
-  virtual absl::Status Write(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,
-                             uint32_t remote_key, Deadline deadline) = 0;
+  // Writes local.span()[offset, offset + bytes) to the peer's memory. Returns when it is queued;
+  // the bytes must stay as they are until a Send() made later has completed. Writes may wait for
+  // each other and go out as one, at the latest with the next call of Send(), Read() or
+  // WaitCompleted(). Waits for room in the send queue until `deadline`. After kDeadlineExceeded
+  // some of them may be queued; to write them again does no harm. kOutOfRange, with nothing
+  // changed, for bytes outside the region; memory outside the peer's grant ends the connection.
+  virtual absl::Status Write(const MemoryRegion& local, size_t offset, size_t bytes,
+                             uint64_t remote_address, uint32_t remote_key, Deadline deadline) = 0;
 
   // Reads from the peer's memory into local.span()[offset, ...); returns when the bytes are there.
-  virtual absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,
-                            uint32_t remote_key, Deadline deadline) = 0;
+  virtual absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes,
+                            uint64_t remote_address, uint32_t remote_key, Deadline deadline) = 0;
 
-  // Sends a copy of `message`, waiting until the peer has room for it. Returns its number: 1, 2, 3, ...
+  // Sends a copy of `message`, waiting until the peer has room for it. Returns its number: 1, 2, 3,
+  // ...
   virtual absl::StatusOr<uint64_t> Send(absl::string_view message, Deadline deadline) = 0;
 
   // Number of the last message that, with all that was posted before it, has been carried out.
@@ -103,15 +107,19 @@ class Listener {
 class Fabric {
  public:
   virtual ~Fabric() = default;
-  virtual const char* name() const = 0;         // "verbs", "fake"
+  virtual const char* name() const = 0;  // "verbs", "fake"
   virtual const std::string& device() const = 0;
   // The largest span that Register() takes; longer memory is cut by its owner.
   virtual uint64_t max_region_bytes() const = 0;
-  virtual absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory, Access access) = 0;
-  virtual absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address, uint16_t port) = 0;
+  virtual absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory,
+                                                                 Access access) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address,
+                                                           uint16_t port) = 0;
   // kUnavailable when nobody listens there, kPermissionDenied when the peer refuses.
-  virtual absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
-                                                              absl::string_view private_data, Deadline deadline) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address,
+                                                              uint16_t port,
+                                                              absl::string_view private_data,
+                                                              Deadline deadline) = 0;
 };
 
 }  // namespace starling::transport

@@ -19,16 +19,28 @@
 namespace starling::transport {
 namespace {
 
-enum Error { kFlushed = 5, kLocalProtection = 4, kRemoteAccess = 10, kRetriesExceeded = 12, kTooLong = 1 };
+enum Error {
+  kFlushed = 5,
+  kLocalProtection = 4,
+  kRemoteAccess = 10,
+  kRetriesExceeded = 12,
+  kTooLong = 1
+};
 
 const char* ErrorText(int error) {
   switch (error) {
-    case kTooLong: return "message longer than the receive buffer";
-    case kLocalProtection: return "local protection error";
-    case kFlushed: return "work request flushed";
-    case kRemoteAccess: return "remote access error";
-    case kRetriesExceeded: return "transport retry counter exceeded";
-    default: return "success";
+    case kTooLong:
+      return "message longer than the receive buffer";
+    case kLocalProtection:
+      return "local protection error";
+    case kFlushed:
+      return "work request flushed";
+    case kRemoteAccess:
+      return "remote access error";
+    case kRetriesExceeded:
+      return "transport retry counter exceeded";
+    default:
+      return "success";
   }
 }
 
@@ -97,8 +109,8 @@ class FakeNetwork::Impl {
   void Queue(Pair& pair, const WorkRequest& request) {
     Duration delay = faults.delay_min;
     if (faults.delay_max > faults.delay_min) {
-      delay += Duration(static_cast<Duration::rep>(pair.random() % static_cast<uint64_t>(
-                                                                       (faults.delay_max - faults.delay_min).count())));
+      delay += Duration(static_cast<Duration::rep>(
+          pair.random() % static_cast<uint64_t>((faults.delay_max - faults.delay_min).count())));
     }
     // Nothing overtakes within a connection.
     pair.last_due = std::max(pair.last_due, Clock::now() + delay);
@@ -120,7 +132,8 @@ class FakeNetwork::Impl {
       error = kFlushed;
     }
     pair.sends.clear();
-    for (const Receive& receive : pair.receives) Complete(pair, {.id = receive.id, .error = kFlushed});
+    for (const Receive& receive : pair.receives)
+      Complete(pair, {.id = receive.id, .error = kFlushed});
     pair.receives.clear();
   }
 
@@ -154,7 +167,9 @@ class FakeNetwork::Impl {
     while (!ending_) {
       Pair* next = nullptr;
       for (Pair* pair : pairs) {
-        if (!pair->sends.empty() && (next == nullptr || pair->sends.front().due < next->sends.front().due)) next = pair;
+        if (!pair->sends.empty() &&
+            (next == nullptr || pair->sends.front().due < next->sends.front().due))
+          next = pair;
       }
       if (next == nullptr) {
         work_.wait(lock);
@@ -169,18 +184,22 @@ class FakeNetwork::Impl {
   void Attempt(Pair& pair) {
     UnderWay& operation = pair.sends.front();
     const bool through = pair.peer != nullptr && Reaches(pair.host) && Reaches(pair.peer->host);
-    const bool lost = faults.loss > 0 && std::uniform_real_distribution<double>(0, 1)(pair.random) < faults.loss;
+    const bool lost =
+        faults.loss > 0 && std::uniform_real_distribution<double>(0, 1)(pair.random) < faults.loss;
     if (!through || lost) {
       ++counts.lost;
-      if (faults.retries >= 0 && ++operation.attempts > faults.retries) return Fail(pair, kRetriesExceeded);
+      if (faults.retries >= 0 && ++operation.attempts > faults.retries)
+        return Fail(pair, kRetriesExceeded);
       operation.due = Clock::now() + faults.retry_after;
       return;
     }
     if (pair.peer->failed) return Fail(pair, kRetriesExceeded);
     switch (operation.request.operation) {
-      case Operation::kMessage: return Deliver(pair, operation);
+      case Operation::kMessage:
+        return Deliver(pair, operation);
       case Operation::kWrite:
-      case Operation::kRead: return Place(pair, operation);
+      case Operation::kRead:
+        return Place(pair, operation);
     }
   }
 
@@ -189,7 +208,8 @@ class FakeNetwork::Impl {
     if (found == grants.end()) return nullptr;
     const Grant& grant = found->second;
     const auto start = reinterpret_cast<uint64_t>(grant.memory.data());
-    if (address < start || address - start > grant.memory.size() || bytes > grant.memory.size() - (address - start)) {
+    if (address < start || address - start > grant.memory.size() ||
+        bytes > grant.memory.size() - (address - start)) {
       return nullptr;
     }
     if (remote && grant.access != access) return nullptr;
@@ -232,7 +252,8 @@ class FakeNetwork::Impl {
     const Piece& from = operation.request.pieces[0];
     const Receive receive = peer.receives.front();
     const std::byte* source = Find(from.local_key, from.address, from.bytes, false, Access::kLocal);
-    std::byte* target = Find(receive.buffer.local_key, receive.buffer.address, from.bytes, false, Access::kLocal);
+    std::byte* target =
+        Find(receive.buffer.local_key, receive.buffer.address, from.bytes, false, Access::kLocal);
     if (source == nullptr) return Fail(pair, kLocalProtection);
     if (target == nullptr || from.bytes > receive.buffer.bytes) {
       Fail(peer, kTooLong);
@@ -278,8 +299,10 @@ class FakeQueuePair final : public QueuePair {
   static void Join(Pair& a, const std::string& a_address, Pair& b, const std::string& b_address) {
     a.peer = &b;
     b.peer = &a;
-    a.description = absl::StrCat(a_address, " -> ", b_address, " (fake, queue pair ", a.number, ")");
-    b.description = absl::StrCat(b_address, " -> ", a_address, " (fake, queue pair ", b.number, ")");
+    a.description =
+        absl::StrCat(a_address, " -> ", b_address, " (fake, queue pair ", a.number, ")");
+    b.description =
+        absl::StrCat(b_address, " -> ", a_address, " (fake, queue pair ", b.number, ")");
   }
   Pair& pair() { return pair_; }
 
@@ -310,7 +333,8 @@ class FakeQueuePair final : public QueuePair {
     std::lock_guard lock(network_->mutex);
     const size_t n = std::min(completions.size(), pair_.completions.size());
     std::copy_n(pair_.completions.begin(), n, completions.begin());
-    pair_.completions.erase(pair_.completions.begin(), pair_.completions.begin() + static_cast<ptrdiff_t>(n));
+    pair_.completions.erase(pair_.completions.begin(),
+                            pair_.completions.begin() + static_cast<ptrdiff_t>(n));
     return n;
   }
 
@@ -318,8 +342,9 @@ class FakeQueuePair final : public QueuePair {
 
   absl::StatusOr<Event> Wait(Deadline deadline) override {
     std::unique_lock lock(network_->mutex);
-    pair_.changed.wait_until(lock, Clock::now() + deadline.Left(),
-                             [&] { return !pair_.completions.empty() || pair_.peer_gone || pair_.woken; });
+    pair_.changed.wait_until(lock, Clock::now() + deadline.Left(), [&] {
+      return !pair_.completions.empty() || pair_.peer_gone || pair_.woken;
+    });
     if (!pair_.completions.empty()) return Event::kCompleted;
     if (std::exchange(pair_.peer_gone, false)) return Event::kPeerGone;
     return Event::kNothing;
@@ -367,8 +392,9 @@ struct Made {
   std::unique_ptr<QueuePairConnection> connection;
 };
 
-absl::StatusOr<Made> MakeConnection(const std::shared_ptr<FakeNetwork::Impl>& network, const std::string& host,
-                                    Fabric& fabric, const ConnectionTuning& tuning) {
+absl::StatusOr<Made> MakeConnection(const std::shared_ptr<FakeNetwork::Impl>& network,
+                                    const std::string& host, Fabric& fabric,
+                                    const ConnectionTuning& tuning) {
   auto queue_pair = std::make_unique<FakeQueuePair>(network, host);
   FakeQueuePair* const raw = queue_pair.get();
   ASSIGN_OR_RETURN(std::unique_ptr<QueuePairConnection> connection,
@@ -378,8 +404,9 @@ absl::StatusOr<Made> MakeConnection(const std::shared_ptr<FakeNetwork::Impl>& ne
 
 class FakeIncoming final : public Incoming {
  public:
-  FakeIncoming(std::shared_ptr<FakeNetwork::Impl> network, std::shared_ptr<Request> request, std::string host,
-               std::string address, Fabric& fabric, const ConnectionTuning& tuning)
+  FakeIncoming(std::shared_ptr<FakeNetwork::Impl> network, std::shared_ptr<Request> request,
+               std::string host, std::string address, Fabric& fabric,
+               const ConnectionTuning& tuning)
       : network_(std::move(network)),
         request_(std::move(request)),
         host_(std::move(host)),
@@ -394,7 +421,8 @@ class FakeIncoming final : public Incoming {
     ASSIGN_OR_RETURN(Made made, MakeConnection(network_, host_, fabric_, tuning_));
     std::lock_guard lock(network_->mutex);
     if (request_->caller == nullptr || !network_->Reaches(host_)) {
-      return absl::UnavailableError(absl::StrCat("accept a connection from ", request_->from, ": it has gone"));
+      return absl::UnavailableError(
+          absl::StrCat("accept a connection from ", request_->from, ": it has gone"));
     }
     FakeQueuePair::Join(*request_->caller, request_->from, made.queue_pair->pair(), address_);
     request_->answer = Request::Answer::kAccepted;
@@ -419,8 +447,8 @@ class FakeIncoming final : public Incoming {
 
 class FakeListener final : public Listener {
  public:
-  FakeListener(std::shared_ptr<FakeNetwork::Impl> network, std::string host, std::string address, Fabric& fabric,
-               const ConnectionTuning& tuning)
+  FakeListener(std::shared_ptr<FakeNetwork::Impl> network, std::string host, std::string address,
+               Fabric& fabric, const ConnectionTuning& tuning)
       : network_(std::move(network)),
         host_(std::move(host)),
         address_(std::move(address)),
@@ -444,13 +472,15 @@ class FakeListener final : public Listener {
 
   absl::StatusOr<std::unique_ptr<Incoming>> Next(Deadline deadline) override {
     std::unique_lock lock(network_->mutex);
-    if (!waiting_.came.wait_until(lock, Clock::now() + deadline.Left(), [&] { return !waiting_.requests.empty(); })) {
+    if (!waiting_.came.wait_until(lock, Clock::now() + deadline.Left(),
+                                  [&] { return !waiting_.requests.empty(); })) {
       return absl::DeadlineExceededError("no connection was asked for");
     }
     std::shared_ptr<Request> request = std::move(waiting_.requests.front());
     waiting_.requests.pop_front();
     lock.unlock();
-    return std::make_unique<FakeIncoming>(network_, std::move(request), host_, address_, fabric_, tuning_);
+    return std::make_unique<FakeIncoming>(network_, std::move(request), host_, address_, fabric_,
+                                          tuning_);
   }
 
  private:
@@ -464,31 +494,38 @@ class FakeListener final : public Listener {
 
 class FakeFabric final : public Fabric {
  public:
-  FakeFabric(std::shared_ptr<FakeNetwork::Impl> network, std::string host, const ConnectionTuning& tuning)
+  FakeFabric(std::shared_ptr<FakeNetwork::Impl> network, std::string host,
+             const ConnectionTuning& tuning)
       : network_(std::move(network)), host_(std::move(host)), tuning_(tuning) {}
 
   const char* name() const override { return "fake"; }
   const std::string& device() const override { return host_; }
   uint64_t max_region_bytes() const override { return uint64_t{1} << 30; }
 
-  absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory, Access access) override {
+  absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory,
+                                                         Access access) override {
     if (memory.empty() || memory.size() > max_region_bytes()) {
-      return absl::OutOfRangeError(absl::StrCat("a region of ", memory.size(), " bytes: at most ", max_region_bytes()));
+      return absl::OutOfRangeError(
+          absl::StrCat("a region of ", memory.size(), " bytes: at most ", max_region_bytes()));
     }
     return std::make_unique<FakeRegion>(network_, memory, access);
   }
 
-  absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address, uint16_t port) override {
-    auto listener =
-        std::make_unique<FakeListener>(network_, host_, absl::StrCat(address, ":", port), *this, tuning_);
-    if (!listener->Register()) return absl::AlreadyExistsError(absl::StrCat("listen on ", address, ":", port, ": in use"));
+  absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address,
+                                                   uint16_t port) override {
+    auto listener = std::make_unique<FakeListener>(
+        network_, host_, absl::StrCat(address, ":", port), *this, tuning_);
+    if (!listener->Register())
+      return absl::AlreadyExistsError(absl::StrCat("listen on ", address, ":", port, ": in use"));
     return listener;
   }
 
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
-                                                      absl::string_view private_data, Deadline deadline) override {
+                                                      absl::string_view private_data,
+                                                      Deadline deadline) override {
     if (private_data.size() > kMaxPrivateData) {
-      return absl::InvalidArgumentError(absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
     }
     const std::string what = absl::StrCat("connect to ", address, ":", port);
     ASSIGN_OR_RETURN(Made made, MakeConnection(network_, host_, *this, tuning_));
@@ -499,16 +536,20 @@ class FakeFabric final : public Fabric {
     std::unique_lock lock(network_->mutex);
     if (network_->Reaches(host_) && network_->Reaches(address)) {
       const auto listener = network_->listeners.find(absl::StrCat(address, ":", port));
-      if (listener == network_->listeners.end()) return absl::UnavailableError(absl::StrCat(what, ": nobody listens there"));
+      if (listener == network_->listeners.end())
+        return absl::UnavailableError(absl::StrCat(what, ": nobody listens there"));
       listener->second->requests.push_back(request);
       listener->second->came.notify_all();
     }
     request->answered.wait_until(lock, Clock::now() + deadline.Left(),
                                  [&] { return request->answer != Request::Answer::kNone; });
     switch (std::exchange(request->answer, Request::Answer::kRefused)) {
-      case Request::Answer::kAccepted: return std::unique_ptr<Connection>(std::move(made.connection));
-      case Request::Answer::kRefused: return absl::PermissionDeniedError(absl::StrCat(what, ": the peer refused"));
-      case Request::Answer::kNone: break;
+      case Request::Answer::kAccepted:
+        return std::unique_ptr<Connection>(std::move(made.connection));
+      case Request::Answer::kRefused:
+        return absl::PermissionDeniedError(absl::StrCat(what, ": the peer refused"));
+      case Request::Answer::kNone:
+        break;
     }
     request->caller = nullptr;
     return absl::DeadlineExceededError(absl::StrCat(what, ": no answer in time"));
@@ -525,7 +566,8 @@ class FakeFabric final : public Fabric {
 FakeNetwork::FakeNetwork(const FakeFaults& faults) : impl_(std::make_shared<Impl>(faults)) {}
 FakeNetwork::~FakeNetwork() = default;
 
-std::unique_ptr<Fabric> FakeNetwork::Open(const std::string& address, const ConnectionTuning& tuning) {
+std::unique_ptr<Fabric> FakeNetwork::Open(const std::string& address,
+                                          const ConnectionTuning& tuning) {
   return std::make_unique<FakeFabric>(impl_, address, tuning);
 }
 

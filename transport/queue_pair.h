@@ -10,9 +10,9 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 
-// What a provider has to bring for one connection: a send queue, a receive queue, and a way to wait. Private to the
-// room; queue_pair_connection.h makes a Connection of it, the same for every provider, so that credits, lists and
-// deadlines are tested once and without a device.
+// What a provider has to bring for one connection: a send queue, a receive queue, and a way to
+// wait. Private to the room; queue_pair_connection.h makes a Connection of it, the same for every
+// provider, so that credits, lists and deadlines are tested once and without a device.
 
 namespace starling::transport {
 
@@ -23,9 +23,11 @@ struct Piece {
   uint32_t local_key = 0;
 };
 
-// Pieces that one work request gathers at most. Longer lists make every slot of the send queue larger.
+// Pieces that one work request gathers at most. Longer lists make every slot of the send queue
+// larger.
 inline constexpr size_t kMaxPieces = 8;
-// Length of one write at most: longer ones gain nothing, and what a failure makes the device send again grows with it.
+// Length of one write at most: longer ones gain nothing, and what a failure makes the device send
+// again grows with it.
 inline constexpr uint32_t kMaxWriteBytes = 1u << 20;
 // Work requests that are handed over with one doorbell at most.
 inline constexpr size_t kMaxList = 16;
@@ -50,28 +52,30 @@ struct WorkCompletion {
   const char* error_text = "";  // static
 };
 
-// One thread at a time, but Wake() from any. Requests are carried out in order and their completions come in order;
-// nothing is said about the order of receives against requests. The destructor ends the connection; after it nothing
-// touches registered memory for this queue pair's sake.
+// One thread at a time, but Wake() from any. Requests are carried out in order and their
+// completions come in order; nothing is said about the order of receives against requests. The
+// destructor ends the connection; after it nothing touches registered memory for this queue pair's
+// sake.
 class QueuePair {
  public:
   enum class Event : uint8_t {
-    kNothing,   // the deadline passed, or somebody woke us
-    kCompleted, // there may be something to poll
-    kPeerGone,  // told once; what had arrived before can still be polled
+    kNothing,    // the deadline passed, or somebody woke us
+    kCompleted,  // there may be something to poll
+    kPeerGone,   // told once; what had arrived before can still be polled
   };
 
   virtual ~QueuePair() = default;
 
-  // Hands over all of `requests` (at most kMaxList) with one doorbell. The caller keeps count of the room. After an
-  // error the queue pair is of no use any more.
+  // Hands over all of `requests` (at most kMaxList) with one doorbell. The caller keeps count of
+  // the room. After an error the queue pair is of no use any more.
   virtual absl::Status Post(std::span<const WorkRequest> requests) = 0;
   virtual absl::Status PostReceive(uint64_t id, const Piece& buffer) = 0;
 
   // Takes up to completions.size() completions; 0 when there are none.
   virtual absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) = 0;
 
-  // After Arm() the next completion ends Wait(). What completed before it does not, so poll once between the two.
+  // After Arm() the next completion ends Wait(). What completed before it does not, so poll once
+  // between the two.
   virtual absl::Status Arm() = 0;
   virtual absl::StatusOr<Event> Wait(Deadline deadline) = 0;
   virtual void Wake() = 0;

@@ -13,19 +13,20 @@ namespace {
 
 // Receive buffers for messages that only return credit: two can be under way.
 constexpr uint32_t kCreditSlots = 2;
-// How long the completion queue is polled before the thread sleeps. Short: where a core is shared, a spinning waiter
-// keeps its own peer from running.
+// How long the completion queue is polled before the thread sleeps. Short: where a core is shared,
+// a spinning waiter keeps its own peer from running.
 constexpr auto kSpin = std::chrono::microseconds(20);
-// The list goes out at this size, so that the wire works while its sender still fills the next slab.
+// The list goes out at this size, so that the wire works while its sender still fills the next
+// slab.
 constexpr uint64_t kDoorbellBytes = 256 * 1024;
 // The longest single operation of RDMA is 2^31 bytes.
 constexpr size_t kMaxOperationBytes = 1u << 30;
-// A report is asked for after this many requests at the latest, so that the queue never fills up with requests that
-// nothing gives back.
+// A report is asked for after this many requests at the latest, so that the queue never fills up
+// with requests that nothing gives back.
 constexpr uint32_t kSignalEvery = 64;
 
-// The first eight bytes of every message, little-endian: the count of messages taken, and in the highest bit whether
-// there is nothing else to it.
+// The first eight bytes of every message, little-endian: the count of messages taken, and in the
+// highest bit whether there is nothing else to it.
 constexpr size_t kHeaderBytes = sizeof(uint64_t);
 constexpr uint64_t kOnlyCredit = uint64_t{1} << 63;
 static_assert(std::endian::native == std::endian::little);
@@ -33,24 +34,32 @@ static_assert(std::endian::native == std::endian::little);
 enum class Kind : uint64_t { kReceive = 1, kMessage = 2, kCredit = 3, kWrite = 4, kRead = 5 };
 constexpr uint64_t kKindShift = 56;
 
-uint64_t WorkId(Kind kind, uint64_t slot) { return static_cast<uint64_t>(kind) << kKindShift | slot; }
+uint64_t WorkId(Kind kind, uint64_t slot) {
+  return static_cast<uint64_t>(kind) << kKindShift | slot;
+}
 Kind KindOf(uint64_t id) { return static_cast<Kind>(id >> kKindShift); }
 uint64_t SlotOf(uint64_t id) { return id & ((uint64_t{1} << kKindShift) - 1); }
 
 const char* KindName(Kind kind) {
   switch (kind) {
-    case Kind::kReceive: return "receive";
-    case Kind::kMessage: return "message";
-    case Kind::kCredit: return "credit message";
-    case Kind::kWrite: return "RDMA write";
-    case Kind::kRead: return "RDMA read";
+    case Kind::kReceive:
+      return "receive";
+    case Kind::kMessage:
+      return "message";
+    case Kind::kCredit:
+      return "credit message";
+    case Kind::kWrite:
+      return "RDMA write";
+    case Kind::kRead:
+      return "RDMA read";
   }
   return "work request";
 }
 
 }  // namespace
 
-QueuePairConnection::QueuePairConnection(std::unique_ptr<QueuePair> queue_pair, const ConnectionTuning& tuning)
+QueuePairConnection::QueuePairConnection(std::unique_ptr<QueuePair> queue_pair,
+                                         const ConnectionTuning& tuning)
     : tuning_(tuning),
       receive_slots_(ReceiveDepth(tuning)),
       send_slots_(tuning.messages + kCreditSlots),
@@ -60,15 +69,18 @@ QueuePairConnection::QueuePairConnection(std::unique_ptr<QueuePair> queue_pair, 
 
 QueuePairConnection::~QueuePairConnection() = default;
 
-uint32_t QueuePairConnection::ReceiveDepth(const ConnectionTuning& tuning) { return tuning.messages + kCreditSlots; }
+uint32_t QueuePairConnection::ReceiveDepth(const ConnectionTuning& tuning) {
+  return tuning.messages + kCreditSlots;
+}
 
-absl::StatusOr<std::unique_ptr<QueuePairConnection>> QueuePairConnection::Make(std::unique_ptr<QueuePair> queue_pair,
-                                                                               Fabric& fabric,
-                                                                               const ConnectionTuning& tuning) {
+absl::StatusOr<std::unique_ptr<QueuePairConnection>> QueuePairConnection::Make(
+    std::unique_ptr<QueuePair> queue_pair, Fabric& fabric, const ConnectionTuning& tuning) {
   if (tuning.messages < 2 || tuning.send_depth < 2 * kMaxList) {
-    return absl::InvalidArgumentError("a connection needs two messages and a send queue of two lists at least");
+    return absl::InvalidArgumentError(
+        "a connection needs two messages and a send queue of two lists at least");
   }
-  auto connection = std::unique_ptr<QueuePairConnection>(new QueuePairConnection(std::move(queue_pair), tuning));
+  auto connection =
+      std::unique_ptr<QueuePairConnection>(new QueuePairConnection(std::move(queue_pair), tuning));
   QueuePairConnection& self = *connection;
   self.buffers_.resize((self.receive_slots_ + self.send_slots_) * kMaxMessageBytes);
   ASSIGN_OR_RETURN(self.region_, fabric.Register(self.buffers_, Access::kLocal));
@@ -76,7 +88,8 @@ absl::StatusOr<std::unique_ptr<QueuePairConnection>> QueuePairConnection::Make(s
   for (uint64_t slot = self.send_slots_; slot > 0; --slot) {
     self.free_send_slots_.push_back(static_cast<uint32_t>(slot - 1));
   }
-  for (uint64_t slot = 0; slot < self.receive_slots_; ++slot) RETURN_IF_ERROR(self.PostReceive(slot));
+  for (uint64_t slot = 0; slot < self.receive_slots_; ++slot)
+    RETURN_IF_ERROR(self.PostReceive(slot));
   return connection;
 }
 
@@ -86,27 +99,32 @@ absl::Status QueuePairConnection::Fail(absl::Status status) {
 }
 
 absl::Status QueuePairConnection::PostReceive(uint64_t slot) {
-  const Piece buffer = {reinterpret_cast<uint64_t>(ReceiveBuffer(slot)), kMaxMessageBytes, region_->local_key()};
+  const Piece buffer = {reinterpret_cast<uint64_t>(ReceiveBuffer(slot)), kMaxMessageBytes,
+                        region_->local_key()};
   const absl::Status status = queue_pair_->PostReceive(WorkId(Kind::kReceive, slot), buffer);
   return status.ok() ? status : Fail(status);
 }
 
-absl::Status QueuePairConnection::CheckInside(const MemoryRegion& local, size_t offset, size_t bytes) {
+absl::Status QueuePairConnection::CheckInside(const MemoryRegion& local, size_t offset,
+                                              size_t bytes) {
   const size_t size = local.span().size();
-  if (offset <= size && bytes <= size - offset && bytes > 0 && bytes <= kMaxOperationBytes) return absl::OkStatus();
-  return absl::OutOfRangeError(
-      absl::StrCat(bytes, " bytes from ", offset, " on are not inside a region of ", size, " bytes"));
+  if (offset <= size && bytes <= size - offset && bytes > 0 && bytes <= kMaxOperationBytes)
+    return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat(bytes, " bytes from ", offset,
+                                            " on are not inside a region of ", size, " bytes"));
 }
 
 // Makes the bytes part of the list's last request where they go on in the peer's memory.
-bool QueuePairConnection::Extend(uint64_t address, uint32_t bytes, uint32_t local_key, uint64_t remote_address,
-                                 uint32_t remote_key) {
+bool QueuePairConnection::Extend(uint64_t address, uint32_t bytes, uint32_t local_key,
+                                 uint64_t remote_address, uint32_t remote_key) {
   if (list_size_ == 0) return false;
   WorkRequest& last = list_[list_size_ - 1];
   if (last.operation != Operation::kWrite || last.remote_key != remote_key) return false;
   uint64_t already = 0;
   for (uint32_t i = 0; i < last.piece_count; ++i) already += last.pieces[i].bytes;
-  if (last.remote_address + already != remote_address || already + bytes > queue_pair_->max_write_bytes()) return false;
+  if (last.remote_address + already != remote_address ||
+      already + bytes > queue_pair_->max_write_bytes())
+    return false;
   Piece& piece = last.pieces[last.piece_count - 1];
   if (piece.local_key == local_key && piece.address + piece.bytes == address) {
     piece.bytes += bytes;
@@ -117,13 +135,15 @@ bool QueuePairConnection::Extend(uint64_t address, uint32_t bytes, uint32_t loca
   return true;
 }
 
-absl::Status QueuePairConnection::Append(Operation operation, uint64_t id, const Piece& piece, uint64_t remote_address,
-                                         uint32_t remote_key, bool signalled) {
+absl::Status QueuePairConnection::Append(Operation operation, uint64_t id, const Piece& piece,
+                                         uint64_t remote_address, uint32_t remote_key,
+                                         bool signalled) {
   if (list_size_ == kMaxList) RETURN_IF_ERROR(Ring());
   WorkRequest& request = list_[list_size_++];
   request.id = id;
   request.operation = operation;
-  request.signalled = signalled || unsignalled_ + 1 >= std::min(kSignalEvery, tuning_.send_depth / 4);
+  request.signalled =
+      signalled || unsignalled_ + 1 >= std::min(kSignalEvery, tuning_.send_depth / 4);
   request.piece_count = 1;
   request.pieces[0] = piece;
   request.remote_address = remote_address;
@@ -138,7 +158,8 @@ absl::Status QueuePairConnection::Append(Operation operation, uint64_t id, const
 
 absl::Status QueuePairConnection::Ring() {
   if (list_size_ == 0) return absl::OkStatus();
-  const absl::Status status = queue_pair_->Post(std::span<const WorkRequest>(list_.data(), list_size_));
+  const absl::Status status =
+      queue_pair_->Post(std::span<const WorkRequest>(list_.data(), list_size_));
   list_size_ = 0;
   list_bytes_ = 0;
   return status.ok() ? status : Fail(status);
@@ -153,16 +174,19 @@ absl::Status QueuePairConnection::WaitForRoom(bool message, Deadline deadline) {
 }
 
 absl::Status QueuePairConnection::Write(const MemoryRegion& local, size_t offset, size_t bytes,
-                                        uint64_t remote_address, uint32_t remote_key, Deadline deadline) {
+                                        uint64_t remote_address, uint32_t remote_key,
+                                        Deadline deadline) {
   if (!failed_.ok()) return failed_;
   RETURN_IF_ERROR(CheckInside(local, offset, bytes));
   for (size_t done = 0; done < bytes;) {
-    const auto length = static_cast<uint32_t>(std::min<size_t>(bytes - done, queue_pair_->max_write_bytes()));
+    const auto length =
+        static_cast<uint32_t>(std::min<size_t>(bytes - done, queue_pair_->max_write_bytes()));
     const auto address = reinterpret_cast<uint64_t>(local.span().data() + offset + done);
     if (!Extend(address, length, local.local_key(), remote_address + done, remote_key)) {
       RETURN_IF_ERROR(WaitForRoom(/*message=*/false, deadline));
-      RETURN_IF_ERROR(Append(Operation::kWrite, WorkId(Kind::kWrite, 0), {address, length, local.local_key()},
-                             remote_address + done, remote_key, /*signalled=*/false));
+      RETURN_IF_ERROR(Append(Operation::kWrite, WorkId(Kind::kWrite, 0),
+                             {address, length, local.local_key()}, remote_address + done,
+                             remote_key, /*signalled=*/false));
     }
     done += length;
     bytes_sent_ += length;
@@ -171,14 +195,16 @@ absl::Status QueuePairConnection::Write(const MemoryRegion& local, size_t offset
   return list_bytes_ >= kDoorbellBytes ? Ring() : absl::OkStatus();
 }
 
-absl::Status QueuePairConnection::Read(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,
-                                       uint32_t remote_key, Deadline deadline) {
+absl::Status QueuePairConnection::Read(const MemoryRegion& local, size_t offset, size_t bytes,
+                                       uint64_t remote_address, uint32_t remote_key,
+                                       Deadline deadline) {
   if (!failed_.ok()) return failed_;
   RETURN_IF_ERROR(CheckInside(local, offset, bytes));
   RETURN_IF_ERROR(WaitForRoom(/*message=*/false, deadline));
-  const Piece piece = {reinterpret_cast<uint64_t>(local.span().data() + offset), static_cast<uint32_t>(bytes),
-                       local.local_key()};
-  RETURN_IF_ERROR(Append(Operation::kRead, WorkId(Kind::kRead, 0), piece, remote_address, remote_key,
+  const Piece piece = {reinterpret_cast<uint64_t>(local.span().data() + offset),
+                       static_cast<uint32_t>(bytes), local.local_key()};
+  RETURN_IF_ERROR(Append(Operation::kRead, WorkId(Kind::kRead, 0), piece, remote_address,
+                         remote_key,
                          /*signalled=*/true));
   const uint64_t wanted = ++reads_posted_;
   while (reads_done_ < wanted) RETURN_IF_ERROR(Progress(deadline));
@@ -187,7 +213,8 @@ absl::Status QueuePairConnection::Read(const MemoryRegion& local, size_t offset,
 
 absl::StatusOr<uint64_t> QueuePairConnection::Send(absl::string_view message, Deadline deadline) {
   if (message.size() > kMaxMessageBytes - kHeaderBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("a message of ", message.size(), " bytes is larger than ",
+    return absl::InvalidArgumentError(absl::StrCat("a message of ", message.size(),
+                                                   " bytes is larger than ",
                                                    kMaxMessageBytes - kHeaderBytes));
   }
   if (!failed_.ok()) return failed_;
@@ -205,9 +232,10 @@ absl::Status QueuePairConnection::PostMessage(absl::string_view content, bool on
   const uint64_t header = arrived_head_ | (only_credit ? kOnlyCredit : 0);
   std::memcpy(buffer, &header, kHeaderBytes);
   if (!content.empty()) std::memcpy(buffer + kHeaderBytes, content.data(), content.size());
-  const Piece piece = {reinterpret_cast<uint64_t>(buffer), static_cast<uint32_t>(kHeaderBytes + content.size()),
-                       region_->local_key()};
-  RETURN_IF_ERROR(Append(Operation::kMessage, WorkId(only_credit ? Kind::kCredit : Kind::kMessage, slot), piece, 0, 0,
+  const Piece piece = {reinterpret_cast<uint64_t>(buffer),
+                       static_cast<uint32_t>(kHeaderBytes + content.size()), region_->local_key()};
+  RETURN_IF_ERROR(Append(Operation::kMessage,
+                         WorkId(only_credit ? Kind::kCredit : Kind::kMessage, slot), piece, 0, 0,
                          /*signalled=*/true));
   if (!only_credit) ++sent_;
   told_ = arrived_head_;
@@ -248,21 +276,23 @@ void QueuePairConnection::Shutdown() {
 
 absl::Status QueuePairConnection::TakeMessage(const WorkCompletion& completion) {
   const uint64_t slot = SlotOf(completion.id);
-  if (slot >= receive_slots_ || completion.bytes < kHeaderBytes || completion.bytes > kMaxMessageBytes) {
-    return Fail(absl::DataLossError(
-        absl::StrCat(description(), ": a message of an impossible size arrived: ", completion.bytes, " bytes")));
+  if (slot >= receive_slots_ || completion.bytes < kHeaderBytes ||
+      completion.bytes > kMaxMessageBytes) {
+    return Fail(absl::DataLossError(absl::StrCat(
+        description(), ": a message of an impossible size arrived: ", completion.bytes, " bytes")));
   }
   uint64_t header = 0;
   std::memcpy(&header, ReceiveBuffer(slot), kHeaderBytes);
   const uint64_t took = header & ~kOnlyCredit;
   if (took > sent_ || took < peer_took_) {
-    return Fail(absl::DataLossError(absl::StrCat(description(), ": the peer says it took ", took, " of ", sent_,
-                                                 " messages, after ", peer_took_)));
+    return Fail(absl::DataLossError(absl::StrCat(description(), ": the peer says it took ", took,
+                                                 " of ", sent_, " messages, after ", peer_took_)));
   }
   peer_took_ = took;
   if ((header & kOnlyCredit) != 0) return PostReceive(slot);
   if (arrived_tail_ - arrived_head_ >= tuning_.messages) {
-    return Fail(absl::DataLossError(absl::StrCat(description(), ": the peer sent more messages than it had credit for")));
+    return Fail(absl::DataLossError(
+        absl::StrCat(description(), ": the peer sent more messages than it had credit for")));
   }
   arrived_[arrived_tail_++ % arrived_.size()] = {static_cast<uint32_t>(slot), completion.bytes};
   return absl::OkStatus();
@@ -271,13 +301,15 @@ absl::Status QueuePairConnection::TakeMessage(const WorkCompletion& completion) 
 absl::Status QueuePairConnection::Take(const WorkCompletion& completion) {
   const Kind kind = completion.received ? Kind::kReceive : KindOf(completion.id);
   if (completion.error != 0) {
-    return Fail(absl::UnavailableError(absl::StrCat(description(), ": ", KindName(kind), " failed: ",
-                                                    completion.error_text, " (completion status ", completion.error,
-                                                    ")")));
+    return Fail(absl::UnavailableError(
+        absl::StrCat(description(), ": ", KindName(kind), " failed: ", completion.error_text,
+                     " (completion status ", completion.error, ")")));
   }
   if (completion.received) return TakeMessage(completion);
-  if (reported_head_ == reported_tail_ || reported_[reported_head_ % reported_.size()].id != completion.id) {
-    return Fail(absl::InternalError(absl::StrCat(description(), ": completions came out of order")));
+  if (reported_head_ == reported_tail_ ||
+      reported_[reported_head_ % reported_.size()].id != completion.id) {
+    return Fail(
+        absl::InternalError(absl::StrCat(description(), ": completions came out of order")));
   }
   outstanding_ -= reported_[reported_head_++ % reported_.size()].requests;
   if (kind == Kind::kMessage || kind == Kind::kCredit) {

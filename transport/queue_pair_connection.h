@@ -19,29 +19,30 @@ struct ConnectionTuning {
 
 // A Connection over any provider's queue pair. See fabric.h for what the calls mean.
 //
-// Credit: every message begins with the count of messages that its sender has taken out of its own receive buffers so
-// far. Counts only grow, so it does not matter which of them is seen last. A message is sent only while fewer than
-// `messages` are under way, so that it never meets an empty receive queue. A count that no message carries back within
-// half of `messages` (rounded up) travels in a message of its own. Of these at most two can be under way: after the
-// last count that the peer has seen it sends at most `messages` more, and each half of them sends one count back.
+// Credit: every message begins with the count of messages that its sender has taken out of its own
+// receive buffers so far. Counts only grow, so it does not matter which of them is seen last. A
+// message is sent only while fewer than `messages` are under way, so that it never meets an empty
+// receive queue. A count that no message carries back within half of `messages` (rounded up)
+// travels in a message of its own. Of these at most two can be under way: after the last count that
+// the peer has seen it sends at most `messages` more, and each half of them sends one count back.
 // Buffers are set aside for them.
 //
-// Doorbells: writes are gathered into a list that goes out when it is full, when it has grown to some size, before any
-// wait, or with the message that follows. A write that goes on where the last one of the list ended, in the peer's
-// memory, becomes part of it.
+// Doorbells: writes are gathered into a list that goes out when it is full, when it has grown to
+// some size, before any wait, or with the message that follows. A write that goes on where the last
+// one of the list ended, in the peer's memory, becomes part of it.
 class QueuePairConnection final : public Connection {
  public:
-  // Takes a queue pair that is not connected yet and posts its receives. `fabric` registers the message buffers and
-  // must outlive the connection.
-  static absl::StatusOr<std::unique_ptr<QueuePairConnection>> Make(std::unique_ptr<QueuePair> queue_pair, Fabric& fabric,
-                                                                   const ConnectionTuning& tuning);
+  // Takes a queue pair that is not connected yet and posts its receives. `fabric` registers the
+  // message buffers and must outlive the connection.
+  static absl::StatusOr<std::unique_ptr<QueuePairConnection>> Make(
+      std::unique_ptr<QueuePair> queue_pair, Fabric& fabric, const ConnectionTuning& tuning);
   ~QueuePairConnection() override;
 
   // Receives that Make() posts, for which the queue pair must have room.
   static uint32_t ReceiveDepth(const ConnectionTuning& tuning);
 
-  absl::Status Write(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,
-                     uint32_t remote_key, Deadline deadline) override;
+  absl::Status Write(const MemoryRegion& local, size_t offset, size_t bytes,
+                     uint64_t remote_address, uint32_t remote_key, Deadline deadline) override;
   absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,
                     uint32_t remote_key, Deadline deadline) override;
   absl::StatusOr<uint64_t> Send(absl::string_view message, Deadline deadline) override;
@@ -69,14 +70,16 @@ class QueuePairConnection final : public Connection {
   std::byte* SendBuffer(uint64_t slot) { return ReceiveBuffer(receive_slots_ + slot); }
   absl::Status PostReceive(uint64_t slot);
   static absl::Status CheckInside(const MemoryRegion& local, size_t offset, size_t bytes);
-  bool Extend(uint64_t address, uint32_t bytes, uint32_t local_key, uint64_t remote_address, uint32_t remote_key);
+  bool Extend(uint64_t address, uint32_t bytes, uint32_t local_key, uint64_t remote_address,
+              uint32_t remote_key);
   absl::Status Append(Operation operation, uint64_t id, const Piece& piece, uint64_t remote_address,
                       uint32_t remote_key, bool signalled);
   absl::Status Ring();
   absl::Status WaitForRoom(bool message, Deadline deadline);
   absl::Status PostMessage(absl::string_view content, bool only_credit);
   absl::Status ReturnCredit();
-  // Handles what has completed; waits for something to when nothing has. kDeadlineExceeded does not end the connection.
+  // Handles what has completed; waits for something to when nothing has. kDeadlineExceeded does not
+  // end the connection.
   absl::Status Progress(Deadline deadline);
   absl::StatusOr<bool> Reap();
   absl::Status Take(const WorkCompletion& completion);
@@ -86,7 +89,8 @@ class QueuePairConnection final : public Connection {
   const ConnectionTuning tuning_;
   const uint64_t receive_slots_;
   const uint64_t send_slots_;
-  // Destroyed in the reverse order: first the queue pair, after which nobody writes into the buffers.
+  // Destroyed in the reverse order: first the queue pair, after which nobody writes into the
+  // buffers.
   std::vector<std::byte> buffers_;
   std::unique_ptr<MemoryRegion> region_;
   std::unique_ptr<QueuePair> queue_pair_;

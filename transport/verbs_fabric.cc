@@ -26,7 +26,8 @@ struct Unconnected {
   std::unique_ptr<QueuePairConnection> connection;
 };
 
-absl::StatusOr<Unconnected> MakeConnection(EventChannel channel, CmId id, ibv_pd* pd, Fabric& fabric) {
+absl::StatusOr<Unconnected> MakeConnection(EventChannel channel, CmId id, ibv_pd* pd,
+                                           Fabric& fabric) {
   const ConnectionTuning tuning;
   VerbsTuning verbs;
   verbs.send_depth = tuning.send_depth;
@@ -44,7 +45,8 @@ absl::StatusOr<sockaddr_in> Resolve(const std::string& address, uint16_t port) {
   hints.ai_family = AF_INET;
   addrinfo* found = nullptr;
   const int error = ::getaddrinfo(address.c_str(), nullptr, &hints, &found);
-  if (error != 0) return absl::NotFoundError(absl::StrCat("address ", address, ": ", ::gai_strerror(error)));
+  if (error != 0)
+    return absl::NotFoundError(absl::StrCat("address ", address, ": ", ::gai_strerror(error)));
   sockaddr_in result;
   std::memcpy(&result, found->ai_addr, sizeof(result));
   ::freeaddrinfo(found);
@@ -54,14 +56,16 @@ absl::StatusOr<sockaddr_in> Resolve(const std::string& address, uint16_t port) {
 
 absl::StatusOr<EventChannel> NewChannel() {
   EventChannel channel(rdma_create_event_channel());
-  if (!channel) return ErrnoStatus("open the RDMA connection manager (is the module rdma_ucm loaded?)");
+  if (!channel)
+    return ErrnoStatus("open the RDMA connection manager (is the module rdma_ucm loaded?)");
   RETURN_IF_ERROR(SetNonBlocking(channel->fd));
   return channel;
 }
 
 class VerbsRegion final : public MemoryRegion {
  public:
-  VerbsRegion(std::span<std::byte> memory, Region region) : memory_(memory), region_(std::move(region)) {}
+  VerbsRegion(std::span<std::byte> memory, Region region)
+      : memory_(memory), region_(std::move(region)) {}
   std::span<std::byte> span() const override { return memory_; }
   uint64_t remote_address() const override { return reinterpret_cast<uint64_t>(memory_.data()); }
   uint32_t remote_key() const override { return region_->rkey; }
@@ -83,10 +87,12 @@ class VerbsIncoming final : public Incoming {
   absl::string_view private_data() const override { return private_data_; }
 
   absl::StatusOr<std::unique_ptr<Connection>> Accept(Deadline deadline) override {
-    const std::string what = absl::StrCat("accept a connection from ", AddressText(rdma_get_peer_addr(id_.get())));
+    const std::string what =
+        absl::StrCat("accept a connection from ", AddressText(rdma_get_peer_addr(id_.get())));
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());
     if (rdma_migrate_id(id_.get(), channel.get()) != 0) return ErrnoStatus(what);
-    ASSIGN_OR_RETURN(Unconnected made, MakeConnection(std::move(channel), std::move(id_), pd_, fabric_));
+    ASSIGN_OR_RETURN(Unconnected made,
+                     MakeConnection(std::move(channel), std::move(id_), pd_, fabric_));
     RETURN_IF_ERROR(made.queue_pair->Accept(deadline, what));
     return std::unique_ptr<Connection>(std::move(made.connection));
   }
@@ -109,8 +115,10 @@ class VerbsListener final : public Listener {
       if (rdma_get_cm_event(channel_.get(), &event) == 0) {
         std::unique_ptr<Incoming> incoming;
         if (event->event == RDMA_CM_EVENT_CONNECT_REQUEST) {
-          std::string data(static_cast<const char*>(event->param.conn.private_data), event->param.conn.private_data_len);
-          incoming = std::make_unique<VerbsIncoming>(CmId(event->id), std::move(data), pd_, fabric_);
+          std::string data(static_cast<const char*>(event->param.conn.private_data),
+                           event->param.conn.private_data_len);
+          incoming =
+              std::make_unique<VerbsIncoming>(CmId(event->id), std::move(data), pd_, fabric_);
         }
         rdma_ack_cm_event(event);
         if (incoming) return incoming;
@@ -118,8 +126,10 @@ class VerbsListener final : public Listener {
       }
       if (errno != EAGAIN && errno != EINTR) return ErrnoStatus("wait for connections");
       pollfd poller = {channel_->fd, POLLIN, 0};
-      if (::poll(&poller, 1, static_cast<int>(deadline.Left().count())) < 0 && errno != EINTR) return ErrnoStatus("poll");
-      if (poller.revents == 0 && deadline.Passed()) return absl::DeadlineExceededError("no connection was asked for");
+      if (::poll(&poller, 1, static_cast<int>(deadline.Left().count())) < 0 && errno != EINTR)
+        return ErrnoStatus("poll");
+      if (poller.revents == 0 && deadline.Passed())
+        return absl::DeadlineExceededError("no connection was asked for");
     }
   }
 
@@ -132,7 +142,8 @@ class VerbsListener final : public Listener {
 
 class VerbsFabric final : public Fabric {
  public:
-  VerbsFabric(DeviceList devices, ibv_context* context, uint64_t max_region_bytes, ProtectionDomain pd)
+  VerbsFabric(DeviceList devices, ibv_context* context, uint64_t max_region_bytes,
+              ProtectionDomain pd)
       : devices_(std::move(devices)),
         context_(context),
         max_region_bytes_(max_region_bytes),
@@ -143,49 +154,58 @@ class VerbsFabric final : public Fabric {
   const std::string& device() const override { return device_; }
   uint64_t max_region_bytes() const override { return max_region_bytes_; }
 
-  absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory, Access access) override {
+  absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory,
+                                                         Access access) override {
     if (memory.empty() || memory.size() > max_region_bytes_) {
-      return absl::OutOfRangeError(absl::StrCat("a region of ", memory.size(), " bytes cannot be registered with ",
-                                                device_, ": at most ", max_region_bytes_));
+      return absl::OutOfRangeError(absl::StrCat("a region of ", memory.size(),
+                                                " bytes cannot be registered with ", device_,
+                                                ": at most ", max_region_bytes_));
     }
     int flags = IBV_ACCESS_LOCAL_WRITE;
     if (access == Access::kRemoteWrite) flags |= IBV_ACCESS_REMOTE_WRITE;
     if (access == Access::kRemoteRead) flags |= IBV_ACCESS_REMOTE_READ;
     Region region(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), flags));
     if (!region) {
-      return ErrnoStatus(absl::StrCat("register ", memory.size(), " bytes with ", device_,
-                                      " (is there memory, and is the limit of locked memory high enough?)"));
+      return ErrnoStatus(
+          absl::StrCat("register ", memory.size(), " bytes with ", device_,
+                       " (is there memory, and is the limit of locked memory high enough?)"));
     }
     return std::make_unique<VerbsRegion>(memory, std::move(region));
   }
 
-  absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address, uint16_t port) override {
+  absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address,
+                                                   uint16_t port) override {
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());
     ASSIGN_OR_RETURN(CmId id, NewId(channel.get()));
     ASSIGN_OR_RETURN(sockaddr_in local, Resolve(address, port));
     const std::string where = absl::StrCat(address, ":", port);
-    if (rdma_bind_addr(id.get(), reinterpret_cast<sockaddr*>(&local)) != 0) return ErrnoStatus(absl::StrCat("bind ", where));
+    if (rdma_bind_addr(id.get(), reinterpret_cast<sockaddr*>(&local)) != 0)
+      return ErrnoStatus(absl::StrCat("bind ", where));
     RETURN_IF_ERROR(CheckDevice(id.get(), where));
     if (rdma_listen(id.get(), kBacklog) != 0) return ErrnoStatus(absl::StrCat("listen on ", where));
     return std::make_unique<VerbsListener>(std::move(channel), std::move(id), pd_.get(), *this);
   }
 
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
-                                                      absl::string_view private_data, Deadline deadline) override {
+                                                      absl::string_view private_data,
+                                                      Deadline deadline) override {
     if (private_data.size() > kMaxPrivateData) {
-      return absl::InvalidArgumentError(absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
     }
     const std::string what = absl::StrCat("connect to ", address, ":", port, " over ", device_);
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());
     ASSIGN_OR_RETURN(CmId id, NewId(channel.get()));
     ASSIGN_OR_RETURN(sockaddr_in remote, Resolve(address, port));
     const int timeout = static_cast<int>(deadline.Left().count());
-    if (rdma_resolve_addr(id.get(), nullptr, reinterpret_cast<sockaddr*>(&remote), timeout) != 0) return ErrnoStatus(what);
+    if (rdma_resolve_addr(id.get(), nullptr, reinterpret_cast<sockaddr*>(&remote), timeout) != 0)
+      return ErrnoStatus(what);
     RETURN_IF_ERROR(AwaitCmEvent(channel.get(), RDMA_CM_EVENT_ADDR_RESOLVED, deadline, what));
     RETURN_IF_ERROR(CheckDevice(id.get(), what));
     if (rdma_resolve_route(id.get(), timeout) != 0) return ErrnoStatus(what);
     RETURN_IF_ERROR(AwaitCmEvent(channel.get(), RDMA_CM_EVENT_ROUTE_RESOLVED, deadline, what));
-    ASSIGN_OR_RETURN(Unconnected made, MakeConnection(std::move(channel), std::move(id), pd_.get(), *this));
+    ASSIGN_OR_RETURN(Unconnected made,
+                     MakeConnection(std::move(channel), std::move(id), pd_.get(), *this));
     RETURN_IF_ERROR(made.queue_pair->Connect(private_data, deadline, what));
     return std::unique_ptr<Connection>(std::move(made.connection));
   }
@@ -193,19 +213,22 @@ class VerbsFabric final : public Fabric {
  private:
   static absl::StatusOr<CmId> NewId(rdma_event_channel* channel) {
     rdma_cm_id* id = nullptr;
-    if (rdma_create_id(channel, &id, nullptr, RDMA_PS_TCP) != 0) return ErrnoStatus("make a connection id");
+    if (rdma_create_id(channel, &id, nullptr, RDMA_PS_TCP) != 0)
+      return ErrnoStatus("make a connection id");
     return CmId(id);
   }
 
   // librdmacm chooses the device by the address.
   absl::Status CheckDevice(const rdma_cm_id* id, const std::string& what) const {
     if (id->verbs == context_) return absl::OkStatus();
-    const char* other = id->verbs != nullptr ? ibv_get_device_name(id->verbs->device) : "no RDMA device";
-    return absl::FailedPreconditionError(absl::StrCat(what, ": the address belongs to ", other, ", not to ", device_,
+    const char* other =
+        id->verbs != nullptr ? ibv_get_device_name(id->verbs->device) : "no RDMA device";
+    return absl::FailedPreconditionError(absl::StrCat(what, ": the address belongs to ", other,
+                                                      ", not to ", device_,
                                                       ": mend data.device or data.listen"));
   }
 
-  DeviceList devices_;    // librdmacm's; keeps the context below
+  DeviceList devices_;  // librdmacm's; keeps the context below
   ibv_context* context_;
   uint64_t max_region_bytes_;
   ProtectionDomain pd_;
@@ -217,7 +240,8 @@ bool HasActivePort(ibv_context* context) {
   if (ibv_query_device(context, &device) != 0) return false;
   for (uint8_t port = 1; port <= device.phys_port_cnt; ++port) {
     ibv_port_attr attributes = {};
-    if (ibv_query_port(context, port, &attributes) == 0 && attributes.state == IBV_PORT_ACTIVE) return true;
+    if (ibv_query_port(context, port, &attributes) == 0 && attributes.state == IBV_PORT_ACTIVE)
+      return true;
   }
   return false;
 }
@@ -232,12 +256,14 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device) {
   for (int i = 0; contexts != nullptr && i < count; ++i) {
     const std::string name = ibv_get_device_name(contexts[i]->device);
     absl::StrAppend(&known, known.empty() ? "" : ", ", name);
-    if (chosen == nullptr && (device.empty() ? HasActivePort(contexts[i]) : name == device)) chosen = contexts[i];
+    if (chosen == nullptr && (device.empty() ? HasActivePort(contexts[i]) : name == device))
+      chosen = contexts[i];
   }
   if (chosen == nullptr) {
     return absl::NotFoundError(absl::StrCat(
-        "no RDMA device", device.empty() ? " with an active port" : absl::StrCat(" named ", device), " (devices: ",
-        known.empty() ? "none" : known, "): name one of `ibv_devices` as data.device, or make a SoftRoCE one: rdma link add rxe0 "
+        "no RDMA device", device.empty() ? " with an active port" : absl::StrCat(" named ", device),
+        " (devices: ", known.empty() ? "none" : known,
+        "): name one of `ibv_devices` as data.device, or make a SoftRoCE one: rdma link add rxe0 "
         "type rxe netdev DEVICE"));
   }
   ProtectionDomain pd(ibv_alloc_pd(chosen));
@@ -247,7 +273,8 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device) {
     return ErrnoStatus(error, absl::StrCat("query ", ibv_get_device_name(chosen->device)));
   }
   const uint64_t max_region_bytes = std::min<uint64_t>(attributes.max_mr_size, kMaxRegionBytes);
-  return std::make_unique<VerbsFabric>(std::move(contexts), chosen, max_region_bytes, std::move(pd));
+  return std::make_unique<VerbsFabric>(std::move(contexts), chosen, max_region_bytes,
+                                       std::move(pd));
 }
 
 }  // namespace starling::transport

@@ -5,8 +5,8 @@
 
 #include <memory>
 
-// Owners of rdma-core's handles, private to this room. Each deleter tolerates what the kernel may answer: by then
-// nobody is left to whom it could matter.
+// Owners of rdma-core's handles, private to this room. Each deleter tolerates what the kernel may
+// answer: by then nobody is left to whom it could matter.
 
 namespace starling::transport {
 

@@ -19,7 +19,8 @@ namespace {
 // What rxe calls its vendor.
 constexpr uint32_t kRxeVendor = 0xffffff;
 
-// A reject with this reason (IB specification, table "REJ reason codes") means that nobody listens; ours is 28.
+// A reject with this reason (IB specification, table "REJ reason codes") means that nobody listens;
+// ours is 28.
 constexpr int kInvalidServiceId = 8;
 constexpr int kConsumerReject = 28;
 
@@ -35,9 +36,12 @@ uint32_t MtuBytes(ibv_mtu mtu) { return 128u << mtu; }
 
 ibv_wr_opcode Opcode(Operation operation) {
   switch (operation) {
-    case Operation::kWrite: return IBV_WR_RDMA_WRITE;
-    case Operation::kRead: return IBV_WR_RDMA_READ;
-    case Operation::kMessage: return IBV_WR_SEND;
+    case Operation::kWrite:
+      return IBV_WR_RDMA_WRITE;
+    case Operation::kRead:
+      return IBV_WR_RDMA_READ;
+    case Operation::kMessage:
+      return IBV_WR_SEND;
   }
   return IBV_WR_SEND;
 }
@@ -59,7 +63,8 @@ absl::Status AwaitCmEvent(rdma_event_channel* channel, rdma_cm_event_type wanted
       if (type == RDMA_CM_EVENT_REJECTED && status == kConsumerReject) {
         return absl::PermissionDeniedError(absl::StrCat(what, ": the peer refused"));
       }
-      return absl::UnavailableError(absl::StrCat(what, ": ", rdma_event_str(type), " (", status, ")"));
+      return absl::UnavailableError(
+          absl::StrCat(what, ": ", rdma_event_str(type), " (", status, ")"));
     }
     if (errno != EAGAIN && errno != EINTR) return ErrnoStatus(what);
     pollfd poller = {channel->fd, POLLIN, 0};
@@ -97,9 +102,11 @@ std::string AddressText(const sockaddr* address) {
 VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, const VerbsTuning& tuning)
     : tuning_(tuning), channel_(std::move(channel)), id_(std::move(id)) {}
 
-absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChannel channel, CmId id, ibv_pd* pd,
+absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChannel channel, CmId id,
+                                                                     ibv_pd* pd,
                                                                      const VerbsTuning& tuning) {
-  auto made = std::unique_ptr<VerbsQueuePair>(new VerbsQueuePair(std::move(channel), std::move(id), tuning));
+  auto made = std::unique_ptr<VerbsQueuePair>(
+      new VerbsQueuePair(std::move(channel), std::move(id), tuning));
   VerbsQueuePair& self = *made;
   ibv_context* context = self.id_->verbs;
   self.wake_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -109,7 +116,8 @@ absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChanne
   RETURN_IF_ERROR(SetNonBlocking(self.events_->fd));
   const int entries = static_cast<int>(tuning.send_depth + tuning.receive_depth);
   self.completions_.reset(ibv_create_cq(context, entries, nullptr, self.events_.get(), 0));
-  if (!self.completions_) return ErrnoStatus(absl::StrCat("create a completion queue of ", entries, " entries"));
+  if (!self.completions_)
+    return ErrnoStatus(absl::StrCat("create a completion queue of ", entries, " entries"));
 
   ibv_qp_init_attr attributes = {};
   attributes.send_cq = self.completions_.get();
@@ -122,8 +130,8 @@ absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChanne
   attributes.cap.max_inline_data = tuning.inline_bytes;
   self.queues_.reset(ibv_create_qp(pd, &attributes));
   if (!self.queues_) {
-    return ErrnoStatus(absl::StrCat("create a queue pair of ", tuning.send_depth, " sends with ", kMaxPieces,
-                                    " pieces and ", tuning.receive_depth, " receives"));
+    return ErrnoStatus(absl::StrCat("create a queue pair of ", tuning.send_depth, " sends with ",
+                                    kMaxPieces, " pieces and ", tuning.receive_depth, " receives"));
   }
   self.Describe();
   RETURN_IF_ERROR(self.Advance(IBV_QPS_INIT, "prepare"));
@@ -131,7 +139,8 @@ absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChanne
 }
 
 VerbsQueuePair::~VerbsQueuePair() {
-  // First the queue pair, so that nothing is sent any more that the peer could take for part of the conversation.
+  // First the queue pair, so that nothing is sent any more that the peer could take for part of the
+  // conversation.
   if (queues_ != nullptr) {
     ibv_qp_attr attributes = {};
     attributes.qp_state = IBV_QPS_ERR;
@@ -142,22 +151,25 @@ VerbsQueuePair::~VerbsQueuePair() {
 }
 
 void VerbsQueuePair::Describe() {
-  description_ = absl::StrCat(AddressText(rdma_get_local_addr(id_.get())), " -> ",
-                              AddressText(rdma_get_peer_addr(id_.get())), " (",
-                              ibv_get_device_name(id_->verbs->device), ", queue pair ", queues_->qp_num, ")");
+  description_ =
+      absl::StrCat(AddressText(rdma_get_local_addr(id_.get())), " -> ",
+                   AddressText(rdma_get_peer_addr(id_.get())), " (",
+                   ibv_get_device_name(id_->verbs->device), ", queue pair ", queues_->qp_num, ")");
 }
 
 // For a person who wonders which of the numbers the device has taken.
 void VerbsQueuePair::LogAttributes() const {
   ibv_qp_attr attributes = {};
   ibv_qp_init_attr initial = {};
-  const int mask = IBV_QP_PATH_MTU | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MIN_RNR_TIMER |
-                   IBV_QP_AV | IBV_QP_CAP;
+  const int mask = IBV_QP_PATH_MTU | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                   IBV_QP_MIN_RNR_TIMER | IBV_QP_AV | IBV_QP_CAP;
   if (ibv_query_qp(queues_.get(), &attributes, mask, &initial) != 0) return;
-  spdlog::debug("{}: peer's queue pair {}, path MTU {}, GID {}, timeout {}, retries {}, RNR retries {}, min RNR timer {}",
-                description_, attributes.dest_qp_num, MtuBytes(attributes.path_mtu),
-                attributes.ah_attr.grh.sgid_index, attributes.timeout, attributes.retry_cnt, attributes.rnr_retry,
-                attributes.min_rnr_timer);
+  spdlog::debug(
+      "{}: peer's queue pair {}, path MTU {}, GID {}, timeout {}, retries {}, RNR retries {}, min "
+      "RNR timer {}",
+      description_, attributes.dest_qp_num, MtuBytes(attributes.path_mtu),
+      attributes.ah_attr.grh.sgid_index, attributes.timeout, attributes.retry_cnt,
+      attributes.rnr_retry, attributes.min_rnr_timer);
 }
 
 absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what) {
@@ -168,7 +180,8 @@ absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what)
     return ErrnoStatus(absl::StrCat(what, ": ", description_, ": ask for queue pair attributes"));
   }
   if (state == IBV_QPS_INIT) {
-    attributes.qp_access_flags = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
+    attributes.qp_access_flags =
+        IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
     mask |= IBV_QP_ACCESS_FLAGS;
   }
   if (state == IBV_QPS_RTR) {
@@ -177,16 +190,19 @@ absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what)
       return ErrnoStatus(absl::StrCat(what, ": query port ", id_->port_num));
     }
     attributes.path_mtu = std::min(attributes.path_mtu, port.active_mtu);
-    if (IsRxe(id_->verbs)) max_write_bytes_ = tuning_.rxe_packets_per_write * MtuBytes(attributes.path_mtu);
+    if (IsRxe(id_->verbs))
+      max_write_bytes_ = tuning_.rxe_packets_per_write * MtuBytes(attributes.path_mtu);
     attributes.min_rnr_timer = tuning_.min_rnr_timer;
     mask |= IBV_QP_MIN_RNR_TIMER;
     ibv_gid_entry gid = {};
     if (port.link_layer == IBV_LINK_LAYER_ETHERNET &&
-        ibv_query_gid_ex(id_->verbs, id_->port_num, attributes.ah_attr.grh.sgid_index, &gid, 0) == 0 &&
+        ibv_query_gid_ex(id_->verbs, id_->port_num, attributes.ah_attr.grh.sgid_index, &gid, 0) ==
+            0 &&
         gid.gid_type != IBV_GID_TYPE_ROCE_V2) {
       return absl::FailedPreconditionError(
           absl::StrCat(what, ": ", description_, ": GID ", attributes.ah_attr.grh.sgid_index,
-                       " of the address is not a RoCEv2 one; set default_roce_mode of the RDMA connection manager to "
+                       " of the address is not a RoCEv2 one; set default_roce_mode of the RDMA "
+                       "connection manager to "
                        "\"RoCE v2\""));
     }
   }
@@ -197,7 +213,8 @@ absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what)
     mask |= IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY;
   }
   if (const int error = ibv_modify_qp(queues_.get(), &attributes, mask); error != 0) {
-    return ErrnoStatus(error, absl::StrCat(what, ": ", description_, ": bring the queue pair to state ", state));
+    return ErrnoStatus(
+        error, absl::StrCat(what, ": ", description_, ": bring the queue pair to state ", state));
   }
   return absl::OkStatus();
 }
@@ -206,8 +223,8 @@ rdma_conn_param VerbsQueuePair::Parameters() const {
   ibv_device_attr device = {};
   uint8_t reads = 1;
   if (ibv_query_device(id_->verbs, &device) == 0) {
-    reads = static_cast<uint8_t>(std::clamp<int>(std::min(device.max_qp_rd_atom, device.max_qp_init_rd_atom), 1,
-                                                 tuning_.read_depth));
+    reads = static_cast<uint8_t>(std::clamp<int>(
+        std::min(device.max_qp_rd_atom, device.max_qp_init_rd_atom), 1, tuning_.read_depth));
   }
   rdma_conn_param parameters = {};
   parameters.responder_resources = reads;
@@ -218,7 +235,8 @@ rdma_conn_param VerbsQueuePair::Parameters() const {
   return parameters;
 }
 
-absl::Status VerbsQueuePair::Connect(absl::string_view private_data, Deadline deadline, absl::string_view what) {
+absl::Status VerbsQueuePair::Connect(absl::string_view private_data, Deadline deadline,
+                                     absl::string_view what) {
   rdma_conn_param parameters = Parameters();
   parameters.private_data = private_data.data();
   parameters.private_data_len = static_cast<uint8_t>(private_data.size());
@@ -252,7 +270,8 @@ absl::Status VerbsQueuePair::Post(std::span<const WorkRequest> requests) {
     std::memset(&wr, 0, sizeof(wr));
     uint64_t bytes = 0;
     for (uint32_t p = 0; p < request.piece_count; ++p) {
-      pieces_[i][p] = {request.pieces[p].address, request.pieces[p].bytes, request.pieces[p].local_key};
+      pieces_[i][p] = {request.pieces[p].address, request.pieces[p].bytes,
+                       request.pieces[p].local_key};
       bytes += request.pieces[p].bytes;
     }
     wr.wr_id = request.id;
@@ -290,9 +309,11 @@ absl::Status VerbsQueuePair::PostReceive(uint64_t id, const Piece& buffer) {
 
 absl::StatusOr<size_t> VerbsQueuePair::Poll(std::span<WorkCompletion> completions) {
   std::array<ibv_wc, 32> polled;
-  const int n = ibv_poll_cq(completions_.get(), static_cast<int>(std::min(polled.size(), completions.size())),
-                            polled.data());
-  if (n < 0) return absl::InternalError(absl::StrCat(description_, ": the completion queue failed"));
+  const int n =
+      ibv_poll_cq(completions_.get(), static_cast<int>(std::min(polled.size(), completions.size())),
+                  polled.data());
+  if (n < 0)
+    return absl::InternalError(absl::StrCat(description_, ": the completion queue failed"));
   for (int i = 0; i < n; ++i) {
     const ibv_wc& wc = polled[static_cast<size_t>(i)];
     WorkCompletion& completion = completions[static_cast<size_t>(i)];
@@ -314,7 +335,8 @@ absl::Status VerbsQueuePair::Arm() {
 }
 
 absl::StatusOr<QueuePair::Event> VerbsQueuePair::Wait(Deadline deadline) {
-  pollfd pollers[] = {{events_->fd, POLLIN, 0}, {channel_->fd, POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+  pollfd pollers[] = {
+      {events_->fd, POLLIN, 0}, {channel_->fd, POLLIN, 0}, {wake_.get(), POLLIN, 0}};
   const int ready = ::poll(pollers, std::size(pollers), static_cast<int>(deadline.Left().count()));
   if (ready < 0) {
     if (errno == EINTR) return Event::kCompleted;
@@ -323,7 +345,8 @@ absl::StatusOr<QueuePair::Event> VerbsQueuePair::Wait(Deadline deadline) {
   if (pollers[0].revents != 0) {
     ibv_cq* queue = nullptr;
     void* context = nullptr;
-    if (ibv_get_cq_event(events_.get(), &queue, &context) == 0 && ++events_unacknowledged_ >= kAcknowledgeEvery) {
+    if (ibv_get_cq_event(events_.get(), &queue, &context) == 0 &&
+        ++events_unacknowledged_ >= kAcknowledgeEvery) {
       ibv_ack_cq_events(completions_.get(), std::exchange(events_unacknowledged_, 0));
     }
     return Event::kCompleted;
@@ -333,7 +356,8 @@ absl::StatusOr<QueuePair::Event> VerbsQueuePair::Wait(Deadline deadline) {
     if (rdma_get_cm_event(channel_.get(), &event) == 0) {
       const rdma_cm_event_type type = event->event;
       rdma_ack_cm_event(event);
-      if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_DEVICE_REMOVAL) return Event::kPeerGone;
+      if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+        return Event::kPeerGone;
     }
     return Event::kCompleted;
   }

@@ -16,13 +16,14 @@ struct VerbsTuning {
   uint32_t send_depth = 512;   // as ConnectionTuning::send_depth
   uint32_t receive_depth = 0;  // receives that the connection posts
   uint32_t inline_bytes = 60;  // messages up to this size are copied into the work request
-  uint8_t ack_timeout = 14;    // 4.096 us * 2^14 = 67 ms until an unacknowledged packet is sent again
-  // The same for rxe: 1.07 s. Its packets are carried by a processor that others use too, so that acknowledgements may
-  // be late for long without being lost.
+  uint8_t ack_timeout = 14;  // 4.096 us * 2^14 = 67 ms until an unacknowledged packet is sent again
+  // The same for rxe: 1.07 s. Its packets are carried by a processor that others use too, so that
+  // acknowledgements may be late for long without being lost.
   uint8_t rxe_ack_timeout = 18;
-  // In rxe, whose requester goes on with a FIRST packet after its timer has expired, even where the last one that was
-  // acknowledged was in the middle of a message: the peer, waiting for a MIDDLE one, ends the connection with "remote
-  // invalid request". It acknowledges in the middle only after more packets than these, so no write is longer.
+  // In rxe, whose requester goes on with a FIRST packet after its timer has expired, even where the
+  // last one that was acknowledged was in the middle of a message: the peer, waiting for a MIDDLE
+  // one, ends the connection with "remote invalid request". It acknowledges in the middle only
+  // after more packets than these, so no write is longer.
   uint32_t rxe_packets_per_write = 64;
   uint8_t retries = 7;         // of that; in rxe 7 stands for ever
   uint8_t rnr_retries = 7;     // 7: for ever, in rxe at least. Credits keep it from happening
@@ -35,17 +36,19 @@ std::string AddressText(const sockaddr* address);
 
 absl::Status SetNonBlocking(int fd);
 
-// Waits for `wanted` on a non-blocking channel. kUnavailable when nobody listens, kPermissionDenied when the peer
-// refused, kDeadlineExceeded.
+// Waits for `wanted` on a non-blocking channel. kUnavailable when nobody listens, kPermissionDenied
+// when the peer refused, kDeadlineExceeded.
 absl::Status AwaitCmEvent(rdma_event_channel* channel, rdma_cm_event_type wanted, Deadline deadline,
                           absl::string_view what);
 
-// A queue pair whose state follows the steps of the connection manager, but with our own numbers: the manager is asked
-// for the attributes of each step, and they are corrected before they are set.
+// A queue pair whose state follows the steps of the connection manager, but with our own numbers:
+// the manager is asked for the attributes of each step, and they are corrected before they are set.
 class VerbsQueuePair final : public QueuePair {
  public:
-  // `id` has been resolved or has come with a request; the queue pair is ready for receives to be posted.
-  static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(EventChannel channel, CmId id, ibv_pd* pd,
+  // `id` has been resolved or has come with a request; the queue pair is ready for receives to be
+  // posted.
+  static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(EventChannel channel, CmId id,
+                                                              ibv_pd* pd,
                                                               const VerbsTuning& tuning);
   ~VerbsQueuePair() override;
 

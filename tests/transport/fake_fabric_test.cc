@@ -33,7 +33,8 @@ TEST(FakeFabric, ConnectingFailsWithItsCause) {
   FakeNetwork network;
   const auto fabric = network.Open("a");
   EXPECT_TRUE(absl::IsUnavailable(fabric->Connect("b", 1, "", Soon()).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(fabric->Connect("b", 1, std::string(kMaxPrivateData + 1, 'x'), Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      fabric->Connect("b", 1, std::string(kMaxPrivateData + 1, 'x'), Soon()).status()));
   network.Cut();
   const TimePoint start = Clock::now();
   EXPECT_TRUE(absl::IsDeadlineExceeded(fabric->Connect("b", 1, "", InMilliseconds(20)).status()));
@@ -64,7 +65,8 @@ TEST(FakeFabric, CutLinkIsAnErrorThatNamesTheQueuePair) {
   const absl::Status status = world.a->WaitCompleted(*sent, Soon());
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("a -> b:1 (fake, queue pair"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("retry counter exceeded (completion status 12)"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("retry counter exceeded (completion status 12)"));
   // Every later call answers with the same.
   EXPECT_EQ(world.a->Send("more", Soon()).status(), status);
   EXPECT_EQ(world.a->Receive(Soon()).status(), status);
@@ -90,7 +92,8 @@ TEST(FakeFabric, EndlessRetriesEndAtTheDeadlineAndGoOnAfterHealing) {
 }
 
 TEST(FakeFabric, EveryWaitingCallHasADeadlineWhenNothingGetsThrough) {
-  World world({.retry_after = std::chrono::milliseconds(1), .retries = -1}, {.send_depth = 32, .messages = 4});
+  World world({.retry_after = std::chrono::milliseconds(1), .retries = -1},
+              {.send_depth = 32, .messages = 4});
   Registered source(*world.fabric_a, RandomBytes(4096, 1), Access::kLocal);
   Registered target(*world.fabric_b, std::vector<std::byte>(8192), Access::kRemoteWrite);
   world.network.PowerOff("b");
@@ -98,7 +101,8 @@ TEST(FakeFabric, EveryWaitingCallHasADeadlineWhenNothingGetsThrough) {
   absl::Status status;
   int written = 0;
   for (; status.ok() && written < 1000; ++written) {
-    status = world.a->Write(*source.region, 0, 16, target.at(written % 2 * 4096), target.key(), InMilliseconds(10));
+    status = world.a->Write(*source.region, 0, 16, target.at(written % 2 * 4096), target.key(),
+                            InMilliseconds(10));
   }
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
   EXPECT_EQ(written, 33);
@@ -137,7 +141,8 @@ TEST(FakeFabric, PoweredOffPeerSaysNothing) {
 
 TEST(FakeFabric, SameSeedSameLosses) {
   const auto lost = [](uint64_t seed) {
-    World world({.seed = seed, .loss = 0.3, .retry_after = std::chrono::microseconds(10), .retries = -1});
+    World world(
+        {.seed = seed, .loss = 0.3, .retry_after = std::chrono::microseconds(10), .retries = -1});
     for (int i = 0; i < 50; ++i) {
       const auto sent = world.a->Send("x", Soon());
       EXPECT_TRUE(sent.ok() && world.a->WaitCompleted(*sent, Soon()).ok());

@@ -62,7 +62,8 @@ struct World {
 
 // Registered memory of a test; the registration goes first.
 struct Registered {
-  Registered(Fabric& fabric, std::vector<std::byte> content, Access access) : bytes(std::move(content)) {
+  Registered(Fabric& fabric, std::vector<std::byte> content, Access access)
+      : bytes(std::move(content)) {
     auto registered = fabric.Register(bytes, access);
     EXPECT_TRUE(registered.ok()) << registered.status();
     region = std::move(*registered);

@@ -34,7 +34,8 @@ TEST(QueuePairConnection, MessagesArriveInOrderAndWhole) {
   world.ExpectNothingLeft();
 }
 
-// What was written before a message lies there when it arrives, whatever the wire loses or holds up.
+// What was written before a message lies there when it arrives, whatever the wire loses or holds
+// up.
 TEST(QueuePairConnection, MessageArrivesAfterTheWritesBeforeIt) {
   World world({.seed = 7,
                .delay_max = std::chrono::microseconds(300),
@@ -45,7 +46,8 @@ TEST(QueuePairConnection, MessageArrivesAfterTheWritesBeforeIt) {
   constexpr size_t kBatch = 16 * 512;
   constexpr size_t kBatches = 60;
   Registered source(*world.fabric_a, RandomBytes(kBatch * kBatches, 1), Access::kLocal);
-  Registered target(*world.fabric_b, std::vector<std::byte>(kBatch * kBatches), Access::kRemoteWrite);
+  Registered target(*world.fabric_b, std::vector<std::byte>(kBatch * kBatches),
+                    Access::kRemoteWrite);
   std::thread sender([&] {
     std::mt19937 random(3);
     uint64_t last = 0;
@@ -56,7 +58,9 @@ TEST(QueuePairConnection, MessageArrivesAfterTheWritesBeforeIt) {
       std::shuffle(parts.begin(), parts.end(), random);
       for (const size_t part : parts) {
         const size_t offset = batch * kBatch + part * 512;
-        ASSERT_TRUE(world.a->Write(*source.region, offset, 512, target.at(offset), target.key(), Soon()).ok());
+        ASSERT_TRUE(
+            world.a->Write(*source.region, offset, 512, target.at(offset), target.key(), Soon())
+                .ok());
       }
       const auto sent = world.a->Send(std::to_string(batch), Soon());
       ASSERT_TRUE(sent.ok()) << sent.status();
@@ -68,7 +72,8 @@ TEST(QueuePairConnection, MessageArrivesAfterTheWritesBeforeIt) {
     const auto received = world.b->Receive(Soon());
     ASSERT_TRUE(received.ok()) << received.status();
     EXPECT_EQ(*received, std::to_string(batch));
-    EXPECT_EQ(std::memcmp(&source.bytes[batch * kBatch], &target.bytes[batch * kBatch], kBatch), 0) << batch;
+    EXPECT_EQ(std::memcmp(&source.bytes[batch * kBatch], &target.bytes[batch * kBatch], kBatch), 0)
+        << batch;
   }
   sender.join();
   const FakeNetwork::Counts counts = world.network.counts();
@@ -80,10 +85,12 @@ TEST(QueuePairConnection, MessageArrivesAfterTheWritesBeforeIt) {
   world.ExpectNothingLeft();
 }
 
-// Both sides send as fast as they may and take what comes at their own pace: no message ever finds no buffer.
+// Both sides send as fast as they may and take what comes at their own pace: no message ever finds
+// no buffer.
 TEST(QueuePairConnection, CreditsAreNeverOverrun) {
   for (const uint32_t messages : {2u, 3u, 8u}) {
-    World world({.seed = messages, .delay_max = std::chrono::microseconds(50)}, {.send_depth = 32, .messages = messages});
+    World world({.seed = messages, .delay_max = std::chrono::microseconds(50)},
+                {.send_depth = 32, .messages = messages});
     constexpr int kMessages = 400;
     const auto side = [&](Connection& connection, unsigned seed) {
       std::mt19937 random(seed);
@@ -93,12 +100,16 @@ TEST(QueuePairConnection, CreditsAreNeverOverrun) {
         // Alternates by chance, with a wait so short that either may be refused.
         if (sent < kMessages && random() % 2 == 0) {
           const auto number = connection.Send(std::to_string(sent), InMilliseconds(0));
-          if (number.ok()) ++sent;
-          else ASSERT_TRUE(absl::IsDeadlineExceeded(number.status())) << number.status();
+          if (number.ok())
+            ++sent;
+          else
+            ASSERT_TRUE(absl::IsDeadlineExceeded(number.status())) << number.status();
         } else if (received < kMessages) {
           const auto message = connection.Receive(sent < kMessages ? InMilliseconds(0) : Soon());
-          if (message.ok()) EXPECT_EQ(*message, std::to_string(received++));
-          else ASSERT_TRUE(absl::IsDeadlineExceeded(message.status())) << message.status();
+          if (message.ok())
+            EXPECT_EQ(*message, std::to_string(received++));
+          else
+            ASSERT_TRUE(absl::IsDeadlineExceeded(message.status())) << message.status();
         }
       }
     };
@@ -111,15 +122,18 @@ TEST(QueuePairConnection, CreditsAreNeverOverrun) {
 }
 
 TEST(QueuePairConnection, CreditComesBackWhenTheSendQueueWasFull) {
-  // b's send queue is full of writes while it takes a's messages; the credit must follow once there is room.
-  World world({.delay_min = std::chrono::milliseconds(2), .delay_max = std::chrono::milliseconds(2)},
-              {.send_depth = 32, .messages = 4});
+  // b's send queue is full of writes while it takes a's messages; the credit must follow once there
+  // is room.
+  World world(
+      {.delay_min = std::chrono::milliseconds(2), .delay_max = std::chrono::milliseconds(2)},
+      {.send_depth = 32, .messages = 4});
   Registered source(*world.fabric_b, RandomBytes(4096, 1), Access::kLocal);
   Registered target(*world.fabric_a, std::vector<std::byte>(8192), Access::kRemoteWrite);
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(world.a->Send("x", Soon()).ok());
   ASSERT_TRUE(world.b->Receive(Soon()).ok());
   for (int i = 0; i < 32; ++i) {
-    ASSERT_TRUE(world.b->Write(*source.region, 0, 16, target.at(i % 2 * 4096), target.key(), Soon()).ok());
+    ASSERT_TRUE(
+        world.b->Write(*source.region, 0, 16, target.at(i % 2 * 4096), target.key(), Soon()).ok());
   }
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(world.b->Receive(Soon()).ok());
   EXPECT_TRUE(absl::IsDeadlineExceeded(world.b->Receive(InMilliseconds(50)).status()));
@@ -133,9 +147,12 @@ TEST(QueuePairConnection, NeighbouringWritesBecomeOne) {
   constexpr size_t kPages = 16;
   Registered source(*world.fabric_a, RandomBytes(kPages * 4096 * 2, 1), Access::kLocal);
   Registered target(*world.fabric_b, std::vector<std::byte>(kPages * 4096), Access::kRemoteWrite);
-  // Every second page of the source to adjacent pages of the target: gathered, eight pieces a write.
+  // Every second page of the source to adjacent pages of the target: gathered, eight pieces a
+  // write.
   for (size_t i = 0; i < kPages; ++i) {
-    ASSERT_TRUE(world.a->Write(*source.region, i * 8192, 4096, target.at(i * 4096), target.key(), Soon()).ok());
+    ASSERT_TRUE(
+        world.a->Write(*source.region, i * 8192, 4096, target.at(i * 4096), target.key(), Soon())
+            .ok());
   }
   const uint64_t doorbells = world.network.counts().doorbells;
   auto sent = world.a->Send("done", Soon());
@@ -147,7 +164,9 @@ TEST(QueuePairConnection, NeighbouringWritesBecomeOne) {
   }
   // Adjacent on both sides: one piece, however many there are.
   for (size_t i = 0; i < kPages; ++i) {
-    ASSERT_TRUE(world.a->Write(*source.region, i * 4096, 4096, target.at(i * 4096), target.key(), Soon()).ok());
+    ASSERT_TRUE(
+        world.a->Write(*source.region, i * 4096, 4096, target.at(i * 4096), target.key(), Soon())
+            .ok());
   }
   ASSERT_TRUE(world.a->Send("done", Soon()).ok() && world.b->Receive(Soon()).ok());
   EXPECT_EQ(world.network.counts().writes, kPages / kMaxPieces + 1);
@@ -179,8 +198,8 @@ TEST(QueuePairConnection, BytesOutsideTheRegionAreRefused) {
   struct Case {
     size_t offset, bytes;
   };
-  for (const Case& c : {Case{0, 4097}, Case{4096, 1}, Case{4000, 97}, Case{SIZE_MAX, 2}, Case{1, SIZE_MAX}, Case{0, 0},
-                        Case{5000, 0}}) {
+  for (const Case& c : {Case{0, 4097}, Case{4096, 1}, Case{4000, 97}, Case{SIZE_MAX, 2},
+                        Case{1, SIZE_MAX}, Case{0, 0}, Case{5000, 0}}) {
     EXPECT_TRUE(absl::IsOutOfRange(
         world.a->Write(*source.region, c.offset, c.bytes, target.at(0), target.key(), Soon())))
         << c.offset << " " << c.bytes;
@@ -202,7 +221,8 @@ TEST(QueuePairConnection, WritingOutsideTheGrantEndsTheConnection) {
     World world;
     Registered source(*world.fabric_a, RandomBytes(4096, 1), Access::kLocal);
     Registered target(*world.fabric_b, std::vector<std::byte>(4096), Access::kRemoteWrite);
-    ASSERT_TRUE(world.a->Write(*source.region, 0, 200, target.at(offset), target.key(), Soon()).ok());
+    ASSERT_TRUE(
+        world.a->Write(*source.region, 0, 200, target.at(offset), target.key(), Soon()).ok());
     const auto sent = world.a->Send("never", Soon());
     ASSERT_TRUE(sent.ok());
     const absl::Status status = world.a->WaitCompleted(*sent, Soon());
@@ -256,8 +276,9 @@ TEST(QueuePairConnection, ShutdownWakesWaiters) {
   world.ExpectNothingLeft();
 }
 
-// A peer that sends all it has credit for and ends: all of it is still received, also where receiving would have to
-// return credit, and only then the end. (Returning credit to a peer that had gone once lost a message.)
+// A peer that sends all it has credit for and ends: all of it is still received, also where
+// receiving would have to return credit, and only then the end. (Returning credit to a peer that
+// had gone once lost a message.)
 TEST(QueuePairConnection, WhatArrivedBeforeTheEndIsReceived) {
   World world({}, {.send_depth = 64, .messages = 8});
   uint64_t last = 0;
@@ -385,7 +406,8 @@ TEST(QueuePairConnectionHostile, PostThatFailsEndsTheConnection) {
   EXPECT_TRUE(absl::IsResourceExhausted(scripted.connection->Receive(Soon()).status()));
 }
 
-// A report is asked for often enough that the queue can never be full of requests that nothing gives back.
+// A report is asked for often enough that the queue can never be full of requests that nothing
+// gives back.
 TEST(QueuePairConnectionHostile, WritesAreReportedInTime) {
   Scripted scripted({.send_depth = 64, .messages = 4});
   std::vector<std::byte> memory(4096);
@@ -394,7 +416,8 @@ TEST(QueuePairConnectionHostile, WritesAreReportedInTime) {
   for (uint64_t i = 0; i < 64; ++i) {
     ASSERT_TRUE(scripted.connection->Write(**region, 0, 8, i % 2 * 4096, 1, Soon()).ok());
   }
-  EXPECT_TRUE(absl::IsDeadlineExceeded(scripted.connection->Write(**region, 0, 8, 0, 1, InMilliseconds(0))));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      scripted.connection->Write(**region, 0, 8, 0, 1, InMilliseconds(0))));
   ASSERT_EQ(scripted.queue_pair->posted.size(), 64u);
   size_t since = 0;
   for (const WorkRequest& request : scripted.queue_pair->posted) {

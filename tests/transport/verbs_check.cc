@@ -1,10 +1,12 @@
-// Moves hashed content between two machines over a real RDMA device, and measures. Run as `listen` on one and as
-// `connect` on the other:
+// Moves hashed content between two machines over a real RDMA device, and measures. Run as `listen`
+// on one and as `connect` on the other:
 //   verbs_check listen  --address 10.77.0.2 --port 7500
 //   verbs_check connect --address 10.77.0.2 --port 7500 --mib 64
-// The connecting side decides on everything. It sends the content twice: "bare", straight from registered memory as
-// ib_write_bw does, and "checked", copied into slabs and hashed on both sides batch by batch and as a whole. With
-// --until-loss it writes on and on until the peer is lost, and the exit code says whether that was noticed in time.
+// The connecting side decides on everything. It sends the content twice: "bare", straight from
+// registered memory as ib_write_bw does, and "checked", copied into slabs and hashed on both sides
+// batch by batch and as a whole. With
+// --until-loss it writes on and on until the peer is lost, and the exit code says whether that was
+// noticed in time.
 
 #include <sys/mman.h>
 #include <xxhash.h>
@@ -42,10 +44,12 @@ struct Note {
   uint64_t address = 0;      // grant
   uint64_t key = 0;          // grant
   uint64_t connections = 0;  // hello
-  uint64_t count = 0;        // end: batches sent here since the last end; answer: batches that were wrong
+  uint64_t count = 0;  // end: batches sent here since the last end; answer: batches that were wrong
 };
 
-std::string Encode(const Note& note) { return std::string(reinterpret_cast<const char*>(&note), sizeof(note)); }
+std::string Encode(const Note& note) {
+  return std::string(reinterpret_cast<const char*>(&note), sizeof(note));
+}
 
 absl::StatusOr<Note> ReceiveNote(Connection& connection, Deadline deadline) {
   ASSIGN_OR_RETURN(const std::string bytes, connection.Receive(deadline));
@@ -65,7 +69,8 @@ absl::StatusOr<Note> ExpectNote(Connection& connection, What what, Deadline dead
 class Memory {
  public:
   explicit Memory(size_t bytes) : bytes_(bytes) {
-    address_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    address_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (address_ == MAP_FAILED) throw std::bad_alloc();
   }
   Memory(const Memory&) = delete;
@@ -92,7 +97,8 @@ struct Options {
   bool until_loss = false;
 
   Deadline deadline() const {
-    return Deadline::After(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(timeout_s)));
+    return Deadline::After(
+        std::chrono::duration_cast<Duration>(std::chrono::duration<double>(timeout_s)));
   }
 };
 
@@ -127,19 +133,23 @@ absl::Status Serve(Connection& connection, std::span<std::byte> arena, const Opt
 absl::StatusOr<std::unique_ptr<Connection>> AcceptOne(Listener& listener, Deadline deadline) {
   while (true) {
     ASSIGN_OR_RETURN(std::unique_ptr<Incoming> incoming, listener.Next(deadline));
-    if (incoming->private_data().substr(0, kToken.size()) == kToken) return incoming->Accept(Deadline::After(std::chrono::seconds(5)));
+    if (incoming->private_data().substr(0, kToken.size()) == kToken)
+      return incoming->Accept(Deadline::After(std::chrono::seconds(5)));
     std::cout << "refused a caller with the wrong token\n";
   }
 }
 
 absl::Status Listen(const Options& options) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Fabric> fabric, OpenVerbs(options.device));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Listener> listener, fabric->Listen(options.address, options.port));
-  std::cout << "listening on " << options.address << ":" << options.port << " (" << fabric->device() << ")" << std::endl;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Listener> listener,
+                   fabric->Listen(options.address, options.port));
+  std::cout << "listening on " << options.address << ":" << options.port << " (" << fabric->device()
+            << ")" << std::endl;
   std::vector<std::unique_ptr<Connection>> connections;
   ASSIGN_OR_RETURN(std::unique_ptr<Connection> first, AcceptOne(*listener, Deadline::Never()));
   ASSIGN_OR_RETURN(const Note hello, ExpectNote(*first, What::kHello, options.deadline()));
-  if (hello.connections < 1 || hello.connections > kMaxConnections || hello.bytes > fabric->max_region_bytes()) {
+  if (hello.connections < 1 || hello.connections > kMaxConnections ||
+      hello.bytes > fabric->max_region_bytes()) {
     return absl::InvalidArgumentError("the peer asks for too much");
   }
   connections.push_back(std::move(first));
@@ -148,8 +158,12 @@ absl::Status Listen(const Options& options) {
     connections.push_back(std::move(next));
   }
   const Memory arena(hello.bytes);
-  ASSIGN_OR_RETURN(const std::unique_ptr<MemoryRegion> region, fabric->Register(arena.span(), Access::kRemoteWrite));
-  const Note grant = {.what = What::kGrant, .bytes = hello.bytes, .address = region->remote_address(), .key = region->remote_key()};
+  ASSIGN_OR_RETURN(const std::unique_ptr<MemoryRegion> region,
+                   fabric->Register(arena.span(), Access::kRemoteWrite));
+  const Note grant = {.what = What::kGrant,
+                      .bytes = hello.bytes,
+                      .address = region->remote_address(),
+                      .key = region->remote_key()};
   RETURN_IF_ERROR(connections[0]->Send(Encode(grant), options.deadline()).status());
 
   std::vector<absl::Status> ends(connections.size());
@@ -160,7 +174,8 @@ absl::Status Listen(const Options& options) {
   }
   for (std::thread& thread : threads) thread.join();
   for (size_t i = 0; i < connections.size(); ++i) {
-    std::cout << "connection " << i << " ended after " << Seconds(Clock::now() - start) << " s: " << ends[i] << std::endl;
+    std::cout << "connection " << i << " ended after " << Seconds(Clock::now() - start)
+              << " s: " << ends[i] << std::endl;
   }
   return absl::OkStatus();
 }
@@ -170,15 +185,21 @@ absl::Status Listen(const Options& options) {
 class Sender {
  public:
   Sender(Fabric& fabric, const Options& options)
-      : fabric_(fabric), options_(options), source_(options.mib * kMiB), pool_(options.slab_kib * kKiB * options.slabs) {}
+      : fabric_(fabric),
+        options_(options),
+        source_(options.mib * kMiB),
+        pool_(options.slab_kib * kKiB * options.slabs) {}
 
   absl::Status Connect() {
     for (uint64_t i = 0; i < options_.queue_pairs; ++i) {
-      ASSIGN_OR_RETURN(std::unique_ptr<Connection> connection,
-                       fabric_.Connect(options_.address, options_.port, kToken, options_.deadline()));
+      ASSIGN_OR_RETURN(
+          std::unique_ptr<Connection> connection,
+          fabric_.Connect(options_.address, options_.port, kToken, options_.deadline()));
       connections_.push_back(std::move(connection));
       if (i == 0) {
-        const Note hello = {.what = What::kHello, .bytes = source_.span().size(), .connections = options_.queue_pairs};
+        const Note hello = {.what = What::kHello,
+                            .bytes = source_.span().size(),
+                            .connections = options_.queue_pairs};
         RETURN_IF_ERROR(connections_[0]->Send(Encode(hello), options_.deadline()).status());
       }
     }
@@ -242,15 +263,17 @@ class Sender {
   }
 
   absl::Status CheckWhole() {
-    return Ask(*connections_[0], {.what = What::kEnd,
-                                  .bytes = source_.span().size(),
-                                  .hash = XXH3_64bits(source_.span().data(), source_.span().size())});
+    return Ask(*connections_[0],
+               {.what = What::kEnd,
+                .bytes = source_.span().size(),
+                .hash = XXH3_64bits(source_.span().data(), source_.span().size())});
   }
 
   absl::Status Ask(Connection& connection, const Note& note) {
     RETURN_IF_ERROR(connection.Send(Encode(note), options_.deadline()).status());
     ASSIGN_OR_RETURN(const Note answer, ExpectNote(connection, What::kAnswer, options_.deadline()));
-    if (answer.count != 0) return absl::DataLossError(absl::StrCat(answer.count, " batches did not arrive as sent"));
+    if (answer.count != 0)
+      return absl::DataLossError(absl::StrCat(answer.count, " batches did not arrive as sent"));
     return absl::OkStatus();
   }
 
@@ -258,11 +281,13 @@ class Sender {
     std::vector<double> times;
     for (uint64_t i = 0; i < options_.pings; ++i) {
       const TimePoint start = Clock::now();
-      RETURN_IF_ERROR(connections_[0]->Send(Encode({.what = What::kPing}), options_.deadline()).status());
+      RETURN_IF_ERROR(
+          connections_[0]->Send(Encode({.what = What::kPing}), options_.deadline()).status());
       RETURN_IF_ERROR(ExpectNote(*connections_[0], What::kPing, options_.deadline()).status());
       times.push_back(Seconds(Clock::now() - start) * 1e6);
     }
-    std::nth_element(times.begin(), times.begin() + static_cast<ptrdiff_t>(times.size() / 2), times.end());
+    std::nth_element(times.begin(), times.begin() + static_cast<ptrdiff_t>(times.size() / 2),
+                     times.end());
     return times[times.size() / 2];
   }
 
@@ -292,7 +317,8 @@ absl::Status WriteUntilLoss(Sender& sender, const Options& options) {
       continue;
     }
     const double pass_s = Seconds(Clock::now() - start);
-    std::cout << "lost after " << passes << " passes, " << pass_s << " s into the next: " << status << std::endl;
+    std::cout << "lost after " << passes << " passes, " << pass_s << " s into the next: " << status
+              << std::endl;
     const bool noticed = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
     if (!noticed) return status;
     // A second use answers with the first error, at once.
@@ -314,16 +340,20 @@ absl::Status ConnectAndSend(const Options& options) {
   if (options.until_loss) return WriteUntilLoss(sender, options);
 
   ASSIGN_OR_RETURN(const double ping_us, sender.MedianPingMicroseconds());
-  std::cout << "message there and back: median " << ping_us << " us of " << options.pings << std::endl;
+  std::cout << "message there and back: median " << ping_us << " us of " << options.pings
+            << std::endl;
   for (const bool checked : {false, true}) {
-    if (checked) sender.Fill(options.seed + 1);  // so that the first pass's content cannot be taken for the second's
+    if (checked)
+      sender.Fill(options.seed +
+                  1);  // so that the first pass's content cannot be taken for the second's
     const TimePoint start = Clock::now();
     RETURN_IF_ERROR(sender.Pass(checked));
     const double seconds = Seconds(Clock::now() - start);
     RETURN_IF_ERROR(sender.CheckWhole());
-    std::cout << (checked ? "checked" : "bare") << ": " << options.mib << " MiB in " << seconds << " s, "
-              << static_cast<double>(sender.source_bytes()) / 1e6 / seconds << " MB/s, " << options.queue_pairs
-              << " queue pairs, slabs of " << options.slab_kib << " KiB; content arrived as sent" << std::endl;
+    std::cout << (checked ? "checked" : "bare") << ": " << options.mib << " MiB in " << seconds
+              << " s, " << static_cast<double>(sender.source_bytes()) / 1e6 / seconds << " MB/s, "
+              << options.queue_pairs << " queue pairs, slabs of " << options.slab_kib
+              << " KiB; content arrived as sent" << std::endl;
   }
   return absl::OkStatus();
 }
@@ -348,12 +378,15 @@ int main(int argc, char** argv) {
     side->fallthrough();
   }
   connect->add_option("--mib", options.mib, "content to send")->check(CLI::Range(1, 1024));
-  connect->add_option("--slab-kib", options.slab_kib, "bytes of one batch")->check(CLI::Range(4, 16384));
+  connect->add_option("--slab-kib", options.slab_kib, "bytes of one batch")
+      ->check(CLI::Range(4, 16384));
   connect->add_option("--slabs", options.slabs, "batches under way")->check(CLI::Range(1, 1024));
-  connect->add_option("--queue-pairs", options.queue_pairs, "connections, taken in turn")->check(CLI::Range(1, 8));
+  connect->add_option("--queue-pairs", options.queue_pairs, "connections, taken in turn")
+      ->check(CLI::Range(1, 8));
   connect->add_option("--pings", options.pings, "messages to time")->check(CLI::Range(1, 1000000));
   connect->add_option("--seed", options.seed, "of the content");
-  connect->add_flag("--until-loss", options.until_loss, "write until the peer is lost; 0 when that was noticed");
+  connect->add_flag("--until-loss", options.until_loss,
+                    "write until the peer is lost; 0 when that was noticed");
   CLI11_PARSE(app, argc, argv);
   if (verbose) spdlog::set_level(spdlog::level::debug);
   const absl::Status status = listen->parsed() ? starling::transport::Listen(options)
