@@ -26,8 +26,8 @@ struct Piece {
 // Pieces that one work request gathers at most. Longer lists make every slot of the send queue
 // larger.
 inline constexpr size_t kMaxPieces = 8;
-// Length of one write at most: longer ones gain nothing, and what a failure makes the device send
-// again grows with it.
+// Longer writes are cut into several requests of this size: longer ones gain nothing, and what has
+// to be sent again after a loss grows with them.
 inline constexpr uint32_t kMaxWriteBytes = 1u << 20;
 // Work requests that are handed over with one doorbell at most.
 inline constexpr size_t kMaxList = 16;
@@ -79,9 +79,6 @@ class QueuePair {
   virtual absl::Status Arm() = 0;
   virtual absl::StatusOr<Event> Wait(Deadline deadline) = 0;
   virtual void Wake() = 0;
-
-  // Longer writes are cut into several requests of this size. Constant once connected.
-  virtual uint32_t max_write_bytes() const { return kMaxWriteBytes; }
 
   // "10.77.0.1:40100 -> 10.77.0.2:7401 (rxe0, queue pair 17)"
   virtual const std::string& description() const = 0;

@@ -122,8 +122,7 @@ bool QueuePairConnection::Extend(uint64_t address, uint32_t bytes, uint32_t loca
   if (last.operation != Operation::kWrite || last.remote_key != remote_key) return false;
   uint64_t already = 0;
   for (uint32_t i = 0; i < last.piece_count; ++i) already += last.pieces[i].bytes;
-  if (last.remote_address + already != remote_address ||
-      already + bytes > queue_pair_->max_write_bytes())
+  if (last.remote_address + already != remote_address || already + bytes > kMaxWriteBytes)
     return false;
   Piece& piece = last.pieces[last.piece_count - 1];
   if (piece.local_key == local_key && piece.address + piece.bytes == address) {
@@ -179,8 +178,7 @@ absl::Status QueuePairConnection::Write(const MemoryRegion& local, size_t offset
   if (!failed_.ok()) return failed_;
   RETURN_IF_ERROR(CheckInside(local, offset, bytes));
   for (size_t done = 0; done < bytes;) {
-    const auto length =
-        static_cast<uint32_t>(std::min<size_t>(bytes - done, queue_pair_->max_write_bytes()));
+    const auto length = static_cast<uint32_t>(std::min<size_t>(bytes - done, kMaxWriteBytes));
     const auto address = reinterpret_cast<uint64_t>(local.span().data() + offset + done);
     if (!Extend(address, length, local.local_key(), remote_address + done, remote_key)) {
       RETURN_IF_ERROR(WaitForRoom(/*message=*/false, deadline));

@@ -190,8 +190,6 @@ absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what)
       return ErrnoStatus(absl::StrCat(what, ": query port ", id_->port_num));
     }
     attributes.path_mtu = std::min(attributes.path_mtu, port.active_mtu);
-    if (IsRxe(id_->verbs))
-      max_write_bytes_ = tuning_.rxe_packets_per_write * MtuBytes(attributes.path_mtu);
     attributes.min_rnr_timer = tuning_.min_rnr_timer;
     mask |= IBV_QP_MIN_RNR_TIMER;
     ibv_gid_entry gid = {};
