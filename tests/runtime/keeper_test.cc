@@ -219,9 +219,12 @@ TEST_F(KeeperTest, StopsGentlyFirst) {
 }
 
 TEST_F(KeeperTest, StopsForGoodAfterTheGrace) {
-  auto client = Start(Options({"stubborn"}));
+  const std::string file = folder_ + "/said";
+  auto client = Start(Options({"stubborn", file}));
   ASSERT_TRUE(client.ok()) << client.status();
   ASSERT_TRUE(client->Launch().ok());
+  // Before it ignores the signal, the signal ends it.
+  ASSERT_TRUE(Eventually([&] { return ReadFile(file).value_or("") == "ready"; }));
   ASSERT_TRUE(client->Stop(milliseconds(50)).ok());
   EXPECT_EQ(client->GetStatus()->exit_status(), 137);
 }

@@ -2,7 +2,7 @@
 //   test_component exit STATUS           says "hello" and ends
 //   test_component sleep                 until a signal ends it
 //   test_component trap FILE             writes "term" to FILE on SIGTERM and ends with 7
-//   test_component stubborn              ignores SIGTERM
+//   test_component stubborn FILE         ignores SIGTERM, and writes "ready" to FILE once it does
 //   test_component daemon FILE           ends with 3 once a daemonised grandchild wrote its pid and its
 //                                        parent's, as it sees them, to FILE; that one ends on SIGTERM
 //   test_component spawner FILE          on each SIGUSR1 leaves a daemon behind, as above
@@ -137,6 +137,7 @@ int main(int argc, char** argv) {
   }
   if (strcmp(mode, "stubborn") == 0) {
     signal(SIGTERM, SIG_IGN);
+    WriteTo(argv[2], "ready");
     while (true) pause();
   }
   if (strcmp(mode, "spawner") == 0) return Spawner(argv[2]);
