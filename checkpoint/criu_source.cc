@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <memory>
 #include <thread>
 #include <utility>
 
@@ -19,22 +20,30 @@ namespace {
 
 // Room between CRIU and us, so that neither waits for the other's every page.
 constexpr int kSocketBytes = 4 << 20;
+constexpr char kFinal[] = "final";
 
 }  // namespace
 
+CriuDumper Unstaged(CriuWorker dump) {
+  auto staged = std::make_shared<CriuWork>();
+  return {[staged](CriuWork work) {
+            *staged = std::move(work);
+            return absl::OkStatus();
+          },
+          [staged, dump = std::move(dump)] { return dump(std::move(*staged)); }};
+}
+
 CriuSource::CriuSource(const CriuVersion& version, std::string folder, CriuWorker pre_dump,
-                       CriuWorker dump, FrozenMemoryOpener memory)
+                       CriuDumper dumper, FrozenMemoryOpener memory)
     : version_(version),
       folder_(std::move(folder)),
       pre_dump_(std::move(pre_dump)),
-      dump_(std::move(dump)),
+      dumper_(std::move(dumper)),
       memory_(std::move(memory)) {}
 
-std::string CriuSource::final_images() const { return absl::StrCat(folder_, "/final"); }
+std::string CriuSource::final_images() const { return absl::StrCat(folder_, "/", kFinal); }
 
-absl::StatusOr<PageServerResult> CriuSource::Run(const CriuWorker& worker, const std::string& name,
-                                                 PageSink& sink) {
-  const TimePoint started = Clock::now();
+absl::StatusOr<CriuWork> CriuSource::Open(const std::string& name) {
   const std::string images = absl::StrCat(folder_, "/", name);
   RETURN_IF_ERROR(RemoveTree(images));
   RETURN_IF_ERROR(MakeDirectories(images, 0700));
@@ -42,34 +51,40 @@ absl::StatusOr<PageServerResult> CriuSource::Run(const CriuWorker& worker, const
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
     return ErrnoStatus("make CRIU's page stream");
   }
-  UniqueFd ours(ends[0]);
+  ours_.Reset(ends[0]);
   CriuWork work{UniqueFd(ends[1]), images, parent_.empty() ? "" : absl::StrCat("../", parent_)};
   // Larger than the system's limit where we may; else as large as it allows.
   if (::setsockopt(ends[1], SOL_SOCKET, SO_SNDBUFFORCE, &kSocketBytes, sizeof(kSocketBytes)) != 0) {
     (void)::setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &kSocketBytes, sizeof(kSocketBytes));
   }
+  return work;
+}
 
+absl::StatusOr<PageServerResult> CriuSource::Serve(const std::function<absl::Status()>& worker,
+                                                   const std::string& name, PageSink& sink) {
+  const TimePoint started = Clock::now();
   absl::Status worked;
   std::thread thread([&] {
-    worked = worker(std::move(work));
+    worked = worker();
     // Whoever still holds CRIU's end: nothing comes any more.
-    if (!worked.ok()) ::shutdown(ours.get(), SHUT_RDWR);
+    if (!worked.ok()) ::shutdown(ours_.get(), SHUT_RDWR);
   });
   PageServerJob job;
-  job.socket = ours.get();
+  job.socket = ours_.get();
   job.version = version_;
   job.has_parent = [this](const AddressSpace& space) { return known_.contains(space); };
   absl::StatusOr<PageServerResult> served = ServePages(job, sink);
   // A CRIU that is still writing to a server that has given up must come to an end.
-  if (!served.ok()) ::shutdown(ours.get(), SHUT_RDWR);
+  if (!served.ok()) ::shutdown(ours_.get(), SHUT_RDWR);
   thread.join();
+  ours_.Reset();
 
   // Both fail together; the server's word counts where it decided (the sink, a malformed message),
   // CRIU's where the stream merely ended.
   if (!served.ok() && !(absl::IsDataLoss(served.status()) && !worked.ok())) return served.status();
   RETURN_IF_ERROR(worked);
   served->report.elapsed = Clock::now() - started;
-  if (const auto bytes = ReadFile(absl::StrCat(images, "/stats-dump")); bytes.ok()) {
+  if (const auto bytes = ReadFile(absl::StrCat(folder_, "/", name, "/stats-dump")); bytes.ok()) {
     if (const auto stats = DecodeDumpStats(*bytes); stats.ok()) {
       served->report.paused = stats->freezing + stats->frozen;
     }
@@ -92,7 +107,9 @@ void CriuSource::Remember(const FinalList& list) {
 
 absl::StatusOr<RoundReport> CriuSource::Round(PageSink& sink) {
   const std::string name = absl::StrCat("round-", ++round_);
-  absl::StatusOr<PageServerResult> result = Run(pre_dump_, name, sink);
+  ASSIGN_OR_RETURN(CriuWork work, Open(name));
+  absl::StatusOr<PageServerResult> result =
+      Serve([&] { return pre_dump_(std::move(work)); }, name, sink);
   if (!parent_.empty()) RETURN_IF_ERROR(RemoveTree(absl::StrCat(folder_, "/", parent_)));
   if (!result.ok()) {
     Forget();
@@ -169,9 +186,18 @@ absl::StatusOr<FinalList> CriuSource::Settle(const FinalList& list, PageSink& si
   return settled;
 }
 
+absl::Status CriuSource::Stage() {
+  ASSIGN_OR_RETURN(CriuWork work, Open(kFinal));
+  RETURN_IF_ERROR(Annotate(dumper_.stage(std::move(work)), "final dump"));
+  staged_ = true;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<FinalList> CriuSource::Final(PageSink& sink, RoundReport& report) {
+  if (!staged_) RETURN_IF_ERROR(Stage());
+  staged_ = false;
   const TimePoint started = Clock::now();
-  absl::StatusOr<PageServerResult> result = Run(dump_, "final", sink);
+  absl::StatusOr<PageServerResult> result = Serve(dumper_.dump, kFinal, sink);
   if (!result.ok()) {
     Forget();
     return Annotate(result.status(), "final dump");

@@ -28,6 +28,15 @@ struct CriuWork {
 // own).
 using CriuWorker = std::function<absl::Status(CriuWork work)>;
 
+// The final dump in two steps, so that CRIU's start does not lie inside the freeze.
+struct CriuDumper {
+  CriuWorker stage;                    // returns when CRIU is ready to seize the tree
+  std::function<absl::Status()> dump;  // as a CriuWorker, of what was staged
+};
+
+// For those who do it all in one.
+CriuDumper Unstaged(CriuWorker dump);
+
 // CRIU itself as the tracker of what changed (soft-dirty bits) and as the reader.
 class CriuSource : public PageSource {
  public:
@@ -36,13 +45,14 @@ class CriuSource : public PageSource {
   // final dump's into "final".
   // `memory` opens the component's memory once the final dump is done, with the component frozen
   // again and alive; without it a page that was mapped but never sent fails the final dump.
-  CriuSource(const CriuVersion& version, std::string folder, CriuWorker pre_dump, CriuWorker dump,
+  CriuSource(const CriuVersion& version, std::string folder, CriuWorker pre_dump, CriuDumper dumper,
              FrozenMemoryOpener memory);
 
   const char* tracker_name() const override { return "criu-predump"; }
   // A round that failed leaves pages unsent of which CRIU knows no more that they have changed:
   // the next one sends everything.
   absl::StatusOr<RoundReport> Round(PageSink& sink) override;
+  absl::Status Stage() override;
   absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
 
   // The skeleton's folder: all images but the memory. Its link "parent" is gone, since the memory
@@ -55,8 +65,11 @@ class CriuSource : public PageSource {
     friend bool operator==(const Sent&, const Sent&) = default;
   };
 
-  absl::StatusOr<PageServerResult> Run(const CriuWorker& worker, const std::string& name,
-                                       PageSink& sink);
+  // Makes the folder and the page stream of a pre-dump or dump; ours_ is our end of it.
+  absl::StatusOr<CriuWork> Open(const std::string& name);
+  // Runs `worker` and takes what CRIU sends meanwhile.
+  absl::StatusOr<PageServerResult> Serve(const std::function<absl::Status()>& worker,
+                                         const std::string& name, PageSink& sink);
   void Forget();
   void Remember(const FinalList& list);
   // Makes good for what CRIU took for unchanged and is not (see FrozenMemory).
@@ -67,8 +80,10 @@ class CriuSource : public PageSource {
   const CriuVersion version_;
   const std::string folder_;
   const CriuWorker pre_dump_;
-  const CriuWorker dump_;
+  const CriuDumper dumper_;
   const FrozenMemoryOpener memory_;
+  UniqueFd ours_;
+  bool staged_ = false;
   int round_ = 0;
   std::string parent_;                                // name of the last good round's folder
   std::set<AddressSpace> known_;                      // what that round told of

@@ -89,6 +89,9 @@ class PageSource {
   virtual const char* tracker_name()
       const = 0;  // for reports: "criu-predump", "pagemap-scan", "soft-dirty", ...
   virtual absl::StatusOr<RoundReport> Round(PageSink& sink) = 0;
+  // Does what of the final round can be done before the freeze. The component still runs, and has
+  // to be frozen soon. Final() does it itself where it was not called.
+  virtual absl::Status Stage() = 0;
   // Sends what is left and says what the whole is. The skeleton images are left in the folder the
   // source was made with.
   virtual absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) = 0;

@@ -41,9 +41,9 @@ std::string ProgramBesideUs() {
 absl::StatusOr<UniqueFd> SpecFile(const starling::v1::ComponentSpec& spec) {
   const std::string bytes = spec.SerializeAsString();
   if (bytes.size() > kMaxUnixMessage / 2) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the component's command and environment have ", bytes.size(),
-                     " bytes; at most ", kMaxUnixMessage / 2, " are possible"));
+    return absl::InvalidArgumentError(absl::StrCat("the component's command and environment have ",
+                                                   bytes.size(), " bytes; at most ",
+                                                   kMaxUnixMessage / 2, " are possible"));
   }
   UniqueFd fd(::memfd_create("starling-spec", MFD_CLOEXEC));
   if (!fd) return ErrnoStatus("make a memory file");
@@ -173,15 +173,20 @@ absl::StatusOr<v1::PhaseTimes> KeeperClient::PreDump(const std::string& images_d
   return std::move(*reply.mutable_phases());
 }
 
-absl::StatusOr<v1::PhaseTimes> KeeperClient::Dump(const std::string& images_dir,
-                                                  const std::string& parent_dir, int page_server,
-                                                  Duration timeout) {
+absl::Status KeeperClient::StageDump(const std::string& images_dir, const std::string& parent_dir,
+                                     int page_server, Duration timeout) {
   v1::Request request;
-  request.mutable_dump()->set_images_dir(images_dir);
-  request.mutable_dump()->set_parent_dir(parent_dir);
-  request.mutable_dump()->set_timeout_s(Seconds(timeout));
+  request.mutable_stage_dump()->set_images_dir(images_dir);
+  request.mutable_stage_dump()->set_parent_dir(parent_dir);
+  request.mutable_stage_dump()->set_timeout_s(Seconds(timeout));
+  return Call(std::move(request), {page_server}, Deadline::After(timeout + kSlack)).status();
+}
+
+absl::StatusOr<v1::PhaseTimes> KeeperClient::Dump(Duration timeout) {
+  v1::Request request;
+  request.mutable_dump();
   ASSIGN_OR_RETURN(v1::Reply reply,
-                   Call(std::move(request), {page_server}, Deadline::After(timeout + kSlack)));
+                   Call(std::move(request), {}, Deadline::After(timeout + kSlack)));
   return std::move(*reply.mutable_phases());
 }
 
@@ -237,8 +242,8 @@ absl::StatusOr<int> KeeperClient::Watch(Deadline deadline) {
 
 std::string KeeperSocket(const std::string& run_dir, const std::string& component,
                          const std::string& migration_id) {
-  return absl::StrCat(run_dir, "/keepers/", component, migration_id.empty() ? "" : "@", migration_id,
-                      kSuffix);
+  return absl::StrCat(run_dir, "/keepers/", component, migration_id.empty() ? "" : "@",
+                      migration_id, kSuffix);
 }
 
 absl::StatusOr<std::string> StartKeeper(const StartKeeperOptions& options, Deadline deadline) {
@@ -248,10 +253,17 @@ absl::StatusOr<std::string> StartKeeper(const StartKeeperOptions& options, Deadl
   UniqueFd reader(pipe_fds[0]), writer(pipe_fds[1]);
 
   const std::string program = options.program.empty() ? ProgramBesideUs() : options.program;
-  std::vector<std::string> arguments = {program,     "--run-dir",   options.run_dir, "--log-dir",
-                                        options.log_dir, "--spec-file", "/proc/self/fd/3",
-                                        "--epoch",   absl::StrCat(options.epoch),
-                                        "--verdict-fd", "4"};
+  std::vector<std::string> arguments = {program,
+                                        "--run-dir",
+                                        options.run_dir,
+                                        "--log-dir",
+                                        options.log_dir,
+                                        "--spec-file",
+                                        "/proc/self/fd/3",
+                                        "--epoch",
+                                        absl::StrCat(options.epoch),
+                                        "--verdict-fd",
+                                        "4"};
   const auto add = [&](const char* name, const std::string& value) {
     if (value.empty()) return;
     arguments.push_back(name);

@@ -21,7 +21,8 @@ class KeeperClient {
 
   // Sends the request (its protocol is filled in), borrowed descriptors with it, and waits for the
   // answer. The keeper's status is the status; the reply is whole when it is OK.
-  absl::StatusOr<v1::Reply> Call(v1::Request request, const std::vector<int>& fds, Deadline deadline);
+  absl::StatusOr<v1::Reply> Call(v1::Request request, const std::vector<int>& fds,
+                                 Deadline deadline);
 
   absl::StatusOr<v1::Status> GetStatus();
   absl::Status Launch();
@@ -32,10 +33,12 @@ class KeeperClient {
   absl::Status Announce();
   // `page_server`: the end of a stream socket that CRIU shall write pages to; borrowed. The caller
   // must close its own copy to see the stream end.
-  absl::StatusOr<v1::PhaseTimes> PreDump(const std::string& images_dir, const std::string& parent_dir,
-                                         int page_server, Duration timeout);
-  absl::StatusOr<v1::PhaseTimes> Dump(const std::string& images_dir, const std::string& parent_dir,
-                                      int page_server, Duration timeout);
+  absl::StatusOr<v1::PhaseTimes> PreDump(const std::string& images_dir,
+                                         const std::string& parent_dir, int page_server,
+                                         Duration timeout);
+  absl::Status StageDump(const std::string& images_dir, const std::string& parent_dir,
+                         int page_server, Duration timeout);
+  absl::StatusOr<v1::PhaseTimes> Dump(Duration timeout);
   absl::StatusOr<v1::PhaseTimes> Restore(const std::string& images_dir, Duration timeout);
   absl::Status CancelCriu();
   absl::StatusOr<v1::ProbeResult> Probe(const std::string& command, Duration timeout);
@@ -64,17 +67,18 @@ struct StartKeeperOptions {
   std::string cgroup_root;  // empty: where the host mounts cgroup v2
 };
 
-// Starts a keeper as a process of its own, which outlives the caller and its cgroup, and returns the
-// path of its socket once it answers there. The component's namespaces, cgroup and network exist
-// then; nothing runs in them. Errors are the keeper's own: kAlreadyExists when one of that name runs.
+// Starts a keeper as a process of its own, which outlives the caller and its cgroup, and returns
+// the path of its socket once it answers there. The component's namespaces, cgroup and network
+// exist then; nothing runs in them. Errors are the keeper's own: kAlreadyExists when one of that
+// name runs.
 absl::StatusOr<std::string> StartKeeper(const StartKeeperOptions& options, Deadline deadline);
 
 // RUN_DIR/keepers/NAME.sock, NAME@MIGRATION.sock for a copy made by a migration.
 std::string KeeperSocket(const std::string& run_dir, const std::string& component,
                          const std::string& migration_id);
 
-// A keeper's socket found in `run_dir`; `alive` is false when nobody answers any more: its component
-// has ended with it, and the file is only a trace.
+// A keeper's socket found in `run_dir`; `alive` is false when nobody answers any more: its
+// component has ended with it, and the file is only a trace.
 struct KeeperEntry {
   std::string socket_path;
   std::string component;

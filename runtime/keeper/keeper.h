@@ -67,8 +67,11 @@ class Keeper {
 
   // `page_server` is taken over.
   absl::StatusOr<v1::PhaseTimes> PreDump(const v1::PreDump& request, UniqueFd page_server);
-  // Needs a frozen tree; it stays frozen whatever happens.
-  absl::StatusOr<v1::PhaseTimes> Dump(const v1::Dump& request, UniqueFd page_server);
+  // Returns with CRIU started and waiting to seize the tree, which runs on. Until Dump() or
+  // CancelCriu() the keeper is busy, but freezes, thaws and fences.
+  absl::Status StageDump(const v1::StageDump& request, UniqueFd page_server);
+  // The staged dump. Needs a frozen tree; it stays frozen whatever happens.
+  absl::StatusOr<v1::PhaseTimes> Dump();
   // Needs an empty keeper, fence up. The tree is frozen afterwards; after an error nothing runs.
   absl::StatusOr<v1::PhaseTimes> Restore(const v1::Restore& request);
   // A dump is ended so that CRIU itself puts the tree in order, and killed only if that takes too long.
@@ -95,8 +98,9 @@ class Keeper {
 
  private:
   class SlowOperation;
+  struct StagedDump;
 
-  explicit Keeper(KeeperOptions options) : options_(std::move(options)) {}
+  explicit Keeper(KeeperOptions options);
 
   absl::Status SetUp();
   absl::Status SetUpNetwork();
@@ -105,6 +109,7 @@ class Keeper {
   // Undoes what a CRIU that failed or was killed in a dump may have left in the frozen tree.
   absl::Status MendAfterDump();
   absl::Status RefuseWhileBusy(const char* what);
+  bool DumpWaits() const;  // a dump is staged and has not begun; under mutex_
   absl::Status NeedTree();
   absl::Status WaitExited(Deadline deadline);
   // Whether the component has a network, and so a fence, of its own.
@@ -127,6 +132,7 @@ class Keeper {
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   const char* busy_ = nullptr;  // name of the slow operation under way
+  std::unique_ptr<StagedDump> staged_;  // a dump that waits for its word to go on
   checkpoint::CriuSession* criu_ = nullptr;
   int page_server_ = -1;    // our copy of CRIU's end, to cut it off; valid while criu_ is
   bool cancelled_ = false;  // of the operation under way

@@ -151,10 +151,12 @@ absl::Status Server::Dispatch(const v1::Request& request, UnixMessage& message, 
                        keeper_->PreDump(request.pre_dump(), std::move(page_server)));
       return absl::OkStatus();
     }
-    case v1::Request::kDump: {
+    case v1::Request::kStageDump: {
       ASSIGN_OR_RETURN(UniqueFd page_server, TakePageServer(message));
-      ASSIGN_OR_RETURN(*reply.mutable_phases(),
-                       keeper_->Dump(request.dump(), std::move(page_server)));
+      return keeper_->StageDump(request.stage_dump(), std::move(page_server));
+    }
+    case v1::Request::kDump: {
+      ASSIGN_OR_RETURN(*reply.mutable_phases(), keeper_->Dump());
       return absl::OkStatus();
     }
     case v1::Request::kRestore: {
@@ -178,7 +180,8 @@ absl::Status Server::Dispatch(const v1::Request& request, UnixMessage& message, 
     case v1::Request::WHAT_NOT_SET:
       break;
   }
-  return absl::UnimplementedError("this keeper does not know that request: it is of an older build");
+  return absl::UnimplementedError(
+      "this keeper does not know that request: it is of an older build");
 }
 
 absl::Status Server::Quit() {

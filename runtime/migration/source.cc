@@ -204,25 +204,42 @@ absl::Status SourceMigration::Reserve() {
   return StillWanted();
 }
 
-// CRIU itself runs at the keeper; this hands it the folder and its end of the page stream, and
-// keeps neither.
-absl::Status SourceMigration::Dump(bool final, checkpoint::CriuWork work) {
+namespace {
+
+template <typename Request>
+void Fill(const checkpoint::CriuWork& work, Duration timeout, Request* request) {
+  request->set_images_dir(work.images_dir);
+  request->set_parent_dir(work.parent_images);
+  request->set_timeout_s(Seconds(timeout));
+}
+
+}  // namespace
+
+// CRIU itself runs at the keeper; these hand it the folder and its end of the page stream, and keep
+// neither.
+absl::Status SourceMigration::PreDump(checkpoint::CriuWork work) {
   const auto timeout = host_.config.migration.step_timeout;
-  const auto fill = [&](auto* dump) {
-    dump->set_images_dir(work.images_dir);
-    dump->set_parent_dir(work.parent_images);
-    dump->set_timeout_s(Seconds(timeout));
-  };
   keeper::v1::Request request;
-  if (final) {
-    fill(request.mutable_dump());
-  } else {
-    fill(request.mutable_pre_dump());
-  }
-  const auto reply =
-      copy_->Call(request, Deadline::After(timeout + kKeeperTimeout), {work.page_server.get()});
-  RETURN_IF_ERROR(reply.status());
-  if (final) dump_phases_ = reply->phases();
+  Fill(work, timeout, request.mutable_pre_dump());
+  return copy_->Call(request, Deadline::After(timeout + kKeeperTimeout), {work.page_server.get()})
+      .status();
+}
+
+absl::Status SourceMigration::StageDump(checkpoint::CriuWork work) {
+  const auto timeout = host_.config.migration.step_timeout;
+  keeper::v1::Request request;
+  Fill(work, timeout, request.mutable_stage_dump());
+  return copy_->Call(request, Deadline::After(timeout + kKeeperTimeout), {work.page_server.get()})
+      .status();
+}
+
+absl::Status SourceMigration::Dump() {
+  keeper::v1::Request request;
+  request.mutable_dump();
+  ASSIGN_OR_RETURN(
+      keeper::v1::Reply reply,
+      copy_->Call(request, Deadline::After(host_.config.migration.step_timeout + kKeeperTimeout)));
+  dump_phases_ = std::move(*reply.mutable_phases());
   return absl::OkStatus();
 }
 
@@ -234,8 +251,10 @@ absl::Status SourceMigration::PreCopy() {
   RETURN_IF_ERROR(MakeDirectories(images_, 0700));
   source_ = std::make_unique<checkpoint::CriuSource>(
       host_.criu->version, images_,
-      [this](checkpoint::CriuWork work) { return Dump(/*final=*/false, std::move(work)); },
-      [this](checkpoint::CriuWork work) { return Dump(/*final=*/true, std::move(work)); },
+      [this](checkpoint::CriuWork work) { return PreDump(std::move(work)); },
+      checkpoint::CriuDumper{
+          [this](checkpoint::CriuWork work) { return StageDump(std::move(work)); },
+          [this] { return Dump(); }},
       [this] { return checkpoint::OpenCgroupMemory(cgroup_); });
   report_.set_tracker(source_->tracker_name());
 
@@ -284,6 +303,7 @@ absl::Status SourceMigration::PreCopy() {
     ++facts.rounds_done;
     rounds_ = facts.rounds_done;
   }
+  RETURN_IF_ERROR(Annotate(source_->Stage(), "capture"));
   AddPhase("precopy", Clock::now() - start);
   return StillWanted();
 }

@@ -63,7 +63,9 @@ class SourceMigration {
   absl::Status FinishLeft(uint64_t epoch);
   absl::Status CallOff(const absl::Status& why, bool target_knows);
 
-  absl::Status Dump(bool final, checkpoint::CriuWork work);
+  absl::Status PreDump(checkpoint::CriuWork work);
+  absl::Status StageDump(checkpoint::CriuWork work);
+  absl::Status Dump();
   void KeepLease();
   absl::Status StillWanted() const;
   void Enter(v1::Step step, absl::string_view message);

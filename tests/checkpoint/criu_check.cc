@@ -326,7 +326,7 @@ absl::Status Check::Run() {
   LocalSink sink(*arena, 256);
   CriuSource source(
       facts.version, folder, [this](CriuWork work) { return PreDump(std::move(work)); },
-      [this](CriuWork work) { return Dump(std::move(work)); },
+      Unstaged([this](CriuWork work) { return Dump(std::move(work)); }),
       [this] { return OpenCgroupMemory(sandbox_->cgroup()); });
   for (int round = 1; round <= arguments_.rounds; ++round) {
     ASSIGN_OR_RETURN(const RoundReport report, source.Round(sink));

@@ -93,7 +93,7 @@ class CriuSourceTest : public ::testing::Test {
 };
 
 TEST_F(CriuSourceTest, SecondRoundAndFinalSendOnlyWhatChanged) {
-  CriuSource source({3, 17, 1}, folder_, Worker('r'), Worker('f'), {});
+  CriuSource source({3, 17, 1}, folder_, Worker('r'), Unstaged(Worker('f')), {});
   const RoundReport first = source.Round(*sink_).value();
   EXPECT_EQ(first.pages_sent, 4u);
   EXPECT_EQ(first.pages_unchanged, 0u);
@@ -129,7 +129,7 @@ absl::Status PlayUnsentPage(CriuWork work) {
 }
 
 TEST_F(CriuSourceTest, PageThatWasNeverSentIsReadFromTheFrozenComponent) {
-  CriuSource source({3, 17, 1}, folder_, Worker('r'), PlayUnsentPage,
+  CriuSource source({3, 17, 1}, folder_, Worker('r'), Unstaged(PlayUnsentPage),
                     [] { return std::make_unique<Memory>(); });
   ASSERT_TRUE(source.Round(*sink_).ok());
   RoundReport report;
@@ -151,7 +151,7 @@ TEST_F(CriuSourceTest, PageThatWasNeverSentIsReadFromTheFrozenComponent) {
 }
 
 TEST_F(CriuSourceTest, PageThatWasNeverSentFailsTheDumpWhereItCannotBeRead) {
-  CriuSource source({3, 17, 1}, folder_, Worker('r'), PlayUnsentPage, {});
+  CriuSource source({3, 17, 1}, folder_, Worker('r'), Unstaged(PlayUnsentPage), {});
   ASSERT_TRUE(source.Round(*sink_).ok());
   RoundReport report;
   const auto list = source.Final(*sink_, report);
@@ -160,7 +160,7 @@ TEST_F(CriuSourceTest, PageThatWasNeverSentFailsTheDumpWhereItCannotBeRead) {
 }
 
 TEST_F(CriuSourceTest, AfterAFailedRoundEverythingIsSentAgain) {
-  CriuSource source({3, 17, 1}, folder_, Worker('r'), Worker('f'), {});
+  CriuSource source({3, 17, 1}, folder_, Worker('r'), Unstaged(Worker('f')), {});
   ASSERT_TRUE(source.Round(*sink_).ok());
   next_failure_ = absl::InternalError("CRIU failed to pre-dump: Error (x.c:1): no");
   const auto failed = source.Round(*sink_);
@@ -172,8 +172,8 @@ TEST_F(CriuSourceTest, AfterAFailedRoundEverythingIsSentAgain) {
 }
 
 TEST_F(CriuSourceTest, CriuThatEndsEarlyIsAnErrorEvenIfItClaimsSuccess) {
-  CriuSource source({3, 17, 1}, folder_, [](CriuWork) { return absl::OkStatus(); }, Worker('f'),
-                    {});
+  CriuSource source({3, 17, 1}, folder_, [](CriuWork) { return absl::OkStatus(); },
+                    Unstaged(Worker('f')), {});
   EXPECT_EQ(source.Round(*sink_).status().code(), absl::StatusCode::kDataLoss);
 }
 
@@ -184,7 +184,7 @@ TEST_F(CriuSourceTest, FailedSinkIsTheErrorAndDoesNotHang) {
     absl::Status Put(const PageRun&) override { return absl::UnavailableError("link down"); }
   };
   Broken sink(*arena_);
-  CriuSource source({3, 17, 1}, folder_, Worker('r'), Worker('f'), {});
+  CriuSource source({3, 17, 1}, folder_, Worker('r'), Unstaged(Worker('f')), {});
   const auto result = source.Round(sink);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable) << result.status();
 }
@@ -196,7 +196,7 @@ TEST_F(CriuSourceTest, DescriptorHeldElsewhereDoesNotHangAFailedRound) {
                       held.Reset(::dup(work.page_server.get()));
                       return absl::DeadlineExceededError("the keeper does not answer");
                     },
-                    Worker('f'), {});
+                    Unstaged(Worker('f')), {});
   EXPECT_EQ(source.Round(*sink_).status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 

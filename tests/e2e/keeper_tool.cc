@@ -89,18 +89,33 @@ absl::Status Run(const Arguments& arguments) {
   return client.Launch();
 }
 
-checkpoint::CriuWorker Worker(const Arguments& arguments, bool final) {
-  return [&arguments, final](checkpoint::CriuWork work) -> absl::Status {
+Duration TimeoutOf(const Arguments& arguments) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(arguments.timeout_s));
+}
+
+checkpoint::CriuWorker PreDumper(const Arguments& arguments) {
+  return [&arguments](checkpoint::CriuWork work) -> absl::Status {
     ASSIGN_OR_RETURN(KeeperClient client, Connect(arguments));
-    const auto timeout = std::chrono::duration_cast<Duration>(
-        std::chrono::duration<double>(arguments.timeout_s));
-    const auto phases =
-        final ? client.Dump(work.images_dir, work.parent_images, work.page_server.get(), timeout)
-              : client.PreDump(work.images_dir, work.parent_images, work.page_server.get(), timeout);
-    if (!phases.ok()) return phases.status();
-    Say(*phases, final ? "dump" : "pre-dump");
+    ASSIGN_OR_RETURN(const auto phases,
+                     client.PreDump(work.images_dir, work.parent_images, work.page_server.get(),
+                                    TimeoutOf(arguments)));
+    Say(phases, "pre-dump");
     return absl::OkStatus();
   };
+}
+
+checkpoint::CriuDumper Dumper(const Arguments& arguments) {
+  return {[&arguments](checkpoint::CriuWork work) -> absl::Status {
+            ASSIGN_OR_RETURN(KeeperClient client, Connect(arguments));
+            return client.StageDump(work.images_dir, work.parent_images, work.page_server.get(),
+                                    TimeoutOf(arguments));
+          },
+          [&arguments]() -> absl::Status {
+            ASSIGN_OR_RETURN(KeeperClient client, Connect(arguments));
+            ASSIGN_OR_RETURN(const auto phases, client.Dump(TimeoutOf(arguments)));
+            Say(phases, "dump");
+            return absl::OkStatus();
+          }};
 }
 
 // Rounds, fence, freeze, dump, and the whole as images in `images`. The tree stays frozen.
@@ -116,12 +131,13 @@ absl::Status Dump(const Arguments& arguments) {
     ASSIGN_OR_RETURN(const auto status, keeper.GetStatus());
     return checkpoint::OpenCgroupMemory(status.cgroup());
   };
-  checkpoint::CriuSource source(facts.version, kWork, Worker(arguments, false),
-                                Worker(arguments, true), memory);
+  checkpoint::CriuSource source(facts.version, kWork, PreDumper(arguments),
+                                Dumper(arguments), memory);
   for (int i = 0; i < arguments.rounds; ++i) {
     ASSIGN_OR_RETURN(const checkpoint::RoundReport round, source.Round(sink));
     std::cout << "round " << i << " pages " << round.pages_sent << "\n";
   }
+  RETURN_IF_ERROR(source.Stage());
   ASSIGN_OR_RETURN(KeeperClient client, Connect(arguments));
   {
     const Step step("fence up");
@@ -189,9 +205,10 @@ absl::Status Stall(const Arguments& arguments) {
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return ErrnoStatus("socketpair");
   const UniqueFd ours(ends[0]), theirs(ends[1]);
   ASSIGN_OR_RETURN(KeeperClient client, Connect(arguments));
+  RETURN_IF_ERROR(client.StageDump(kWork, "", theirs.get(), seconds(100)));
   RETURN_IF_ERROR(client.FenceUp());
   RETURN_IF_ERROR(client.Freeze());
-  const absl::Status status = client.Dump(kWork, "", theirs.get(), seconds(100)).status();
+  const absl::Status status = client.Dump(seconds(100)).status();
   std::cout << "dump: " << status << "\n";
   ASSIGN_OR_RETURN(const v1::Status now, client.GetStatus());
   std::cout << now.DebugString();

@@ -365,14 +365,19 @@ TEST_F(KeeperTest, RefusesADumpThatCannotBe) {
   ASSERT_TRUE(client.ok()) << client.status();
   auto pair = MakeUnixPair();
   ASSERT_TRUE(pair.ok());
-  const auto dump = [&] { return client->Dump(folder_, "", pair->first.get(), seconds(5)).status(); };
-  EXPECT_EQ(dump().code(), absl::StatusCode::kFailedPrecondition);  // nothing runs
+  EXPECT_EQ(client->StageDump(folder_, "", pair->first.get(), seconds(5)).code(),
+            absl::StatusCode::kFailedPrecondition);  // nothing runs
   ASSERT_TRUE(client->Launch().ok());
-  EXPECT_EQ(dump().code(), absl::StatusCode::kFailedPrecondition);  // not frozen
+  EXPECT_EQ(client->Dump(seconds(5)).status().code(),
+            absl::StatusCode::kFailedPrecondition);  // not frozen
+  ASSERT_TRUE(client->Freeze().ok());
+  EXPECT_EQ(client->Dump(seconds(5)).status().code(),
+            absl::StatusCode::kFailedPrecondition);  // not staged
+  ASSERT_TRUE(client->Thaw().ok());
   EXPECT_EQ(client->Restore(folder_, seconds(5)).status().code(),
             absl::StatusCode::kFailedPrecondition);  // it is there already
   v1::Request request;
-  request.mutable_dump();
+  request.mutable_stage_dump();
   EXPECT_EQ(client->Call(request, {}, Deadline::After(seconds(5))).status().code(),
             absl::StatusCode::kInvalidArgument);  // no page server
   EXPECT_TRUE(client->CancelCriu().ok());         // nothing to cancel
