@@ -207,6 +207,26 @@ struct PlannedSpace {
   std::vector<SlotRun> slots;  // in the file's order
 };
 
+// Pages that may be restored on demand, and the mapping they belong to.
+struct MappingOf {
+  uint64_t number;
+  MappingOf Plus(uint64_t) const { return *this; }
+  friend bool operator==(const MappingOf&, const MappingOf&) = default;
+};
+using OnDemand = RunMap<MappingOf>;
+
+absl::StatusOr<OnDemand> ReadOnDemand(const std::string& images_dir, uint64_t pid) {
+  const std::string path = absl::StrCat(images_dir, "/", MmFileName(pid));
+  ASSIGN_OR_RETURN(const std::string image, ReadFile(path));
+  absl::StatusOr<std::vector<LazyMapping>> mappings = LazyMappings(image);
+  if (!mappings.ok()) return Annotate(mappings.status(), path);
+  OnDemand pages;
+  for (const LazyMapping& mapping : *mappings) {
+    pages.Assign(mapping.first, mapping.count, {mapping.first});
+  }
+  return pages;
+}
+
 // The list by space, in ascending order of address, adjacent runs joined.
 absl::StatusOr<absl::btree_map<AddressSpace, std::vector<PageRun>>> BySpace(const FinalList& list) {
   absl::btree_map<AddressSpace, std::vector<PageRun>> spaces;
@@ -328,8 +348,8 @@ absl::Status Arena::WriteBase(const AddressSpace& name, const Pagemap& pagemap) 
 }
 
 absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
-                                                      const std::string& images_dir,
-                                                      int threads) const {
+                                                      const std::string& images_dir, int threads,
+                                                      LazyIndex* lazy) const {
   ASSIGN_OR_RETURN(const auto spaces, BySpace(list));
   const bool in_place = !images_dir_.empty() && images_dir == images_dir_;
   ImageTotals totals;
@@ -343,6 +363,11 @@ absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
       PlannedSpace planned;
       planned.pagemap.pages_id = static_cast<uint32_t>(plan.size()) + 1;
       Base base;
+      OnDemand on_demand;
+      LazyProcess lazy_process;
+      if (lazy != nullptr && name.kind == AddressSpace::Kind::kProcess) {
+        ASSIGN_OR_RETURN(on_demand, ReadOnDemand(images_dir, name.id));
+      }
       if (in_place && found != spaces_.end()) {
         planned.base = BaseOf(found->second, base);
         planned.base.pages_id = planned.pagemap.pages_id;
@@ -358,6 +383,7 @@ absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
         }
       };
       absl::Status missing;
+      uint64_t last_mapping = ~uint64_t{0};
       for (const PageRun& run : runs) {
         pages.ForEachPiece(
             run.address / kPageSize, run.pages,
@@ -370,25 +396,44 @@ absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
                     first * kPageSize, SpaceName(name), count));
                 return;
               }
-              base.ForEachPiece(
-                  first, count, [&](uint64_t part, uint64_t pages_of_it, const SlotValue* there) {
-                    if (there != nullptr) {
-                      totals.pages_in_place += pages_of_it;
-                      add(part, pages_of_it, kPageParent);
+              const auto eager = [&](uint64_t part, uint64_t pages_of_it, const SlotValue* there) {
+                if (there != nullptr) {
+                  totals.pages_in_place += pages_of_it;
+                  add(part, pages_of_it, kPageParent);
+                  return;
+                }
+                const uint64_t slot = value->Plus(part - first).slot;
+                planned.slots.push_back({part * kPageSize, pages_of_it, slot});
+                planned.pages += pages_of_it;
+                (slot == kZeroSlot ? totals.zero_pages : totals.pages_written) += pages_of_it;
+                add(part, pages_of_it, kPagePresent);
+              };
+              on_demand.ForEachPiece(
+                  first, count, [&](uint64_t part, uint64_t pages_of_it, const MappingOf* mapping) {
+                    if (mapping == nullptr) {
+                      base.ForEachPiece(part, pages_of_it, eager);
                       return;
                     }
-                    const uint64_t slot = value->Plus(part - first).slot;
-                    planned.slots.push_back({part * kPageSize, pages_of_it, slot});
-                    planned.pages += pages_of_it;
-                    (slot == kZeroSlot ? totals.zero_pages : totals.pages_written) += pages_of_it;
-                    add(part, pages_of_it, kPagePresent);
+                    const SlotValue slot = value->Plus(part - first);
+                    if (slot.slot == kZeroSlot) {
+                      // What is not listed reads as zeros.
+                      totals.zero_pages += pages_of_it;
+                      return;
+                    }
+                    totals.pages_lazy += pages_of_it;
+                    add(part, pages_of_it, kPageLazy);
+                    lazy_process.pages.Assign(part, pages_of_it, slot);
+                    if (last_mapping != mapping->number) lazy_process.mappings.push_back(part);
+                    last_mapping = mapping->number;
                   });
             });
       }
       if (!missing.ok()) return missing;
+      if (!lazy_process.pages.empty()) lazy->processes[name.id] = std::move(lazy_process);
       plan.emplace_back(name, std::move(planned));
     }
-    totals.pages_left_out = owners_.key_count() - totals.pages_written - totals.pages_in_place;
+    totals.pages_left_out =
+        owners_.key_count() - totals.pages_written - totals.pages_in_place - totals.pages_lazy;
   }
 
   ASSIGN_OR_RETURN(const UniqueFd folder, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));

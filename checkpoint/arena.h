@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "base/fd.h"
 #include "checkpoint/criu_images.h"
+#include "checkpoint/lazy_index.h"
 #include "checkpoint/page_stream.h"
 #include "checkpoint/run_map.h"
 #include "checkpoint/slot_map.h"
@@ -93,11 +94,15 @@ class Arena {
     uint64_t pages_in_place = 0;
     uint64_t pages_written = 0;
     uint64_t zero_pages = 0;
+    uint64_t pages_lazy = 0;
     uint64_t pages_left_out = 0;  // in the arena but not in the list
     uint32_t files = 0;
   };
+  //
+  // `lazy`, if given, receives the pages of processes that can be restored on demand (see
+  // LazyMappings; their mm images must be in `images_dir`); the pagemaps only name them.
   absl::StatusOr<ImageTotals> WriteImages(const FinalList& list, const std::string& images_dir,
-                                          int threads) const;
+                                          int threads, LazyIndex* lazy = nullptr) const;
 
  private:
   struct Owner {

@@ -15,6 +15,7 @@ constexpr uint32_t kImageMagic = 0x54564319;
 constexpr uint32_t kServiceMagic = 0x55105940;
 constexpr uint32_t kPagemapMagic = 0x56084025;
 constexpr uint32_t kStatsMagic = 0x57093306;
+constexpr uint32_t kMmMagic = 0x57492820;
 
 void AppendNumber(std::string& out, uint32_t number) {
   const char bytes[4] = {static_cast<char>(number), static_cast<char>(number >> 8),
@@ -142,6 +143,20 @@ absl::StatusOr<DumpStats> DecodeDumpStats(absl::string_view bytes) {
   stats.pages_unchanged = message.dump().pages_skipped_parent();
   stats.pages_written = message.dump().pages_written();
   return stats;
+}
+
+absl::StatusOr<std::vector<Vma>> DecodeMm(absl::string_view bytes) {
+  Reader reader(bytes);
+  if (absl::Status status = Magic(reader, kImageMagic, kMmMagic, "mm"); !status.ok()) {
+    return status;
+  }
+  criu_images::Mm message;
+  if (!reader.Message(&message)) return absl::DataLossError("CRIU's mm image is cut or malformed");
+  std::vector<Vma> vmas;
+  for (const criu_images::Vma& vma : message.vmas()) {
+    vmas.push_back({vma.start(), vma.end(), vma.flags(), vma.status()});
+  }
+  return vmas;
 }
 
 }  // namespace starling::checkpoint

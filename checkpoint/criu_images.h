@@ -56,4 +56,13 @@ struct DumpStats {
 };
 absl::StatusOr<DumpStats> DecodeDumpStats(absl::string_view bytes);
 
+// One mapping of a process, as its mm image tells it.
+struct Vma {
+  uint64_t start = 0;
+  uint64_t end = 0;
+  uint32_t flags = 0;   // MAP_*
+  uint32_t status = 0;  // VMA_* of CRIU's criu/include/image.h
+};
+absl::StatusOr<std::vector<Vma>> DecodeMm(absl::string_view bytes);
+
 }  // namespace starling::checkpoint

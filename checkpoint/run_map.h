@@ -41,6 +41,14 @@ class RunMap {
     return Run{key, it->second.count - skip, it->second.value.Plus(skip)};
   }
 
+  // As Find(), or else the first run behind `key`.
+  std::optional<Run> FindFrom(uint64_t key) const {
+    if (auto there = Find(key)) return there;
+    const auto it = runs_.lower_bound(key);
+    if (it == runs_.end()) return std::nullopt;
+    return Run{it->first, it->second.count, it->second.value};
+  }
+
   // Calls f(first, count, const Value*) for every piece of [first, first + count) in order; the
   // pointer is null for pieces that are not in the map.
   template <typename F>

@@ -152,6 +152,7 @@ absl::Status Keeper::Thaw() {
   const std::lock_guard control(control_mutex_);
   RETURN_IF_ERROR(RefuseWhileBusy("thaw"));
   RETURN_IF_ERROR(cgroup_->RequestFrozen(false));
+  if (checkpoint::LazyPages* waiting = lazy()) waiting->Fill();
   return cgroup_->WaitFrozen(false, Deadline::After(kQuick));
 }
 
@@ -302,6 +303,9 @@ v1::Status Keeper::GetStatus() {
   status.set_cgroup(cgroup_->path());
   status.set_init_pid(sandbox_->init_pid());
   const absl::StatusOr<bool> frozen = cgroup_->Frozen();
+  if (checkpoint::LazyPages* waiting = lazy()) {
+    status.set_pages_waiting(waiting->stats().pages_left);
+  }
   const std::lock_guard lock(mutex_);
   status.set_frozen(frozen.ok() && *frozen);
   status.set_fenced(fenced_);

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "checkpoint/criu_session.h"
+#include "checkpoint/lazy_pages.h"
 #include "runtime/keeper/announce.h"
 #include "runtime/keeper/cgroup.h"
 #include "runtime/keeper/fence.h"
@@ -35,8 +36,9 @@ struct KeeperOptions {
   bool fenced = false;       // the fence is up before the network is
 };
 
-// What a component's keeper is called: NAME, or NAME@MIGRATION for a copy made by a migration, which
-// may arrive while an older keeper of the same component is still there. Names its socket and cgroup.
+// What a component's keeper is called: NAME, or NAME@MIGRATION for a copy made by a migration,
+// which may arrive while an older keeper of the same component is still there. Names its socket and
+// cgroup.
 std::string KeeperName(const std::string& component, const std::string& migration_id);
 
 // The cgroup folders, under the hierarchy's root. Keepers live outside of their components' groups
@@ -45,9 +47,10 @@ inline constexpr char kComponentsGroup[] = "starling";
 inline constexpr char kKeepersGroup[] = "starling-keepers";
 
 // Owns one component on this host: its namespaces, cgroup, fence, output and exit status. All
-// operations but Create, OnInitExit and the destructor are thread-safe and return when they are done.
-// One slow operation (CRIU, stop, quit) at a time: a second one is answered kFailedPrecondition
-// naming the first, and so is whatever would let the tree run under CRIU's hands.
+// operations but Create, OnInitExit and the destructor are thread-safe and return when they are
+// done. One slow operation (CRIU, stop, quit) at a time: a second one is answered
+// kFailedPrecondition naming the first, and so is whatever would let the tree run under CRIU's
+// hands.
 class Keeper {
  public:
   // Makes cgroup, namespaces and network; nothing runs yet. On the main thread, with which the
@@ -73,9 +76,10 @@ class Keeper {
   // The staged dump. Needs a frozen tree; it stays frozen whatever happens.
   absl::StatusOr<v1::PhaseTimes> Dump();
   // Needs an empty keeper, fence up. The tree is frozen afterwards; after an error nothing runs.
-  absl::StatusOr<v1::PhaseTimes> Restore(const v1::Restore& request);
-  // A dump is ended so that CRIU itself puts the tree in order, and killed only if that takes too long.
-  // Returns when the operation it ended is over.
+  // `arena` is taken over; given for a restore on demand.
+  absl::StatusOr<v1::PhaseTimes> Restore(const v1::Restore& request, UniqueFd arena);
+  // A dump is ended so that CRIU itself puts the tree in order, and killed only if that takes too
+  // long. Returns when the operation it ended is over.
   absl::Status CancelCriu();
 
   absl::StatusOr<v1::ProbeResult> Probe(const v1::Probe& request);
@@ -104,13 +108,19 @@ class Keeper {
 
   absl::Status SetUp();
   absl::Status SetUpNetwork();
-  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(
-      const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline);
+  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(const std::string& images_dir,
+                                                                     int page_server,
+                                                                     int cgroup_procs,
+                                                                     Deadline deadline);
   // Undoes what a CRIU that failed or was killed in a dump may have left in the frozen tree.
   absl::Status MendAfterDump();
   absl::Status RefuseWhileBusy(const char* what);
   bool DumpWaits() const;  // a dump is staged and has not begun; under mutex_
   absl::Status NeedTree();
+  absl::Status ServeLazily(const std::string& images_dir, UniqueFd arena);
+  checkpoint::LazyPages* lazy();  // nullptr: nothing is restored on demand
+  // A component is dumped only once all of its memory is in place.
+  absl::Status WaitFilled(Deadline deadline);
   absl::Status WaitExited(Deadline deadline);
   // Whether the component has a network, and so a fence, of its own.
   bool networked() const { return !options_.spec.ip().empty(); }
@@ -121,6 +131,7 @@ class Keeper {
   std::optional<Cgroup> cgroup_;
   std::optional<Cgroup> keepers_cgroup_;
   std::optional<Sandbox> sandbox_;
+  std::mutex sandbox_mutex_;  // one question at a time to the namespace's first process
   std::optional<NetworkNamespace> network_;
   std::optional<Announcer> announcer_;
   std::atomic<int> announcements_left_{0};
@@ -132,6 +143,8 @@ class Keeper {
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   const char* busy_ = nullptr;  // name of the slow operation under way
+  // Of a restore on demand; set once, before the tree exists. Declared after what its threads use.
+  std::unique_ptr<checkpoint::LazyPages> lazy_;
   std::unique_ptr<StagedDump> staged_;  // a dump that waits for its word to go on
   checkpoint::CriuSession* criu_ = nullptr;
   int page_server_ = -1;    // our copy of CRIU's end, to cut it off; valid while criu_ is

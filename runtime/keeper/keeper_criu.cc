@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/keeper/keeper.h"
+#include "runtime/keeper/protocol.h"
 #include "runtime/keeper/slow_operation.h"
 #include "runtime/keeper/tcp_repair.h"
 
@@ -69,6 +70,7 @@ absl::StatusOr<v1::PhaseTimes> Keeper::PreDump(const v1::PreDump& request, Uniqu
   const Deadline deadline = DeadlineOf(request.timeout_s());
   ASSIGN_OR_RETURN(SlowOperation operation, SlowOperation::Begin(*this, "pre-dump"));
   RETURN_IF_ERROR(NeedTree());
+  RETURN_IF_ERROR(WaitFilled(deadline));
   ASSIGN_OR_RETURN(const UniqueFd procs, keepers_cgroup_->OpenProcs());
   ASSIGN_OR_RETURN(auto criu,
                    StartCriu(request.images_dir(), page_server.get(), procs.get(), deadline));
@@ -110,6 +112,7 @@ absl::Status Keeper::StageDump(const v1::StageDump& request, UniqueFd page_serve
   const Deadline deadline = DeadlineOf(request.timeout_s());
   ASSIGN_OR_RETURN(SlowOperation operation, SlowOperation::Begin(*this, "dump"));
   RETURN_IF_ERROR(NeedTree());
+  RETURN_IF_ERROR(WaitFilled(deadline));
   ASSIGN_OR_RETURN(const UniqueFd procs, keepers_cgroup_->OpenProcs());
   ASSIGN_OR_RETURN(auto criu,
                    StartCriu(request.images_dir(), page_server.get(), procs.get(), deadline));
@@ -203,7 +206,51 @@ absl::Status Keeper::MendAfterDump() {
   return fence_ ? fence_->RemoveTables("CRIU-") : absl::OkStatus();
 }
 
-absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request) {
+absl::Status Keeper::ServeLazily(const std::string& images_dir, UniqueFd arena) {
+  const std::string path = absl::StrCat(images_dir, "/", kLazyIndex);
+  ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
+  absl::StatusOr<checkpoint::LazyIndex> index = checkpoint::DecodeLazyIndex(bytes);
+  if (!index.ok()) return Annotate(index.status(), path);
+  // The namespace's first process holds the userfaultfds too, and ends the component when this
+  // keeper is gone: it never reads zeros for pages that nobody serves any more.
+  checkpoint::LazyPages::Guard guard;
+  guard.hold = [this](int uffd) {
+    const std::lock_guard lock(sandbox_mutex_);
+    return sandbox_->Hold(uffd, Deadline::After(kQuick));
+  };
+  guard.release = [this] {
+    const std::lock_guard lock(sandbox_mutex_);
+    const absl::Status released = sandbox_->Release(Deadline::After(kQuick));
+    // It has ended, and everything with it.
+    return absl::IsUnavailable(released) ? absl::OkStatus() : released;
+  };
+  guard.failed = [this](const absl::Status& status) {
+    spdlog::critical("{}: ended, since its memory cannot be put in place: {}", options_.spec.name(),
+                     status.ToString());
+    (void)cgroup_->Kill();
+  };
+  ASSIGN_OR_RETURN(auto lazy, checkpoint::LazyPages::Create(std::move(arena), *std::move(index),
+                                                            std::move(guard)));
+  ASSIGN_OR_RETURN(const UniqueFd folder, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));
+  RETURN_IF_ERROR(lazy->Listen(folder.get()));
+  const std::lock_guard lock(mutex_);
+  lazy_ = std::move(lazy);
+  return absl::OkStatus();
+}
+
+checkpoint::LazyPages* Keeper::lazy() {
+  const std::lock_guard lock(mutex_);
+  return lazy_.get();
+}
+
+absl::Status Keeper::WaitFilled(Deadline deadline) {
+  checkpoint::LazyPages* const lazy = this->lazy();
+  if (lazy == nullptr) return absl::OkStatus();
+  lazy->Fill();
+  return lazy->WaitFilled(deadline);
+}
+
+absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request, UniqueFd arena) {
   const TimePoint begun = Clock::now();
   const Deadline deadline = DeadlineOf(request.timeout_s());
   ASSIGN_OR_RETURN(SlowOperation operation, SlowOperation::Begin(*this, "restore"));
@@ -215,6 +262,9 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request) {
       return absl::FailedPreconditionError("a restore happens behind the fence: raise it first");
     }
   }
+  checkpoint::RestoreRequest restore;
+  restore.lazy_pages = request.lazy();
+  if (request.lazy()) RETURN_IF_ERROR(ServeLazily(request.images_dir(), std::move(arena)));
   // CRIU has to run, and it runs in the component's group.
   RETURN_IF_ERROR(cgroup_->RequestFrozen(false));
   ASSIGN_OR_RETURN(const UniqueFd procs, cgroup_->OpenProcs());
@@ -224,7 +274,7 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request) {
     // The last moment before the restored tree runs: every task is stopped by CRIU. CRIU itself is
     // taken out of the group, so that it can let go of them and end while they stay.
     result = criu->Restore(
-        {},
+        restore,
         [this, &criu](const checkpoint::CriuNotification& told) -> absl::Status {
           if (told.stage != "pre-resume") return absl::OkStatus();
           RETURN_IF_ERROR(keepers_cgroup_->Add(criu->pid()));
@@ -242,7 +292,11 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request) {
     status = found.status();
     host = found.value_or(0);
   }
-  if (status.ok()) status = sandbox_->Adopt(result->pid, Deadline::After(kQuick));
+  if (status.ok() && request.lazy()) status = lazy()->Restored(Deadline::After(kQuick));
+  if (status.ok()) {
+    const std::lock_guard lock(sandbox_mutex_);
+    status = sandbox_->Adopt(result->pid, Deadline::After(kQuick));
+  }
   if (!status.ok()) {
     absl::Status cleaned = cgroup_->Kill();
     if (cleaned.ok()) cleaned = cgroup_->WaitEmpty(Deadline::After(kDeath));

@@ -220,6 +220,15 @@ absl::Status Sandbox::Adopt(pid_t inside, Deadline deadline) {
   return ErrnoStatus(error, "take over the restored root");
 }
 
+absl::Status Sandbox::Hold(int uffd, Deadline deadline) {
+  ASSIGN_OR_RETURN(const std::string answer, Ask("H", {uffd}, deadline));
+  int error = EINVAL;
+  (void)absl::SimpleAtoi(answer.substr(1), &error);
+  return error == 0 ? absl::OkStatus() : ErrnoStatus(error, "hold a process's userfaultfd");
+}
+
+absl::Status Sandbox::Release(Deadline deadline) { return Ask("D", {}, deadline).status(); }
+
 void Sandbox::Kill() const {
   (void)::syscall(SYS_pidfd_send_signal, init_pidfd_.get(), SIGKILL, nullptr, 0u);
 }

@@ -55,6 +55,11 @@ class Sandbox {
   // of the namespace's first process, because it has died.
   absl::Status Adopt(pid_t inside, Deadline deadline);
 
+  // Lets the first process hold a userfaultfd of the component too (borrowed here), until Release():
+  // should this process die, it ends the component before it closes them.
+  absl::Status Hold(int uffd, Deadline deadline);
+  absl::Status Release(Deadline deadline);
+
   // SIGKILL to the first process, which ends the whole namespace.
   void Kill() const;
 

@@ -160,7 +160,15 @@ absl::Status Server::Dispatch(const v1::Request& request, UnixMessage& message, 
       return absl::OkStatus();
     }
     case v1::Request::kRestore: {
-      ASSIGN_OR_RETURN(*reply.mutable_phases(), keeper_->Restore(request.restore()));
+      UniqueFd arena;
+      if (request.restore().lazy()) {
+        if (message.fds.size() != 1) {
+          return absl::InvalidArgumentError("a restore on demand needs the arena's descriptor");
+        }
+        arena = std::move(message.fds[0]);
+      }
+      ASSIGN_OR_RETURN(*reply.mutable_phases(),
+                       keeper_->Restore(request.restore(), std::move(arena)));
       return absl::OkStatus();
     }
     case v1::Request::kCancelCriu:

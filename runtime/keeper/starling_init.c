@@ -4,10 +4,13 @@
 //   starling-init ns SOCKET INIT-PATH TREE-ARGUMENTS...
 //     First process of the component's pid namespace. Never dumped: it belongs to the keeper of this
 //     host. Reaps what is orphaned beyond the tree's root, waits for that root, and ends with its
-//     status, which takes the rest of the namespace with it. It dies with its keeper.
+//     status, which takes the rest of the namespace with it. When its keeper is gone it ends the
+//     component and then itself.
 //     SOCKET is a SOCK_SEQPACKET descriptor to the keeper; requests and answers are one byte and text:
 //       "L" with descriptors (cgroup.procs, report pipe)  start the tree       -> "L<pid inside>"
 //       "A<pid inside>"                                   adopt a restored root -> "A0" or "A<errno>"
+//       "H" with descriptor (userfaultfd)                 hold it for its keeper -> "H0" or "H<errno>"
+//       "D"                                               close all that is held -> "D0"
 //
 //   starling-init tree --report FD --output FILE --user UID:GID:GROUP,... --directory DIR -- COMMAND...
 //     Root of the dumped tree: its own session, child subreaper, so that what daemonises stays in the
@@ -39,7 +42,7 @@ extern char** environ;
 // The component's own start above them, and the kernel never goes below 300 when pids wrap around.
 #define FIRST_PID "1000"
 
-enum { kFailed = 125, kKeeperGone = 137, kMaxGroups = 256 };
+enum { kFailed = 125, kKeeperGone = 137, kMaxGroups = 256, kMaxHeld = 4096 };
 
 static int Usage(void) {
   static const char text[] =
@@ -107,10 +110,22 @@ static void StartTree(int procs, int report, const sigset_t* mask, char** argume
   _exit(kFailed);
 }
 
+// Descriptors held for the keeper: the userfaultfds of a component whose memory is not all in place.
+static int held[kMaxHeld];
+static int held_count = 0;
+
+// The keeper is gone. Nobody serves the component's memory any more, and with the last userfaultfd
+// closed it would read zeros: so it ends first, all of it, and then this process, which holds them.
+static int EndWithoutKeeper(void) {
+  kill(-1, SIGKILL);
+  while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) {
+  }
+  return kKeeperGone;
+}
+
 static int RunNamespace(int socket, char** arguments) {
   // By hand this would remount the host's own file systems.
   if (getpid() != 1) return Usage();
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return kFailed;
   // The component sees its own processes, and no mount made here reaches the host.
   if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
       mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) != 0) {
@@ -149,11 +164,8 @@ static int RunNamespace(int socket, char** arguments) {
     message.msg_control = control;
     message.msg_controllen = sizeof(control);
     const ssize_t n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    if (n == 0) return kKeeperGone;
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return kFailed;
-    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return EndWithoutKeeper();
     if (text[0] == 'L') {
       const struct cmsghdr* header = CMSG_FIRSTHDR(&message);
       if (header == NULL || header->cmsg_len != CMSG_LEN(2 * sizeof(int)) || RaiseLastPid() != 0) {
@@ -173,6 +185,17 @@ static int RunNamespace(int socket, char** arguments) {
         root = child;
         Answer(socket, 'L', child);
       }
+    } else if (text[0] == 'H') {
+      const struct cmsghdr* header = CMSG_FIRSTHDR(&message);
+      if (header == NULL || header->cmsg_len != CMSG_LEN(sizeof(int)) || held_count == kMaxHeld) {
+        Answer(socket, 'H', header == NULL ? EINVAL : EMFILE);
+        continue;
+      }
+      memcpy(&held[held_count++], CMSG_DATA(header), sizeof(int));
+      Answer(socket, 'H', 0);
+    } else if (text[0] == 'D') {
+      while (held_count > 0) close(held[--held_count]);
+      Answer(socket, 'D', 0);
     } else if (text[0] == 'A') {
       root = atoi(text + 1);
       // A root that has died meanwhile has been reaped above, or never was a child of ours.

@@ -371,6 +371,7 @@ absl::Status SourceMigration::Restore() {
     memory->set_pages(entry.run.pages);
     memory->set_in_arena_before(entry.in_arena_before);
   }
+  restore.set_eager(request_.eager());
   restore.set_log_tail(ReadLogTail(LogPath(host_.config.log_dir, row_.component)));
   ASSIGN_OR_RETURN(const v1::RestoreResponse response, peer_->Restore(restore, StepDeadline()));
   for (const auto& phase : response.phases()) *report_.add_phases() = phase;

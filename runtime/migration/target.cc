@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "runtime/keeper/protocol.h"
 #include "runtime/keeper_client.h"
 #include "runtime/names.h"
 
@@ -207,7 +208,15 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   // Nothing more can be written by the source from here on: what is restored is what was checked.
   std::unique_ptr<LaneReceiver> receiver = std::move(ghost.receiver);
   RETURN_IF_ERROR(receiver->Close());
-  RETURN_IF_ERROR(receiver->arena().WriteImages(list, ghost.images, kImageThreads).status());
+  const bool lazy = host_.criu->lazy_pages && !request.eager();
+  checkpoint::LazyIndex index;
+  RETURN_IF_ERROR(receiver->arena()
+                      .WriteImages(list, ghost.images, kImageThreads, lazy ? &index : nullptr)
+                      .status());
+  if (lazy) {
+    RETURN_IF_ERROR(WriteFileAtomic(absl::StrCat(ghost.images, "/", keeper::kLazyIndex),
+                                    checkpoint::EncodeLazyIndex(index)));
+  }
   phase("target: memory images", start);
   start = Clock::now();
   RETURN_IF_ERROR(
@@ -216,8 +225,12 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   restore.mutable_restore()->set_images_dir(ghost.images);
   const auto timeout = host_.config.migration.step_timeout;
   restore.mutable_restore()->set_timeout_s(Seconds(timeout));
-  ASSIGN_OR_RETURN(const keeper::v1::Reply reply,
-                   ghost.copy->Call(restore, Deadline::After(timeout + kKeeperTimeout)));
+  restore.mutable_restore()->set_lazy(lazy);
+  // The keeper serves what waits in the arena, whatever becomes of this agent.
+  ASSIGN_OR_RETURN(
+      const keeper::v1::Reply reply,
+      ghost.copy->Call(restore, Deadline::After(timeout + kKeeperTimeout),
+                       lazy ? std::vector<int>{receiver->arena().fd()} : std::vector<int>{}));
   phase("target: restore", start);
   for (v1::PhaseTime time : reply.phases().phases()) {
     time.set_name(absl::StrCat("restore: ", time.name()));

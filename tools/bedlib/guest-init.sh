@@ -78,6 +78,13 @@ mkdir /run/bed-agent
 mkfifo /run/bed-agent/wake
 echo "$build/bin/starlingd" >/run/bed-agent/program
 setsid bash /run/bed/supervisor.sh </dev/null >>/var/log/starling/supervisor.log 2>&1 &
+# A node is up when its agent answers; one that does not start is for its log to explain.
+if [[ -x $build/bin/starlingd ]]; then
+  for ((i = 0; i < 300; i++)); do
+    [[ -S /run/starling/starlingd.sock ]] && break
+    sleep 0.1
+  done
+fi
 echo "starling-bed: ready" >/dev/console
 
 # This process only has to reap from here on.

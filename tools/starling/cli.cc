@@ -115,6 +115,7 @@ struct Options {
   std::string probe;
   double probe_timeout_s = 0;
   double max_blackout_ms = 0;
+  bool eager = false;
   int max_rounds = 0;
   bool quiet = false;
 
@@ -239,6 +240,8 @@ class Parser {
     migrate_->add_option("--max-rounds", options.max_rounds, "Copy at most so many rounds")
         ->type_name("N")
         ->check(CLI::Range(1, 64));
+    migrate_->add_flag("--eager", options.eager,
+                       "Have all memory in place before the component runs at the target");
     AddJson(migrate_, options);
     migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
 
@@ -367,6 +370,7 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     migrate.request.set_probe_timeout_s(options.probe_timeout_s);
     migrate.request.set_max_blackout_s(options.max_blackout_ms / 1000);
     migrate.request.set_max_rounds(options.max_rounds);
+    migrate.request.set_eager(options.eager);
     migrate.format = format;
     migrate.quiet = options.quiet;
     return Migrate(session, migrate);
