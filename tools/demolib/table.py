@@ -72,7 +72,7 @@ def sentence(rows, *, kernel, accelerated, rate_bytes_per_s):
             f"{starling['client_gap_ms']:.0f} ms")
     others = [row for row in rows if row["name"] != "starling"]
     shaped = [row for row in others if row["name"].endswith("-shaped")]
-    for group, link in ((shaped, f"at the {rate_bytes_per_s / 1e6:.0f} MB/s of ib_write_bw"),
+    for group, link in ((shaped, f"at the {(rate_bytes_per_s or 0) / 1e6:.0f} MB/s of ib_write_bw"),
                         ([row for row in others if row not in shaped], "on the bare link")):
         if group:
             best = min(group, key=lambda row: row["blackout_ms"])
