@@ -260,7 +260,7 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device) {
       chosen = contexts[i];
   }
   if (chosen == nullptr) {
-    return absl::NotFoundError(absl::StrCat(
+    return absl::FailedPreconditionError(absl::StrCat(
         "no RDMA device", device.empty() ? " with an active port" : absl::StrCat(" named ", device),
         " (devices: ", known.empty() ? "none" : known,
         "): name one of `ibv_devices` as data.device, or make a SoftRoCE one: rdma link add rxe0 "
