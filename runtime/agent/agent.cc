@@ -8,12 +8,14 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "runtime/keeper_client.h"
 #include "runtime/names.h"
 #include "runtime/preflight/component_facts.h"
 #include "runtime/preflight/host_facts.h"
+#include "runtime/preflight/limits.h"
 #include "runtime/preflight/source_check.h"
 #include "runtime/preflight/storage_token.h"
 #include "runtime/preflight/target_check.h"
@@ -54,6 +56,9 @@ absl::Status NoSuchComponent(const std::string& name, const std::string& host) {
   return absl::NotFoundError(absl::StrCat("host ", host, " has no component named ", name,
                                           ": `starling ps` lists those it has"));
 }
+
+// A file may have a line break in its name.
+std::string OneLine(absl::string_view text) { return absl::StrReplaceAll(text, {{"\n", "?"}}); }
 
 }  // namespace
 
@@ -237,8 +242,16 @@ absl::StatusOr<v1::CheckResponse> Agent::Preflight(const std::string& name, Copy
   v1::HelloRequest hello;
   hello.set_protocol(kProtocol);
   hello.set_host(host_.config.host);
-  ASSIGN_OR_RETURN(const v1::HelloResponse greeting,
-                   peer.Hello(hello, Deadline::After(host_.config.migration.peer_timeout)));
+  const absl::StatusOr<v1::HelloResponse> said =
+      peer.Hello(hello, Deadline::After(host_.config.migration.peer_timeout));
+  if (absl::IsUnavailable(said.status()) || absl::IsDeadlineExceeded(said.status())) {
+    const v1::Obstacle obstacle = preflight::MakeObstacle(
+        preflight::Limit::kPeerUnreachable, peer.name(), {{"cause", said.status().message()}});
+    return absl::UnavailableError(
+        absl::StrCat(obstacle.reason(), " [", obstacle.code(), "] ", obstacle.mend()));
+  }
+  RETURN_IF_ERROR(said.status());
+  const v1::HelloResponse& greeting = *said;
   if (greeting.host() != peer.name()) {
     return absl::FailedPreconditionError(absl::StrCat("host ", peer.name(), " at ", peer.address(),
                                                       " calls itself ", greeting.host(),
@@ -296,8 +309,9 @@ absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateR
     std::string all =
         absl::StrCat("component ", name, " cannot be moved to host ", request.to(), ":");
     for (const v1::Obstacle& obstacle : check.obstacles()) {
-      absl::StrAppend(&all, "\n  ", obstacle.thing(), ": ", obstacle.reason(), " [",
-                      obstacle.code(), "]\n    ", obstacle.mend());
+      const std::string what = absl::StrCat(obstacle.thing(), ": ", obstacle.reason());
+      absl::StrAppend(&all, "\n  ", OneLine(what), " [", obstacle.code(), "]\n    ",
+                      OneLine(obstacle.mend()));
     }
     return absl::FailedPreconditionError(all);
   }

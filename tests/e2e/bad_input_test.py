@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -106,8 +107,12 @@ class Test:
 
     def refuse_move(self, what, name, code, *words, agents=True):
         with self.unchanged(agents):
-            self.expect(what, self.one.starling("migrate", name, "--to", "node2", "--quiet",
-                                                check=False), code, *words)
+            done = self.one.starling("migrate", name, "--to", "node2", "--quiet", check=False)
+            self.expect(what, done, code, *words)
+            if "cannot be moved" in done.err and not re.search(
+                    r":\n  \S.* \[[a-z-]+\]\n    \S", done.err):
+                raise Failed(f"{what}: an obstacle and its mend are not on lines of their own: "
+                             f"{done.err}")
 
     # Components and configurations --------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "tools/starling/render.h"
 
 namespace starling::cli {
@@ -44,7 +45,13 @@ std::string ResolveRisk(const v1::ResolveRequest& request) {
 }  // namespace
 
 ExitCode Fail(Io& io, ExitCode code, absl::string_view message) {
-  io.err << "starling: " << Printable(message) << std::endl;
+  // A refused migration has lines of its own for each obstacle.
+  const char* begin = "starling: ";
+  for (absl::string_view line : absl::StrSplit(message, '\n')) {
+    io.err << begin << Printable(line) << "\n";
+    begin = "";
+  }
+  io.err << std::flush;
   return code;
 }
 

@@ -306,6 +306,18 @@ TEST_F(CliTest, CheckNamesEveryObstacle) {
   EXPECT_EQ(OutLines().at(0)["obstacles"][1]["thing"], "/b");
 }
 
+// The lines of a refusal were once joined by '?', as if each end of a line were an attack on the
+// terminal.
+TEST_F(CliTest, MigrateThatIsRefusedSaysEachObstacleOnItsLines) {
+  agent_.on_migrate = [](ServerContext*, ServerWriter<v1::MigrationProgress>*) {
+    return Status(StatusCode::FAILED_PRECONDITION,
+                  "cannot be moved:\n  /a\x1b is not there [code]\n    copy it");
+  };
+  EXPECT_EQ(Call("migrate redis --to node2"), 4);
+  EXPECT_EQ(err_.str(),
+            "starling: cannot be moved:\n  /a? is not there [code]\n    copy it\n");
+}
+
 TEST_F(CliTest, MigrateShowsLinesAndTheReport) {
   agent_.on_migrate = [](ServerContext*, ServerWriter<v1::MigrationProgress>* writer) {
     writer->Write(Progress(v1::PREFLIGHT));
