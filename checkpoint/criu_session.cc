@@ -305,7 +305,9 @@ absl::StatusOr<std::unique_ptr<CriuSession>> CriuSession::Start(const CriuOption
   char* argv[] = {binary.data(), no_config.data(), swrk.data(), rpc_fd.data(), nullptr};
   std::string path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   std::string locale = "LC_ALL=C";
-  char* envp[] = {path.data(), locale.data(), nullptr};
+  std::string preload = absl::StrCat("LD_PRELOAD=", options.preload);
+  char* envp[] = {path.data(), locale.data(), options.preload.empty() ? nullptr : preload.data(),
+                  nullptr};
   plan.binary = binary.c_str();
   plan.argv = argv;
   plan.envp = envp;

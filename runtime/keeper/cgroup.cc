@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -32,6 +33,21 @@ absl::StatusOr<std::string> Reread(int fd, const std::string& path) {
   const ssize_t n = ::pread(fd, buffer, sizeof(buffer), 0);
   if (n < 0) return ErrnoStatus(absl::StrCat("read ", path));
   return std::string(buffer, static_cast<size_t>(n));
+}
+
+// The numbers behind `key` in /proc/PID/status; none if the process has ended.
+std::vector<pid_t> StatusNumbers(pid_t pid, absl::string_view key) {
+  std::vector<pid_t> numbers;
+  const absl::StatusOr<std::string> status = ReadFile(absl::StrCat("/proc/", pid, "/status"));
+  if (!status.ok()) return numbers;
+  for (absl::string_view line : absl::StrSplit(*status, '\n')) {
+    if (!absl::ConsumePrefix(&line, key)) continue;
+    for (absl::string_view word : absl::StrSplit(line, '\t', absl::SkipEmpty())) {
+      pid_t number;
+      if (absl::SimpleAtoi(word, &number)) numbers.push_back(number);
+    }
+  }
+  return numbers;
 }
 
 }  // namespace
@@ -188,20 +204,33 @@ absl::StatusOr<bool> Cgroup::Event(const char* key) const {
 absl::StatusOr<pid_t> HostPid(const Cgroup& group, pid_t inside) {
   ASSIGN_OR_RETURN(const std::vector<pid_t> pids, group.Pids());
   for (pid_t pid : pids) {
-    const absl::StatusOr<std::string> status = ReadFile(absl::StrCat("/proc/", pid, "/status"));
-    if (!status.ok()) continue;  // it ended meanwhile
-    for (absl::string_view line : absl::StrSplit(*status, '\n')) {
-      if (!absl::ConsumePrefix(&line, "NSpid:")) continue;
-      const std::vector<absl::string_view> numbers = absl::StrSplit(line, '\t', absl::SkipEmpty());
-      pid_t innermost;
-      if (numbers.size() > 1 && absl::SimpleAtoi(numbers.back(), &innermost) &&
-          innermost == inside) {
-        return pid;
-      }
-    }
+    // A process that ended meanwhile has none.
+    const std::vector<pid_t> numbers = StatusNumbers(pid, "NSpid:");
+    if (numbers.size() > 1 && numbers.back() == inside) return pid;
   }
   return absl::NotFoundError(
       absl::StrCat("no process of cgroup ", group.path(), " has pid ", inside, " inside"));
+}
+
+absl::Status CheckTree(const Cgroup& group, pid_t root) {
+  ASSIGN_OR_RETURN(const std::vector<pid_t> pids, group.Pids());
+  std::map<pid_t, pid_t> parents;
+  for (pid_t pid : pids) {
+    const std::vector<pid_t> parent = StatusNumbers(pid, "PPid:");
+    if (parent.size() == 1) parents[pid] = parent[0];
+  }
+  for (const auto& [pid, parent] : parents) {
+    pid_t ancestor = pid;
+    while (ancestor != root) {
+      const auto above = parents.find(ancestor);
+      if (above == parents.end()) {
+        return absl::InternalError(absl::StrCat("process ", pid, " of cgroup ", group.path(),
+                                                " is not below the tree's root ", root));
+      }
+      ancestor = above->second;
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace starling::keeper

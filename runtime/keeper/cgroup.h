@@ -73,4 +73,8 @@ class Cgroup {
 // number. kNotFound when there is none.
 absl::StatusOr<pid_t> HostPid(const Cgroup& group, pid_t inside);
 
+// kInternal, naming the process, unless each process of `group`, which is at rest, descends from
+// `root`. Numbers are the host's.
+absl::Status CheckTree(const Cgroup& group, pid_t root);
+
 }  // namespace starling::keeper

@@ -31,6 +31,7 @@ struct KeeperOptions {
   std::string init_path;      // starling-init
   std::string cgroup_root;    // where cgroup v2 is mounted
   std::string criu = "/usr/sbin/criu";
+  std::string criu_root;  // starling-criu-root.so, what CRIU needs for a restore
   uint64_t epoch = 0;
   std::string migration_id;  // of a copy made by a migration
   bool fenced = false;       // the fence is up before the network is
@@ -108,10 +109,10 @@ class Keeper {
 
   absl::Status SetUp();
   absl::Status SetUpNetwork();
-  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(const std::string& images_dir,
-                                                                     int page_server,
-                                                                     int cgroup_procs,
-                                                                     Deadline deadline);
+  // `preload`: see CriuOptions.
+  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(
+      const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline,
+      const std::string& preload = "");
   // Undoes what a CRIU that failed or was killed in a dump may have left in the frozen tree.
   absl::Status MendAfterDump();
   absl::Status RefuseWhileBusy(const char* what);

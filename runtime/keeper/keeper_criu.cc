@@ -52,10 +52,12 @@ v1::PhaseTimes PhasesOf(const checkpoint::CriuResult& result, TimePoint begun, T
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> Keeper::StartCriu(
-    const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline) {
+    const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline,
+    const std::string& preload) {
   ASSIGN_OR_RETURN(const UniqueFd images, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));
   checkpoint::CriuOptions criu;
   criu.binary = options_.criu;
+  criu.preload = preload;
   criu.pid_namespace = sandbox_->pid_namespace();
   criu.mount_namespace = sandbox_->mount_namespace();
   criu.network_namespace = sandbox_->network_namespace();
@@ -268,7 +270,8 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request, Uniqu
   // CRIU has to run, and it runs in the component's group.
   RETURN_IF_ERROR(cgroup_->RequestFrozen(false));
   ASSIGN_OR_RETURN(const UniqueFd procs, cgroup_->OpenProcs());
-  ASSIGN_OR_RETURN(auto criu, StartCriu(request.images_dir(), -1, procs.get(), deadline));
+  ASSIGN_OR_RETURN(auto criu,
+                   StartCriu(request.images_dir(), -1, procs.get(), deadline, options_.criu_root));
   absl::StatusOr<checkpoint::CriuResult> result = absl::AbortedError("called off");
   if (operation.SetCriu(criu.get()).ok()) {
     // The last moment before the restored tree runs: every task is stopped by CRIU. CRIU itself is
@@ -297,6 +300,7 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request, Uniqu
     const std::lock_guard lock(sandbox_mutex_);
     status = sandbox_->Adopt(result->pid, Deadline::After(kQuick));
   }
+  if (status.ok()) status = CheckTree(*cgroup_, host);
   if (!status.ok()) {
     absl::Status cleaned = cgroup_->Kill();
     if (cleaned.ok()) cleaned = cgroup_->WaitEmpty(Deadline::After(kDeath));

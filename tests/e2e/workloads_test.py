@@ -93,7 +93,6 @@ class Workload:
     protocol = "redis"
     run_options = ()
     least_processes = 1
-    comes_back = True  # is moved back, without load, so that two digests can be compared
 
     def prepare(self, test):
         """Makes on both nodes what the program needs."""
@@ -162,10 +161,6 @@ class Nginx(Workload):
 
 class ProcessFamily(Workload):
     least_processes = 3
-    # CRIU before 4.0 does not keep the root's being a child subreaper while it rebuilds a process
-    # whose session's leader is dead, as the daemonised grandchild's is: that lands beside the tree,
-    # and the next move is refused (process-outside-tree).
-    comes_back = False
 
     def command(self):
         return [os.path.join(beds.WORKLOADS, "process_family.py"), str(self.port)]
@@ -306,9 +301,8 @@ class Test:
             flaws(report)
             # Back without load, so that the digest of before can be held against that of after.
             before = workload.digest(self)
-            if workload.comes_back:
-                reports.append(self.move(name, self.one, self.two))
-                self.runs_only_on(name, self.one, self.two, workload.least_processes)
+            reports.append(self.move(name, self.one, self.two))
+            self.runs_only_on(name, self.one, self.two, workload.least_processes)
             workload.check(self, report, before, workload.digest(self))
         except BaseException:
             self.say_logs(name)

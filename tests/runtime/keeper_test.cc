@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -205,6 +206,28 @@ TEST_F(KeeperTest, KeepsADaemonisedGrandchildInTheTree) {
   ASSERT_TRUE(client->Stop(seconds(10)).ok());
   // With the command's status, not the daemon's.
   EXPECT_EQ(client->GetStatus()->exit_status(), 3);
+}
+
+TEST_F(KeeperTest, AProcessBesideTheTreeIsSeen) {
+  auto client = Start(Options({"sleep"}));
+  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_TRUE(client->Launch().ok());
+  const auto status = client->GetStatus();
+  const auto group = Cgroup::Open(status->cgroup());
+  ASSERT_TRUE(group.ok()) << group.status();
+  const absl::Status whole = CheckTree(*group, status->root_pid());
+  EXPECT_TRUE(whole.ok()) << whole;
+  const pid_t stranger = ::fork();
+  if (stranger == 0) {
+    ::pause();
+    ::_exit(0);
+  }
+  EXPECT_TRUE(group->Add(stranger).ok());
+  const absl::Status beside = CheckTree(*group, status->root_pid());
+  EXPECT_EQ(beside.code(), absl::StatusCode::kInternal) << beside;
+  EXPECT_TRUE(absl::StrContains(beside.message(), absl::StrCat("process ", stranger))) << beside;
+  ::kill(stranger, SIGKILL);
+  ::waitpid(stranger, nullptr, 0);
 }
 
 TEST_F(KeeperTest, StopsGentlyFirst) {

@@ -5,7 +5,8 @@
 //   test_component stubborn FILE         ignores SIGTERM, and writes "ready" to FILE once it does
 //   test_component daemon FILE           ends with 3 once a daemonised grandchild wrote its pid and its
 //                                        parent's, as it sees them, to FILE; that one ends on SIGTERM
-//   test_component spawner FILE          on each SIGUSR1 leaves a daemon behind, as above
+//   test_component spawner FILE          on each SIGUSR1 leaves a daemon behind, as above; on each
+//                                        SIGUSR2 one whose session's leader lives on, beside it
 //   test_component beat ADDRESS PORT     sends a numbered datagram every millisecond and answers each
 //                                        datagram it gets at its own PORT with "got <number of it>"
 //   test_component talk ADDRESS PORT     connects there and sends the letters of the alphabet in turn,
@@ -41,16 +42,26 @@ void OnTerm(int) {
 volatile sig_atomic_t g_spawn = 0;
 void OnUsr1(int) { g_spawn = 1; }
 
-int Daemon(const char* file) {
+volatile sig_atomic_t g_spawn_heir = 0;
+void OnUsr2(int) { g_spawn_heir = 1; }
+
+// `heir`: the leader of the daemon's session lives on, a process in between does not.
+int Daemon(const char* file, bool heir) {
   int gate[2];
   if (pipe(gate) != 0) return 1;
   const pid_t child = fork();
   if (child == 0) {
     setsid();
+    if (heir && fork() > 0) {
+      close(gate[0]);
+      close(gate[1]);
+      while (true) pause();
+    }
+    const pid_t between = getpid();
     if (fork() > 0) _exit(0);
     close(gate[0]);
     // Until the parent in between has gone and we were given a new one.
-    while (getppid() == getpgrp()) usleep(1000);
+    while (getppid() == between) usleep(1000);
     char text[64];
     snprintf(text, sizeof(text), "%d %d", getpid(), getppid());
     WriteTo(file, text);
@@ -65,19 +76,25 @@ int Daemon(const char* file) {
 }
 
 int Spawner(const char* file) {
-  sigset_t usr1, none;
+  sigset_t mine, none;
   sigemptyset(&none);
-  sigemptyset(&usr1);
-  sigaddset(&usr1, SIGUSR1);
-  sigprocmask(SIG_BLOCK, &usr1, nullptr);
+  sigemptyset(&mine);
+  sigaddset(&mine, SIGUSR1);
+  sigaddset(&mine, SIGUSR2);
+  sigprocmask(SIG_BLOCK, &mine, nullptr);
   signal(SIGUSR1, OnUsr1);
+  signal(SIGUSR2, OnUsr2);
   signal(SIGCHLD, SIG_IGN);
   WriteTo(file, "ready");
   while (true) {
     sigsuspend(&none);
     if (g_spawn != 0) {
       g_spawn = 0;
-      (void)Daemon(file);
+      (void)Daemon(file, false);
+    }
+    if (g_spawn_heir != 0) {
+      g_spawn_heir = 0;
+      (void)Daemon(file, true);
     }
   }
 }
@@ -141,7 +158,7 @@ int main(int argc, char** argv) {
     while (true) pause();
   }
   if (strcmp(mode, "spawner") == 0) return Spawner(argv[2]);
-  if (strcmp(mode, "daemon") == 0) return Daemon(argv[2]);
+  if (strcmp(mode, "daemon") == 0) return Daemon(argv[2], false);
   if (strcmp(mode, "talk") == 0) return Talk(argv[2], atoi(argv[3]));
   if (strcmp(mode, "beat") == 0) return Beat(argv[2], atoi(argv[3]));
   return 2;
