@@ -65,6 +65,13 @@ class TargetCheck {
     CheckVersions();
     CheckHost();
     CheckSharedPaths();
+    // The files' own lines come in the second pass: where the storage is another, they say nothing.
+    for (int i = 0; i < request_.files_size(); ++i) {
+      if (static_cast<size_t>(i) >= facts_.files.size()) break;
+      if (IsStorageToken(request_.files(i).path())) {
+        CheckToken(request_.files(i), facts_.files[static_cast<size_t>(i)]);
+      }
+    }
     for (int i = 0; i < request_.files_size(); ++i) {
       const v1::FileFact& file = request_.files(i);
       if (static_cast<size_t>(i) >= facts_.files.size()) {
@@ -137,7 +144,7 @@ class TargetCheck {
   }
 
   void CheckFile(const v1::FileFact& wanted, const HostFile& have) {
-    if (IsStorageToken(wanted.path())) return CheckToken(wanted, have);
+    if (IsStorageToken(wanted.path()) || (wanted.shared() && OnOtherStorage(wanted.path()))) return;
     if (!have.error.empty()) {
       Add(Limit::kFileUnreadable, wanted.path(), {{"host", host_}, {"cause", have.error}});
       return;
@@ -158,7 +165,16 @@ class TargetCheck {
     if (std::find(missing.begin(), missing.end(), folder) != missing.end()) return;
     if (!have.exists || have.content_hash != wanted.content_hash()) {
       Add(Limit::kSharedNotSame, folder, {{"host", host_}});
+      other_storage_.push_back(folder);
     }
+  }
+
+  bool OnOtherStorage(const std::string& path) const {
+    const auto holds = [&](const std::string& folder) {
+      return folder == "/" || path == folder || absl::StartsWith(path, absl::StrCat(folder, "/"));
+    };
+    return std::any_of(other_storage_.begin(), other_storage_.end(), holds) ||
+           std::any_of(facts_.missing_shared.begin(), facts_.missing_shared.end(), holds);
   }
 
   static std::string Difference(const v1::FileFact& wanted, const HostFile& have) {
@@ -197,6 +213,7 @@ class TargetCheck {
   const v1::ExamineRequest& request_;
   const HostFacts& facts_;
   const std::string& host_;
+  std::vector<std::string> other_storage_;  // declared as shared
   std::set<std::pair<std::string, std::string>> seen_;
   std::vector<v1::Obstacle> obstacles_;
 };

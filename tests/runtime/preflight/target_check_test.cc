@@ -183,6 +183,15 @@ TEST(TargetCheckTest, StorageTokens) {
   ASSERT_EQ(obstacles.size(), 1u);
   EXPECT_EQ(obstacles[0].code(), "shared-path-other-storage");
 
+  // What lies on it is missing too, of course; "install the file" would be bad advice.
+  v1::FileFact* inside = move.request.add_files();
+  inside->set_path("/shared/rows.db");
+  inside->set_shared(true);
+  move.host.files.emplace_back();
+  obstacles = CheckTarget(move.request, move.host);
+  ASSERT_EQ(obstacles.size(), 1u);
+  EXPECT_EQ(obstacles[0].code(), "shared-path-other-storage");
+
   // A path that is not there at all is named once, as missing.
   move.host.missing_shared = {"/shared"};
   obstacles = CheckTarget(move.request, move.host);
