@@ -13,6 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "runtime/names.h"
@@ -93,8 +94,10 @@ std::string MoveAside(const std::string& path) {
 }
 
 absl::Status Damaged(const std::string& path, absl::string_view what) {
+  // SQLite says in several lines what it finds.
   return absl::DataLossError(
-      absl::StrCat(path, " is not a sound journal: ", what, "; ", MoveAside(path)));
+      absl::StrCat(path, " is not a sound journal: ", absl::StrReplaceAll(what, {{"\n", " "}}),
+                   "; ", MoveAside(path)));
 }
 
 // The words of an error met while a file is opened and checked.

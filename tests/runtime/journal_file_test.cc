@@ -20,6 +20,7 @@ namespace {
 using absl::StatusCode;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 constexpr char kBoot[] = "11111111-1111-1111-1111-111111111111";
 
@@ -62,7 +63,8 @@ class JournalFileTest : public testing::Test {
     const std::string before = *ReadFile(path_);
     const absl::Status status = Open();
     EXPECT_EQ(status.code(), code) << status;
-    EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr(path_), HasSubstr(words)));
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr(path_), HasSubstr(words), Not(HasSubstr("\n"))));
     EXPECT_EQ(*ReadFile(path_), before);
   }
 
@@ -161,6 +163,15 @@ TEST_F(JournalFileTest, SurvivesAlteredBytes) {
     (*journal)->Advance("a7", MigrationState::kReserving, MigrationState::kPreCopy).IgnoreError();
   }
   EXPECT_GT(refused, 50);
+}
+
+// SQLite's own words for it have a line break in them, and an error is one line.
+TEST_F(JournalFileTest, RefusesAnOverwrittenPageInOneLine) {
+  Fill();
+  std::string bytes = *ReadFile(path_);
+  bytes.replace(4096, 3000, 3000, '\xff');
+  ASSERT_TRUE(WriteFileAtomic(path_, bytes).ok());
+  ExpectRefused(StatusCode::kDataLoss, "Page 2");
 }
 
 TEST_F(JournalFileTest, RefusesADatabaseOfAnotherProgram) {
