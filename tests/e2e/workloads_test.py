@@ -101,7 +101,8 @@ class Workload:
         raise NotImplementedError
 
     def digest(self, test):
-        """The program's own word of its state while nothing is written; None if it has none."""
+        """What there is of the program's state while nothing is written."""
+        raise NotImplementedError
 
     def check(self, test, report, before, after):
         """Whatever else has to be so. `before` and `after`: digests at the two ends of a move
@@ -133,14 +134,52 @@ class Redis(Workload):
         return ask(test.bed, self.port, "DEBUG DIGEST")
 
 
+# Prints the number of items of the memcached at ADDRESS PORT, and a hash of their keys and values.
+MEMCACHED_DIGEST = r"""
+import hashlib, socket, sys, urllib.parse
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=120) as connection:
+    stream = connection.makefile("rb")
+    connection.sendall(b"lru_crawler metadump all\r\n")
+    keys = []
+    for line in iter(stream.readline, b"END\r\n"):
+        if not line.startswith(b"key="):
+            sys.exit(f"memcached lists no keys: {line}")
+        keys.append(urllib.parse.unquote_to_bytes(line.split()[0][4:]))
+    content = hashlib.sha256()
+    for key in sorted(keys):
+        connection.sendall(b"get " + key + b"\r\n")
+        head = stream.readline()
+        if not head.startswith(b"VALUE "):
+            sys.exit(f"{key} is listed, and is not there: {head}")
+        content.update(head + stream.read(int(head.split()[3]) + 2))
+        stream.readline()
+print(len(keys), content.hexdigest())
+"""
+
+# Prints a hash of the files that the web server at ADDRESS PORT serves, named on standard input.
+SITE_DIGEST = r"""
+import hashlib, sys, urllib.request
+content = hashlib.sha256()
+for name in sys.stdin.read().split():
+    content.update(urllib.request.urlopen(f"http://{sys.argv[1]}:{sys.argv[2]}/{name}").read())
+print(content.hexdigest())
+"""
+
+
 class Memcached(Workload):
     protocol = "memcached"
-    # Its own digest: the witness reads every key back and compares it.
     witness_options = ("--preload-mib", "4", "--value-size", "1024")
 
     def command(self):
         return ["/usr/bin/memcached", "-u", "root", "-l", "0.0.0.0", "-p", str(self.port), "-U",
                 "0", "-m", "64", "-t", "4"]
+
+    def digest(self, test):
+        count, content = test.bed.client("/usr/bin/python3", "-c", MEMCACHED_DIGEST, ADDRESS,
+                                         str(self.port)).out.split()
+        if int(count) < 1000:
+            raise Failed(f"memcached has {count} of the witness's items")
+        return count, content
 
 
 class Nginx(Workload):
@@ -157,6 +196,18 @@ class Nginx(Workload):
 
     def command(self):
         return self._command
+
+    def digest(self, test):
+        names = test.one.shell(f"cd {SITE}/www && find . -type f | sort").out
+        return test.bed.client("/usr/bin/python3", "-c", SITE_DIGEST, ADDRESS, str(self.port),
+                               given=names).out.strip()
+
+    def check(self, test, report, before, after):
+        super().check(test, report, before, after)
+        files = test.one.shell(f"cd {SITE}/www && find . -type f | sort | xargs cat | sha256sum"
+                               ).out.split()[0]
+        if after != files:
+            raise Failed(f"nginx serves {after}, and its files are {files}")
 
 
 class ProcessFamily(Workload):
