@@ -71,8 +71,10 @@ class CriuSourceTest : public ::testing::Test {
       return absl::OkStatus();
     }
     absl::StatusOr<std::vector<PageRun>> HugeZeroPages(const PageRun& run) const override {
-      // The last page of every run.
-      return std::vector<PageRun>{{run.space, run.address + (run.pages - 1) * kPageSize, 1}};
+      // One that was sent and the one behind it that was not.
+      EXPECT_LE(run.address, 0x4000u);
+      EXPECT_GE(run.address + run.pages * kPageSize, 0x6000u);
+      return std::vector<PageRun>{{run.space, 0x4000, 2}};
     }
   };
 
@@ -134,19 +136,22 @@ TEST_F(CriuSourceTest, PageThatWasNeverSentIsReadFromTheFrozenComponent) {
   ASSERT_TRUE(source.Round(*sink_).ok());
   RoundReport report;
   const FinalList list = source.Final(*sink_, report).value();
-  ASSERT_EQ(list.entries.size(), 2u);
-  EXPECT_EQ(list.entries[0].run, (PageRun{kSeven, 0x1000, 4}));
+  ASSERT_EQ(list.entries.size(), 3u);
+  EXPECT_EQ(list.entries[0].run, (PageRun{kSeven, 0x1000, 3}));
   EXPECT_TRUE(list.entries[0].in_arena_before);
-  EXPECT_EQ(list.entries[1].run, (PageRun{kSeven, 0x5000, 3}));
-  EXPECT_FALSE(list.entries[1].in_arena_before);
-  EXPECT_EQ(report.pages_sent, 3u);
-  EXPECT_EQ(report.pages_zero, 1u);
+  EXPECT_EQ(list.entries[1].run, (PageRun{kSeven, 0x4000, 2}));
+  EXPECT_TRUE(list.entries[1].in_arena_before);
+  EXPECT_EQ(list.entries[2].run, (PageRun{kSeven, 0x6000, 2}));
+  EXPECT_FALSE(list.entries[2].in_arena_before);
+  EXPECT_EQ(report.pages_sent, 2u);
+  EXPECT_EQ(report.pages_zero, 2u);
   EXPECT_EQ(report.pages_unchanged, 3u);
   ASSERT_TRUE(arena_->WriteImages(list, source.final_images(), 1).ok());
   const std::string pages = ReadFile(absl::StrCat(source.final_images(), "/pages-1.img")).value();
   EXPECT_EQ(pages[2 * kPageSize], 'r');
   EXPECT_EQ(pages[3 * kPageSize], 0) << "mapped to the huge zero page, stale in the arena";
-  EXPECT_EQ(pages[4 * kPageSize], 5);
+  EXPECT_EQ(pages[4 * kPageSize], 0) << "the same huge page, whose other part was never sent";
+  EXPECT_EQ(pages[5 * kPageSize], 6);
   EXPECT_EQ(pages[6 * kPageSize], 7);
 }
 
