@@ -16,6 +16,10 @@ constexpr uint32_t kServiceMagic = 0x55105940;
 constexpr uint32_t kPagemapMagic = 0x56084025;
 constexpr uint32_t kStatsMagic = 0x57093306;
 constexpr uint32_t kMmMagic = 0x57492820;
+constexpr uint32_t kInventoryMagic = 0x58313116;  // alone, without the image's magic before it
+
+constexpr uint32_t kImageVersion = 2;       // CRTOOLS_IMAGES_V1_1
+constexpr uint32_t kPreDumpBySplicing = 1;  // PRE_DUMP_SPLICE: leaves out no mapping
 
 void AppendNumber(std::string& out, uint32_t number) {
   const char bytes[4] = {static_cast<char>(number), static_cast<char>(number >> 8),
@@ -95,6 +99,20 @@ std::string EncodePagemap(const Pagemap& pagemap) {
       done += count;
     }
   }
+  return out;
+}
+
+std::string EncodeParentInventory() {
+  std::string out;
+  AppendNumber(out, kInventoryMagic);
+  criu_images::Inventory inventory;
+  inventory.set_img_version(kImageVersion);
+  inventory.set_fdinfo_per_id(true);
+  inventory.set_ns_per_id(true);
+  // In microseconds since boot: later than any process can begin.
+  inventory.set_dump_uptime(std::numeric_limits<int64_t>::max());
+  inventory.set_pre_dump_mode(kPreDumpBySplicing);
+  AppendMessage(out, inventory);
   return out;
 }
 

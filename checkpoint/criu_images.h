@@ -41,6 +41,12 @@ std::string PagesFileName(uint32_t pages_id);
 // The content of a pagemap file. Entries longer than 32 bits can count are split.
 std::string EncodePagemap(const Pagemap& pagemap);
 
+// The content of "inventory.img" in the folder of a parent's images, as a final dump wants it in
+// order to believe that it has a parent. CRIU takes a process that began after the parent's uptime
+// for another one with a reused pid, and sends all of it; this one says that none did, for a parent
+// whose maker tells reused pids by itself.
+std::string EncodeParentInventory();
+
 // Errors: kDataLoss saying what is wrong, for anything that is not a whole, well-formed pagemap.
 absl::StatusOr<Pagemap> DecodePagemap(absl::string_view bytes);
 

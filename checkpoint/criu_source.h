@@ -32,9 +32,7 @@ class CriuSource : public PageSource {
   absl::Status Stage() override;
   absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
 
-  // The skeleton's folder: all images but the memory. Its link "parent" is gone, since the memory
-  // images made from the arena need no parent.
-  std::string final_images() const;
+  std::string final_images() const override;
 
  private:
   // Runs `worker` and takes what CRIU sends meanwhile.

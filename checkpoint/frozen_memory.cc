@@ -11,10 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "base/fd.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "checkpoint/component_memory.h"
 
 namespace starling::checkpoint {
 namespace {
@@ -97,25 +97,17 @@ class CgroupMemory : public FrozenMemory {
   const UniqueFd page_flags_;
 };
 
-absl::StatusOr<uint64_t> InnermostPid(absl::string_view pid) {
-  ASSIGN_OR_RETURN(const std::string status, ReadFile(absl::StrCat("/proc/", pid, "/status")));
-  for (absl::string_view line : absl::StrSplit(status, '\n')) {
-    if (!absl::ConsumePrefix(&line, "NSpid:")) continue;
-    const std::vector<absl::string_view> pids =
-        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipWhitespace());
-    uint64_t inside;
-    if (!pids.empty() && absl::SimpleAtoi(pids.back(), &inside)) return inside;
-  }
-  return absl::InternalError(absl::StrCat("process ", pid, " does not tell its pid inside"));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<FrozenMemory>> OpenCgroupMemory(const std::string& cgroup) {
   ASSIGN_OR_RETURN(const std::string pids, ReadFile(absl::StrCat(cgroup, "/cgroup.procs")));
   std::map<uint64_t, Process> processes;
   for (absl::string_view pid : absl::StrSplit(pids, '\n', absl::SkipWhitespace())) {
-    ASSIGN_OR_RETURN(const uint64_t inside, InnermostPid(pid));
+    pid_t number;
+    if (!absl::SimpleAtoi(pid, &number)) {
+      return absl::DataLossError(absl::StrCat("a process of ", cgroup, ": ", pid));
+    }
+    ASSIGN_OR_RETURN(const uint64_t inside, InnermostPid(number));
     Process process;
     ASSIGN_OR_RETURN(process.memory, OpenFile(absl::StrCat("/proc/", pid, "/mem"), O_RDONLY));
     ASSIGN_OR_RETURN(process.pagemap, OpenFile(absl::StrCat("/proc/", pid, "/pagemap"), O_RDONLY));

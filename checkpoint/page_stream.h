@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -43,12 +44,15 @@ class PageSink {
 
   // Room for up to `pages` pages in memory that the sink can send from without another copy; the
   // span may be shorter than asked for, never empty. It belongs to the caller until the next call
-  // of Put() or Discard(), one at a time.
+  // of Put(), PutAll() or Discard(), one at a time.
   virtual absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) = 0;
 
   // Sends run.pages pages from the start of the span last acquired. Returns before they have
   // landed.
   virtual absl::Status Put(const PageRun& run) = 0;
+
+  // The same for several runs whose pages lie one after the other from the start of the span on.
+  virtual absl::Status PutAll(std::span<const PageRun> runs) = 0;
 
   // Gives the span last acquired back unused.
   virtual void Discard() = 0;
@@ -67,6 +71,15 @@ struct RoundReport {
   uint64_t pages_unchanged = 0;  // known by the tracker not to have changed since the last round
   Duration elapsed{};
   Duration paused{};  // time within `elapsed` in which the component could not run
+
+  // Where the time went, for those who know: to list what changed; to read that and hand it to the
+  // sink (which waits for a link that is slower). The rest is CRIU's.
+  Duration listing{};
+  Duration sending{};
+  // Of a final round's pages_sent, what came from CRIU: what no tracker owns, and of that what is
+  // shared memory, which it sends whole.
+  uint64_t pages_from_criu = 0;
+  uint64_t pages_shared = 0;
 };
 
 // The final content as the checkpointer lists it: the authority on what the restored component has.
@@ -95,6 +108,10 @@ class PageSource {
   // Sends what is left and says what the whole is. The skeleton images are left in the folder the
   // source was made with.
   virtual absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) = 0;
+
+  // The skeleton's folder: all images but the memory. Its link "parent" is gone, since the memory
+  // images made from the arena need no parent.
+  virtual std::string final_images() const = 0;
 };
 
 }  // namespace starling::checkpoint

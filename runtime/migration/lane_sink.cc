@@ -102,7 +102,6 @@ absl::Status LaneSink::Put(const PageRun& run) {
   }
   ASSIGN_OR_RETURN(const std::vector<SlotRun> placed, slots_.Assign(run));
   for (const SlotRun& piece : placed) {
-    // A batch that is full of runs is sent, and the rest of this slab goes with the next one's.
     const size_t piece_bytes = piece.pages * kPageSize;
     RETURN_IF_ERROR(WriteSlots(piece.slot, piece.pages, used_));
     BatchRun entry;
@@ -112,22 +111,33 @@ absl::Status LaneSink::Put(const PageRun& run) {
     batch_.runs.push_back(entry);
     used_ += piece_bytes;
     if (batch_.runs.size() >= kMaxBatchRuns && &piece != &placed.back()) {
-      const size_t used = used_;
-      const size_t slab = current_;
-      const size_t lane = lane_;
-      RETURN_IF_ERROR(SendBatch(/*flush=*/false));
-      // The unsent rest of the run lies in the slab just sent; it stays current until the run is
-      // through.
-      current_ = slab;
-      lane_ = lane;
-      used_ = used;
-      current_free_ = true;
+      RETURN_IF_ERROR(SendBatchWithinSlab());
     }
   }
   if (progress_ && Clock::now() - told_ > kTellEvery) {
     told_ = Clock::now();
     progress_(bytes_sent());
   }
+  return absl::OkStatus();
+}
+
+absl::Status LaneSink::PutAll(std::span<const PageRun> runs) {
+  for (const PageRun& run : runs) {
+    if (batch_.runs.size() >= kMaxBatchRuns) RETURN_IF_ERROR(SendBatchWithinSlab());
+    RETURN_IF_ERROR(Put(run));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LaneSink::SendBatchWithinSlab() {
+  const size_t used = used_;
+  const size_t slab = current_;
+  const size_t lane = lane_;
+  RETURN_IF_ERROR(SendBatch(/*flush=*/false));
+  current_ = slab;
+  lane_ = lane;
+  used_ = used;
+  current_free_ = true;
   return absl::OkStatus();
 }
 

@@ -40,6 +40,7 @@ class LaneSink final : public checkpoint::PageSink {
 
   absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) override;
   absl::Status Put(const checkpoint::PageRun& run) override;
+  absl::Status PutAll(std::span<const checkpoint::PageRun> runs) override;
   void Discard() override;
   absl::Status PutZero(const checkpoint::PageRun& run) override;
   absl::Status Flush(Deadline deadline) override;
@@ -73,6 +74,8 @@ class LaneSink final : public checkpoint::PageSink {
   absl::Status AddChunk(const v1::ArenaChunk& chunk);
   absl::Status WriteSlots(uint64_t slot, uint64_t pages, size_t slab_offset);
   absl::Status SendBatch(bool flush);
+  // Sends a batch that is full of runs; the rest of its slab stays in use.
+  absl::Status SendBatchWithinSlab();
   Slab& CurrentSlab() { return slabs_[current_]; }
 
   const LaneOptions options_;

@@ -26,36 +26,13 @@
 #include "base/status.h"
 #include "checkpoint/arena.h"
 #include "checkpoint/page_stream.h"
+#include "tests/checkpoint/check_pages.h"
 #include "tests/checkpoint/check_sandbox.h"
 
 namespace starling::checkpoint {
 namespace {
 
 constexpr int kProcesses = 3;
-constexpr size_t kWordsAPage = kPageSize / sizeof(uint64_t);
-
-uint64_t Mix(uint64_t x) {
-  x ^= x >> 33;
-  x *= 0xff51afd7ed558ccdull;
-  x ^= x >> 33;
-  x *= 0xc4ceb9fe1a85ec53ull;
-  return x ^ x >> 33;
-}
-
-// A page tells which step wrote it: its first word. The others follow from that.
-void WritePage(uint64_t* page, uint64_t seed) {
-  page[0] = seed;
-  for (size_t i = 1; i < kWordsAPage; ++i) page[i] = Mix(seed + i);
-}
-
-void CheckPage(const uint64_t* page, uint64_t expected) {
-  if (page[0] != expected) std::abort();
-  if (expected == 0) return;
-  for (size_t i = 1; i < kWordsAPage; ++i) {
-    if (page[i] != Mix(expected + i)) std::abort();
-  }
-}
-
 struct Region {
   uint64_t* pages;
   size_t count;

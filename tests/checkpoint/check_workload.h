@@ -16,7 +16,14 @@ namespace starling::checkpoint {
 // all. Returns only on failure.
 int RunSharedMemoryWorkload(int megabytes);
 
-// How far each of the three has come; read through the first process's memory.
+// A process and a child of it, with `megabytes` at rest, that make, remove, give back, move,
+// replace, hide, lock, page out and zero mappings of every private kind, use their stacks and heaps
+// and fork children that end or become other programs; all check what they wrote before. Returns
+// only on failure.
+int RunMappingsWorkload(int megabytes);
+
+// How far each of the processes has come; read through the first process's memory. Of the mappings
+// workload: the first, its short-lived children together, and the second.
 absl::StatusOr<std::vector<uint64_t>> SharedMemoryProgress(pid_t pid);
 
 // Redis and a client of it that waits on an open connection, under one first process, which is a

@@ -24,22 +24,14 @@ class LocalSink : public PageSink {
   }
   void Discard() override {}
 
-  absl::Status Put(const PageRun& run) override {
-    while (slots_.Shortage(run) > 0) {
-      RETURN_IF_ERROR(arena_.AddChunk().status());
-      slots_.SetCapacity(arena_.slots());
-    }
-    ASSIGN_OR_RETURN(const std::vector<SlotRun> pieces, slots_.Assign(run));
+  absl::Status Put(const PageRun& run) override { return PutAll({&run, 1}); }
+
+  absl::Status PutAll(std::span<const PageRun> runs) override {
     const std::byte* from = room_.get();
-    for (const SlotRun& piece : pieces) {
-      const size_t size = piece.pages * kPageSize;
-      ASSIGN_OR_RETURN(const std::span<std::byte> to, arena_.Slots(piece.slot, piece.pages));
-      std::memcpy(to.data(), from, size);
-      RETURN_IF_ERROR(arena_.Place({run.space, piece.address, piece.pages}, piece.slot,
-                                   HashPages({from, size})));
-      from += size;
+    for (const PageRun& run : runs) {
+      RETURN_IF_ERROR(PutFrom(run, from));
+      from += run.pages * kPageSize;
     }
-    pages_put_ += run.pages;
     return absl::OkStatus();
   }
 
@@ -56,6 +48,24 @@ class LocalSink : public PageSink {
   uint64_t pages_put() const { return pages_put_; }
 
  private:
+  absl::Status PutFrom(const PageRun& run, const std::byte* from) {
+    while (slots_.Shortage(run) > 0) {
+      RETURN_IF_ERROR(arena_.AddChunk().status());
+      slots_.SetCapacity(arena_.slots());
+    }
+    ASSIGN_OR_RETURN(const std::vector<SlotRun> pieces, slots_.Assign(run));
+    for (const SlotRun& piece : pieces) {
+      const size_t size = piece.pages * kPageSize;
+      ASSIGN_OR_RETURN(const std::span<std::byte> to, arena_.Slots(piece.slot, piece.pages));
+      std::memcpy(to.data(), from, size);
+      RETURN_IF_ERROR(arena_.Place({run.space, piece.address, piece.pages}, piece.slot,
+                                   HashPages({from, size})));
+      from += size;
+    }
+    pages_put_ += run.pages;
+    return absl::OkStatus();
+  }
+
   Arena& arena_;
   SlotMap slots_;
   const size_t room_pages_;

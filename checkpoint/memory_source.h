@@ -1,0 +1,67 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/token_bucket.h"
+#include "checkpoint/criu_stream.h"
+#include "checkpoint/criu_version.h"
+#include "checkpoint/frozen_memory.h"
+#include "checkpoint/page_stream.h"
+#include "checkpoint/sent_pages.h"
+#include "checkpoint/tracker.h"
+
+namespace starling::checkpoint {
+
+// Memory that stays out of CRIU: rounds are listed by a tracker and read from outside, straight
+// into the sink. CRIU carries only the skeleton, and what trackers do not own (shared memory, huge
+// pages): its final dump is told that it has a parent, and finds every other page unchanged.
+class MemorySource : public PageSource {
+ public:
+  struct Options {
+    CriuVersion version;
+    std::string folder;               // as CriuSource's
+    double max_rate_bytes_per_s = 0;  // of rounds, not of the final one; 0: no limit
+    // Longest that the final round's pages may take to land before CRIU's are sent after them.
+    Duration flush_timeout = std::chrono::seconds(120);
+  };
+  MemorySource(Options options, std::unique_ptr<Tracker> tracker, CriuDumper dumper,
+               FrozenMemoryOpener memory);
+
+  const char* tracker_name() const override { return tracker_->name(); }
+  // After a round that failed the next one sends everything.
+  absl::StatusOr<RoundReport> Round(PageSink& sink) override;
+  absl::Status Stage() override;
+  absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
+
+  std::string final_images() const override;
+
+ private:
+  // Sends what changed, puts as zeros what is gone, and adds to the report.
+  absl::Status Send(const MemoryChanges& changes, bool frozen, PageSink& sink, RoundReport& report);
+  absl::Status SendProcess(const ProcessChanges& process, bool frozen, PageSink& sink,
+                           RoundReport& report);
+  // Reads the front of `ranges` into the sink's room; returns how many pages.
+  absl::StatusOr<uint64_t> SendFront(const ProcessMemory& memory, std::span<const PageRange> ranges,
+                                     bool frozen, PageSink& sink, RoundReport& report);
+  absl::Status PutGone(const AddressSpace& space, std::span<const PageRange> ranges,
+                       PageSink& sink);
+  std::vector<PageRange> SentRanges(const AddressSpace& space) const;
+  void Forget();
+
+  const Options options_;
+  const std::unique_ptr<Tracker> tracker_;
+  const CriuDumper dumper_;
+  const FrozenMemoryOpener memory_;
+  CriuStream stream_;
+  TokenBucket rate_;
+  SentPages sent_;
+  bool staged_ = false;
+  std::vector<bool> there_;      // reused from read to read
+  std::vector<PageRun> pieces_;  // likewise
+};
+
+}  // namespace starling::checkpoint

@@ -1,0 +1,265 @@
+#include "checkpoint/memory_source.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "tests/checkpoint/child_process.h"
+#include "tests/checkpoint/local_sink.h"
+
+namespace starling::checkpoint {
+namespace {
+
+constexpr int kPages = 32;
+
+// A source over the memory of a real child, with a CRIU that is played.
+class MemorySourceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "other processes' memory is for root alone";
+    char name[] = "/tmp/starling-memory-source-XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    folder_ = name;
+    memory_ = static_cast<char*>(::mmap(nullptr, kPages * kPageSize, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(memory_, MAP_FAILED);
+    ::madvise(memory_, kPages * kPageSize, MADV_NOHUGEPAGE);
+    arena_ = Arena::Create({.chunk_bytes = 4 << 20, .max_bytes = 1 << 28}).value();
+    sink_ = std::make_unique<LocalSink>(*arena_, 7);
+  }
+  void TearDown() override {
+    child_.End();
+    if (memory_ != nullptr) ::munmap(memory_, kPages * kPageSize);
+    if (folder_.empty()) return;
+    ASSERT_TRUE(RemoveTree(folder_).ok());
+  }
+
+  void Start(const std::function<void(int)>& body) {
+    child_.Start(body);
+    std::ofstream(absl::StrCat(folder_, "/cgroup.procs")) << child_.pid() << "\n";
+    space_ = {AddressSpace::Kind::kProcess, InnermostPid(child_.pid()).value()};
+    MemorySource::Options options;
+    options.version = {3, 17, 1};
+    options.folder = absl::StrCat(folder_, "/images");
+    options.max_rate_bytes_per_s = max_rate_;
+    source_ = std::make_unique<MemorySource>(
+        options, MakeHashTracker(folder_),
+        Unstaged([this](CriuWork work) { return PlayCriu(std::move(work)); }),
+        [this] { return OpenCgroupMemory(folder_); });
+  }
+  void Write(int page, char content) {
+    std::memset(memory_ + page * kPageSize, content, kPageSize);
+  }
+  uint64_t Address(int page) const {
+    return reinterpret_cast<uint64_t>(memory_) + static_cast<uint64_t>(page) * kPageSize;
+  }
+
+  std::string Message(uint32_t command, uint32_t pages, uint64_t address, uint64_t destination) {
+    std::string bytes(24, '\0');
+    std::memcpy(bytes.data(), &command, 4);
+    std::memcpy(bytes.data() + 4, &pages, 4);
+    std::memcpy(bytes.data() + 8, &address, 8);
+    std::memcpy(bytes.data() + 16, &destination, 8);
+    return bytes;
+  }
+  // Lists holes_ as unchanged, sends sent_ with content 'C', and a page of shared memory.
+  absl::Status PlayCriu(CriuWork work) {
+    parent_images_ = work.parent_images;
+    inventory_ = ReadFile(absl::StrCat(work.images_dir, "/", work.parent_images, "/inventory.img"))
+                     .value_or("");
+    const int socket = work.page_server.get();
+    const uint64_t process = space_.id << 8 | 1, shared = 5 << 8 | 2;
+    std::string stream = Message(4, 0, 0, process);
+    for (const int page : holes_) stream += Message(1 << 16 | 6, 1, Address(page), process);
+    for (const int page : sent_) {
+      stream += Message(4 << 16 | 6, 1, Address(page), process) + std::string(kPageSize, 'C');
+    }
+    stream += Message(4, 0, 0, shared);
+    stream += Message(4 << 16 | 6, 1, 0, shared) + std::string(kPageSize, 'S');
+    stream += Message(0x1023, 0, 0, 0);
+    RETURN_IF_ERROR(WriteAll(socket, stream.data(), stream.size()));
+    char answers[6] = {};
+    RETURN_IF_ERROR(ReadExactly(socket, answers, sizeof(answers)).status());
+    answers_ = {answers[0], answers[1]};
+    return absl::OkStatus();
+  }
+
+  // What the arena has for a page of the child's: its content, '0' for zeros, '-' for nothing,
+  // '?' for a mix.
+  char InArena(int page) {
+    const auto slot = arena_->Find(space_, Address(page));
+    if (!slot) return '-';
+    if (slot->slot == kZeroSlot) return '0';
+    const auto bytes = arena_->Slots(slot->slot, 1).value();
+    for (const std::byte byte : bytes) {
+      if (byte != bytes[0]) return '?';
+    }
+    return static_cast<char>(bytes[0]);
+  }
+  std::string Arena32() {
+    std::string all;
+    for (int page = 0; page < kPages; ++page) all += InArena(page);
+    return all;
+  }
+
+  double max_rate_ = 0;
+  std::string folder_;
+  char* memory_ = nullptr;
+  AddressSpace space_;
+  ChildProcess child_;
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<LocalSink> sink_;
+  std::unique_ptr<MemorySource> source_;
+  std::vector<int> holes_, sent_;
+  std::string parent_images_, inventory_;
+  std::vector<char> answers_;
+};
+
+TEST_F(MemorySourceTest, RoundsBringTheArenaUpToDate) {
+  Start([this](int step) {
+    if (step == 0) {
+      // Runs that are longer than the sink's room, with zeros among them.
+      for (int page = 0; page < 20; ++page) Write(page, page % 5 == 4 ? 0 : 'a');
+    } else {
+      Write(3, 'b');
+      Write(4, 'b');
+      Write(5, 0);
+      Write(25, 'n');
+      ::madvise(memory_ + 10 * kPageSize, 3 * kPageSize, MADV_DONTNEED);
+    }
+  });
+  child_.Step();
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  EXPECT_EQ(Arena32(), "aaaa0aaaa0aaaa0aaaa0------------");
+  child_.Step();
+  const uint64_t before = sink_->pages_put();
+  const RoundReport report = source_->Round(*sink_).value();
+  EXPECT_EQ(Arena32(),
+            "aaabb0aaa0000a0aaaa0"
+            "-----n------");
+  EXPECT_EQ(sink_->pages_put() - before, report.pages_sent);
+  EXPECT_GE(report.pages_sent, 3u);
+  EXPECT_GE(report.pages_unchanged, 13u);
+}
+
+TEST_F(MemorySourceTest, FinalSendsTheRestAndTakesCriusListAsTheAuthority) {
+  Start([this](int step) {
+    if (step == 0) {
+      for (int page = 0; page < 8; ++page) Write(page, 'a');
+    } else {
+      Write(2, 'b');
+    }
+  });
+  child_.Step();
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  ASSERT_TRUE(source_->Stage().ok());
+  child_.Step();
+  ::kill(child_.pid(), SIGSTOP);
+  holes_ = {0, 1, 2, 3};
+  sent_ = {4};
+  RoundReport report;
+  const auto list = source_->Final(*sink_, report);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(parent_images_, "../parent");
+  EXPECT_FALSE(inventory_.empty());
+  EXPECT_EQ(answers_, (std::vector<char>{1, 0})) << "a parent for processes, none for the shared";
+  EXPECT_EQ(InArena(2), 'b');
+  EXPECT_EQ(InArena(4), 'C') << "what CRIU sends comes after what was read";
+  EXPECT_EQ(report.pages_from_criu, 2u);
+  EXPECT_EQ(report.pages_shared, 1u);
+  ASSERT_EQ(list->entries.size(), 3u);
+  EXPECT_EQ(list->entries[0].run, (PageRun{space_, Address(0), 4}));
+  EXPECT_TRUE(list->entries[0].in_arena_before);
+  EXPECT_FALSE(list->entries[1].in_arena_before);
+}
+
+TEST_F(MemorySourceTest, AHoleThatWasNeverSentIsReadFromTheFrozenComponent) {
+  Start([this](int) { Write(0, 'a'); });
+  child_.Step();
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  ::kill(child_.pid(), SIGSTOP);
+  holes_ = {0, 9};  // nobody has ever written to the second
+  RoundReport report;
+  const auto list = source_->Final(*sink_, report);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(InArena(9), '0');
+}
+
+TEST_F(MemorySourceTest, AHoleWithoutAPageBehindItCallsItOff) {
+  Start([this](int) {
+    Write(0, 'a');
+    ::munmap(memory_ + 9 * kPageSize, kPageSize);
+  });
+  child_.Step();
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  ::kill(child_.pid(), SIGSTOP);
+  holes_ = {0, 9};
+  RoundReport report;
+  EXPECT_EQ(source_->Final(*sink_, report).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(MemorySourceTest, AfterAFailedRoundEverythingIsSentAgain) {
+  class Breaking : public LocalSink {
+   public:
+    using LocalSink::LocalSink;
+    absl::Status PutAll(std::span<const PageRun> runs) override {
+      if (broken) return absl::UnavailableError("link down");
+      return LocalSink::PutAll(runs);
+    }
+    bool broken = false;
+  };
+  Breaking sink(*arena_);
+  Start([this](int step) {
+    for (int page = 0; page < 8; ++page) {
+      if (step == 0 || page == 5) Write(page, static_cast<char>('a' + step));
+    }
+  });
+  child_.Step();
+  const RoundReport first = source_->Round(sink).value();
+  child_.Step();
+  sink.broken = true;
+  EXPECT_EQ(source_->Round(sink).status().code(), absl::StatusCode::kUnavailable);
+  sink.broken = false;
+  const RoundReport again = source_->Round(sink).value();
+  EXPECT_GE(again.pages_sent + again.pages_zero, first.pages_sent + first.pages_zero);
+  EXPECT_EQ(InArena(5), 'b');
+}
+
+TEST_F(MemorySourceTest, AProcessThatEndedTakesItsPagesAlong) {
+  Start([this](int) { Write(0, 'a'); });
+  child_.Step();
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  EXPECT_EQ(InArena(0), 'a');
+  std::ofstream(absl::StrCat(folder_, "/cgroup.procs")) << "";
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  EXPECT_EQ(InArena(0), '0');
+}
+
+TEST_F(MemorySourceTest, RoundsKeepToTheRate) {
+  max_rate_ = 4e6;
+  Start([this](int step) {
+    for (int page = 0; page < kPages; ++page) Write(page, static_cast<char>('a' + step));
+  });
+  child_.Step();
+  const TimePoint start = Clock::now();
+  uint64_t bytes = 0;
+  for (int round = 0; round < 3; ++round) {
+    const RoundReport report = source_->Round(*sink_).value();
+    bytes += report.pages_sent * kPageSize;
+    child_.Step();
+  }
+  const double burst = max_rate_ / 4;
+  EXPECT_GE(Seconds(Clock::now() - start), (static_cast<double>(bytes) - burst) / max_rate_ * 0.99);
+}
+
+}  // namespace
+}  // namespace starling::checkpoint
