@@ -10,9 +10,9 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "base/units.h"
-#include "checkpoint/criu_source.h"
 #include "predictor/rate_estimator.h"
 #include "runtime/migration/images.h"
+#include "runtime/migration/make_source.h"
 #include "runtime/migration/plan.h"
 
 namespace starling::migration {
@@ -249,13 +249,22 @@ absl::Status SourceMigration::PreCopy() {
   hold_.At("source-precopy");
   const TimePoint start = Clock::now();
   RETURN_IF_ERROR(MakeDirectories(images_, 0700));
-  source_ = std::make_unique<checkpoint::CriuSource>(
-      host_.criu->version, images_,
-      [this](checkpoint::CriuWork work) { return PreDump(std::move(work)); },
-      checkpoint::CriuDumper{
-          [this](checkpoint::CriuWork work) { return StageDump(std::move(work)); },
-          [this] { return Dump(); }},
-      [this] { return checkpoint::OpenCgroupMemory(cgroup_); });
+  SourceParts parts;
+  ASSIGN_OR_RETURN(parts.tracker, ChooseTracker(host_.config.migration.tracker,
+                                                {.soft_dirty = host_.criu->memory_tracking}));
+  parts.criu = host_.criu->version;
+  parts.folder = images_;
+  parts.cgroup = cgroup_;
+  parts.max_rate_bytes_per_s = request_.max_rate_bytes_per_s();
+  parts.step_timeout = host_.config.migration.step_timeout;
+  parts.pre_dump = [this](checkpoint::CriuWork work) { return PreDump(std::move(work)); };
+  parts.dumper = {[this](checkpoint::CriuWork work) { return StageDump(std::move(work)); },
+                  [this] { return Dump(); }};
+  parts.freezer = [this](bool frozen) {
+    const Deadline deadline = Deadline::After(host_.config.migration.freeze_timeout);
+    return frozen ? copy_->Freeze(deadline) : copy_->Thaw(deadline);
+  };
+  source_ = MakeSource(std::move(parts));
   report_.set_tracker(source_->tracker_name());
 
   PlanLimits limits;
@@ -342,6 +351,9 @@ absl::Status SourceMigration::Capture() {
     phase.set_name(absl::StrCat("dump: ", phase.name()));
     *report_.add_phases() = std::move(phase);
   }
+  // CRIU's time less what lies beside it: the last pages are sent while it stops the tree.
+  AddPhase("list", round.listing);
+  AddPhase("send", round.sending);
   AddPhase("dump", Clock::now() - start);
   start = Clock::now();
   RETURN_IF_ERROR(sink_->Flush(StepDeadline()));

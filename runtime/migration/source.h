@@ -91,7 +91,7 @@ class SourceMigration {
   std::atomic<bool> in_doubt_{false};
   std::atomic<bool> detached_{false};
 
-  std::unique_ptr<checkpoint::CriuSource> source_;
+  std::unique_ptr<checkpoint::PageSource> source_;
   keeper::v1::PhaseTimes dump_phases_;  // of the final dump, from the thread that waited for it
   checkpoint::FinalList final_;
   std::string cgroup_;  // of the component

@@ -117,6 +117,7 @@ struct Options {
   double max_blackout_ms = 0;
   bool eager = false;
   int max_rounds = 0;
+  std::string max_rate;
   bool quiet = false;
 
   bool here = false;
@@ -242,6 +243,11 @@ class Parser {
         ->check(CLI::Range(1, 64));
     migrate_->add_flag("--eager", options.eager,
                        "Have all memory in place before the component runs at the target");
+    migrate_
+        ->add_option("--max-rate", options.max_rate,
+                     "Copy at most so many bytes a second while the component runs, such as 50M")
+        ->type_name("BYTES")
+        ->check(CheckBytes);
     AddJson(migrate_, options);
     migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
 
@@ -371,6 +377,9 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     migrate.request.set_max_blackout_s(options.max_blackout_ms / 1000);
     migrate.request.set_max_rounds(options.max_rounds);
     migrate.request.set_eager(options.eager);
+    if (!options.max_rate.empty()) {
+      migrate.request.set_max_rate_bytes_per_s(static_cast<double>(*ParseBytes(options.max_rate)));
+    }
     migrate.format = format;
     migrate.quiet = options.quiet;
     return Migrate(session, migrate);

@@ -22,7 +22,8 @@ constexpr AddressSpace kSpace = {AddressSpace::Kind::kProcess, 1000};
 
 class LaneTest : public testing::Test {
  protected:
-  void Open(const transport::FakeFaults& faults, uint64_t arena_bytes, int queue_pairs) {
+  void Open(const transport::FakeFaults& faults, uint64_t arena_bytes, int queue_pairs,
+            uint64_t slab_bytes = 64 * 1024) {
     network_ = std::make_unique<transport::FakeNetwork>(faults);
     here_ = network_->Open("10.0.0.1");
     there_ = network_->Open("10.0.0.2");
@@ -44,7 +45,7 @@ class LaneTest : public testing::Test {
     granted.set_token("a token");
     LaneOptions options;
     options.queue_pairs = queue_pairs;
-    options.slab_bytes = 64 * 1024;
+    options.slab_bytes = slab_bytes;
     options.slabs = 4;
     auto sink = LaneSink::Connect(
         *here_, options, granted, [this](uint64_t bytes) { return receiver_->Grow(bytes); },
@@ -125,6 +126,28 @@ TEST_F(LaneTest, SendsSingleScatteredPagesBeyondABatch) {
   Open({}, 4 << 20, 1);
   for (uint64_t i = 0; i < 3 * kMaxBatchRuns; ++i)
     ASSERT_TRUE(Put(i * 3 * kPageSize, 1, static_cast<uint8_t>(i)).ok());
+  ASSERT_TRUE(sink_->Flush(Soon()).ok());
+  ExpectArenaHasAll();
+}
+
+TEST_F(LaneTest, SendsARoomFullOfScatteredPagesBeyondABatch) {
+  Open({}, 4 << 20, 2, 1 << 20);
+  // With long slabs, so that one room has more runs than a batch.
+  std::vector<PageRun> runs;
+  uint64_t next = 0;
+  while (next < 700) {
+    auto span = sink_->Acquire(700);
+    ASSERT_TRUE(span.ok()) << span.status();
+    runs.clear();
+    for (size_t at = 0; at < span->size(); at += kPageSize, ++next) {
+      const uint64_t address = (next * 3 + 5) * kPageSize;
+      std::memset(span->data() + at, 9, kPageSize);
+      std::memcpy(span->data() + at, &address, sizeof(address));
+      want_[address] = 9;
+      runs.push_back({kSpace, address, 1});
+    }
+    ASSERT_TRUE(sink_->PutAll(runs).ok());
+  }
   ASSERT_TRUE(sink_->Flush(Soon()).ok());
   ExpectArenaHasAll();
 }

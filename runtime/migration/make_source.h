@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "checkpoint/criu_stream.h"
+#include "checkpoint/page_stream.h"
+#include "checkpoint/tracker.h"
+
+namespace starling::migration {
+
+// Which ways of finding written pages work on this kernel, for this component.
+struct TrackerFacts {
+  bool soft_dirty = false;
+};
+
+// `wanted` is `migration.tracker`. Answers a tracker's name; for "auto" the cheapest that works.
+// Errors: kFailedPrecondition when the one that was asked for does not work here.
+absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const TrackerFacts& facts);
+
+// What a component's source is made of.
+struct SourceParts {
+  std::string tracker;  // as ChooseTracker answers
+  checkpoint::CriuVersion criu;
+  std::string folder;  // of images
+  std::string cgroup;
+  double max_rate_bytes_per_s = 0;  // 0: no limit
+  Duration step_timeout{};
+  checkpoint::CriuWorker pre_dump;
+  checkpoint::CriuDumper dumper;
+  checkpoint::Freezer freezer;
+};
+std::unique_ptr<checkpoint::PageSource> MakeSource(SourceParts parts);
+
+}  // namespace starling::migration
