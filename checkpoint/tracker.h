@@ -61,6 +61,14 @@ class Tracker {
 // component is frozen around both; the first list needs no freeze.
 std::unique_ptr<Tracker> MakeSoftDirtyTracker(std::string cgroup, Freezer freezer);
 
+// Asynchronous write protection (userfaultfd) listed by PAGEMAP_SCAN, Linux 6.7 and later: lists
+// and protects in one step, so that the component is never frozen for it, and knows single pages of
+// transparent huge pages, which it splits. Each process is stopped once for the moment that it
+// takes to make a userfaultfd (see InjectedCalls); one with a seccomp filter, or that cannot be
+// stopped, is not watched: all of it counts as written in every list.
+std::unique_ptr<Tracker> MakePagemapScanTracker(std::string cgroup);
+bool HasAsyncProtection();
+
 // Hashes (XXH3) of what was sent, compared with what is there: reads all memory for every list and
 // needs nothing of the kernel. Costs 8 bytes for each page.
 std::unique_ptr<Tracker> MakeHashTracker(std::string cgroup);

@@ -96,6 +96,9 @@ absl::StatusOr<std::vector<Mapping>> Mappings(pid_t pid) {
       return absl::InternalError(absl::StrCat("maps line: ", std::string(line)));
     }
     mapping.permissions = fields[1];
+    // CRIU 3.17 gives a writable mapping of a forked child the protection that its parent's has
+    // now, made writable. To the processor what can be written can be read.
+    if (mapping.permissions[1] == 'w') mapping.permissions[0] = 'r';
     if (fields.size() > 5) {
       absl::string_view name = absl::StripAsciiWhitespace(fields[5]);
       // CRIU makes anonymous shared memory again as a memfd of that name.

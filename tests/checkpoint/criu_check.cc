@@ -172,6 +172,8 @@ std::unique_ptr<PageSource> Check::MakeSource(const CriuVersion& version,
     tracker = MakeSoftDirtyTracker(sandbox_->cgroup(), [this](bool frozen) {
       return frozen ? sandbox_->Freeze() : sandbox_->Thaw();
     });
+  } else if (arguments_.tracker == "pagemap-scan") {
+    tracker = MakePagemapScanTracker(sandbox_->cgroup());
   } else {
     tracker = MakeHashTracker(sandbox_->cgroup());
   }
@@ -423,7 +425,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"shared-memory", "mappings", "redis"}))
       ->capture_default_str();
   app.add_option("--tracker", arguments.tracker)
-      ->check(CLI::IsMember({"criu-predump", "soft-dirty", "hash"}))
+      ->check(CLI::IsMember({"criu-predump", "soft-dirty", "pagemap-scan", "hash"}))
       ->capture_default_str();
   app.add_option("--rounds", arguments.rounds)->capture_default_str();
   app.add_option("--megabytes", arguments.megabytes)->capture_default_str();

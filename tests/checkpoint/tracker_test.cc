@@ -29,6 +29,9 @@ const Kind kKinds[] = {
      [](const std::string& cgroup, Freezer freezer) {
        return MakeSoftDirtyTracker(cgroup, std::move(freezer));
      }},
+    {"pagemap_scan",
+     [] { return HasAsyncProtection() ? nullptr : "this kernel does not protect asynchronously"; },
+     [](const std::string& cgroup, Freezer) { return MakePagemapScanTracker(cgroup); }},
     {"hash", []() -> const char* { return nullptr; },
      [](const std::string& cgroup, Freezer) { return MakeHashTracker(cgroup); }},
 };
