@@ -88,7 +88,11 @@ absl::Status InjectedCalls::Stop() {
   while (true) {
     int status;
     RETURN_IF_ERROR(Wait(status));
-    if (status >> 16 == PTRACE_EVENT_STOP) return absl::OkStatus();
+    if (status >> 16 == PTRACE_EVENT_STOP) {
+      if (WSTOPSIG(status) == SIGTRAP) return absl::OkStatus();
+      return absl::UnavailableError(
+          absl::StrCat("process ", pid_, " is stopped by signal ", WSTOPSIG(status)));
+    }
     // A signal on its way comes first.
     const auto signal = static_cast<uintptr_t>(WSTOPSIG(status));
     RETURN_IF_ERROR(Trace(PTRACE_CONT, nullptr,

@@ -24,8 +24,8 @@ class InjectedCalls {
  public:
   // Stops the process's first thread. Errors: kUnimplemented on other processors, for 32-bit
   // programs and for processes with a seccomp filter (which might be killed for the call);
-  // kUnavailable when it does not stop in time (it sleeps uninterruptibly) or is being traced;
-  // kNotFound when it has ended.
+  // kUnavailable when it does not stop in time (it sleeps uninterruptibly), is stopped by a signal
+  // or is being traced; kNotFound when it has ended.
   static absl::StatusOr<std::unique_ptr<InjectedCalls>> Begin(pid_t pid, Deadline deadline);
   // Lets it go on, if End() has not.
   ~InjectedCalls();

@@ -99,6 +99,7 @@ absl::Status MemorySource::Send(const MemoryChanges& changes, bool frozen, PageS
 absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool frozen, PageSink& sink,
                                        RoundReport& report) {
   const AddressSpace& space = process.memory->space();
+  report.processes_unwatched += !process.watched;
   const std::vector<PageRange> sent = SentRanges(space);
   RETURN_IF_ERROR(PutGone(space, Subtract(sent, process.resident), sink));
   // A tracker knows what was written; what was never sent, or was gone for a while, we know.

@@ -80,6 +80,8 @@ struct RoundReport {
   // shared memory, which it sends whole.
   uint64_t pages_from_criu = 0;
   uint64_t pages_shared = 0;
+  // Of which all has to be sent in every round, because their writes are not known.
+  uint32_t processes_unwatched = 0;
 };
 
 // The final content as the checkpointer lists it: the authority on what the restored component has.

@@ -112,12 +112,11 @@ class PagemapScanTracker : public Tracker {
   absl::Status ListProcess(ProcessChanges& process, bool last) {
     const AddressSpace& space = process.memory->space();
     process.is_new = known_.Learn(*process.memory);
-    if (process.is_new) {
-      userfaults_.erase(space);
-      if (!last) Watch(*process.memory);
-    }
+    if (process.is_new) userfaults_.erase(space);
+    if (!last && !userfaults_.contains(space)) Watch(*process.memory);
     ASSIGN_OR_RETURN(const std::vector<Mapping> mappings, process.memory->TrackedMappings());
     const auto userfault = userfaults_.find(space);
+    outdated_ = false;
     for (const Mapping& mapping : mappings) {
       if (userfault != userfaults_.end() && mapping.name != "[vdso]") {
         ASSIGN_OR_RETURN(const bool scanned,
@@ -133,13 +132,14 @@ class PagemapScanTracker : public Tracker {
       }
     }
     if (process.is_new) process.changed = process.resident;
+    process.watched = userfault != userfaults_.end() && !outdated_;
+    if (outdated_) userfaults_.erase(space);
     return absl::OkStatus();
   }
 
   // A process that cannot be watched is sent whole in every round.
   void Watch(const ProcessMemory& process) {
     absl::StatusOr<UniqueFd> userfault = MakeUserfault(process.pid());
-    // An exec replaces the memory: what was opened before it is of no use.
     if (userfault.ok()) userfaults_[process.space()] = *std::move(userfault);
   }
 
@@ -155,7 +155,11 @@ class PagemapScanTracker : public Tracker {
       request.range.start = mapping.start;
       request.range.len = mapping.end - mapping.start;
       request.mode = UFFDIO_REGISTER_MODE_WP;
-      if (::ioctl(userfault, UFFDIO_REGISTER, &request) != 0) return false;
+      if (::ioctl(userfault, UFFDIO_REGISTER, &request) != 0) {
+        // Of a memory that is no more: the process has become another program.
+        if (errno == ENOMEM || errno == ESRCH) outdated_ = true;
+        return false;
+      }
       resident.clear();
       ASSIGN_OR_RETURN(watched, Collect(process, mapping, last, resident, changed));
       if (!watched) return false;
@@ -204,6 +208,7 @@ class PagemapScanTracker : public Tracker {
   const std::string cgroup_;
   KnownProcesses known_;
   absl::btree_map<AddressSpace, UniqueFd> userfaults_;
+  bool outdated_ = false;  // found out while a process was scanned
 };
 
 }  // namespace

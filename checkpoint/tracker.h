@@ -21,6 +21,7 @@ struct ProcessChanges {
   // Not the process, or not the memory, that the list before knew by this space: nothing that was
   // sent of the space counts any more.
   bool is_new = false;
+  bool watched = true;              // false: all of it counts as written, because nobody knows
   std::vector<PageRange> resident;  // every page that exists, in order
   std::vector<PageRange> changed;   // of these, what may differ since the list before, in order
 };

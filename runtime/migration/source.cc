@@ -299,6 +299,13 @@ absl::Status SourceMigration::PreCopy() {
         Annotate(round.status(), absl::StrCat("pre-copy round ", facts.rounds_done + 1)));
     RETURN_IF_ERROR(sink_->Flush(StepDeadline()));
     const Duration took = Clock::now() - round_began;
+    spdlog::info("migration {}: round {}: {} pages sent, {} zero, {} unchanged; paused {:.1f} ms{}",
+                 row_.id, facts.rounds_done + 1, round->pages_sent, round->pages_zero,
+                 round->pages_unchanged, Milliseconds(round->paused),
+                 round->processes_unwatched == 0
+                     ? std::string()
+                     : absl::StrCat("; ", round->processes_unwatched,
+                                    " processes cannot be watched and are sent whole"));
     const uint64_t bytes = sink_->bytes_sent() - sent_before;
     facts.previous_round_bytes = facts.last_round_bytes;
     facts.last_round_bytes = bytes;

@@ -41,6 +41,12 @@ class ChildProcess {
     ASSERT_EQ(::read(socket_, &byte, 1), 1) << "the child has died";
   }
 
+  // For a step that does not come back.
+  void StepWithoutAnswer() {
+    char byte = 'x';
+    ASSERT_EQ(::write(socket_, &byte, 1), 1);
+  }
+
   void End() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGKILL);

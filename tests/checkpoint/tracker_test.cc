@@ -283,6 +283,31 @@ TEST_P(TrackerTest, AForkedChildIsNewAndOneThatEndedIsGone) {
   ::close(report[1]);
 }
 
+TEST_P(TrackerTest, WhatAProcessBecomesIsKnownFromItsFirstPageOn) {
+  Start([this](int step) {
+    if (step == 0) return Write(0, 'a');
+    ::execl("/bin/sleep", "sleep", "600", nullptr);
+  });
+  child_.Step();
+  EXPECT_EQ(List().resident[0], 'x');
+  child_.StepWithoutAnswer();
+  const std::string program = absl::StrCat("/proc/", child_.pid(), "/comm");
+  while (ReadFile(program).value_or("") != "sleep\n") ::usleep(1000);
+  ::usleep(100000);
+  auto changes = tracker_->List();
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  ASSERT_EQ(changes->processes.size(), 1u);
+  EXPECT_EQ(changes->processes[0].changed, changes->processes[0].resident);
+  EXPECT_GT(CountPages(changes->processes[0].resident), 0u);
+  // And watched again from then on.
+  List();
+  List();
+  changes = tracker_->List();
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  EXPECT_TRUE(changes->processes[0].watched);
+  EXPECT_LT(CountPages(changes->processes[0].changed), 4u);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, TrackerTest, ::testing::ValuesIn(kKinds),
                          [](const auto& info) { return info.param.name; });
 
