@@ -9,6 +9,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -306,7 +307,9 @@ v1::Status Keeper::GetStatus() {
   status.set_init_pid(sandbox_->init_pid());
   const absl::StatusOr<bool> frozen = cgroup_->Frozen();
   if (checkpoint::LazyPages* waiting = lazy()) {
-    status.set_pages_waiting(waiting->stats().pages_left);
+    if (!waiting->filled()) {
+      status.set_pages_waiting(std::max<uint64_t>(1, waiting->stats().pages_left));
+    }
   }
   const std::lock_guard lock(mutex_);
   status.set_frozen(frozen.ok() && *frozen);

@@ -29,6 +29,8 @@ constexpr auto kDestroyTimeout = std::chrono::seconds(30);
 // again.
 constexpr double kArenaSlack = 1.125;
 constexpr uint64_t kArenaSpare = 16 * kMiB;
+// Between two looks at how far the memory of the last move has come.
+constexpr auto kLookAgain = std::chrono::milliseconds(20);
 // How long a target is told of an abort before its lease is left to tell it.
 constexpr auto kAbortTimeout = std::chrono::seconds(2);
 
@@ -243,10 +245,31 @@ absl::Status SourceMigration::Dump() {
   return absl::OkStatus();
 }
 
+// A component that came here a moment ago may still have memory in this host's arena.
+absl::Status SourceMigration::WaitUntilWhole() {
+  const TimePoint start = Clock::now();
+  const Deadline deadline = StepDeadline();
+  while (true) {
+    ASSIGN_OR_RETURN(const keeper::v1::Status status,
+                     copy_->Status(Deadline::After(kKeeperTimeout)));
+    if (status.pages_waiting() == 0) break;
+    RETURN_IF_ERROR(StillWanted());
+    if (deadline.Passed()) {
+      return absl::DeadlineExceededError(
+          absl::StrCat(status.pages_waiting(),
+                       " pages of the component's last move are still being put in place"));
+    }
+    std::this_thread::sleep_for(kLookAgain);
+  }
+  AddPhase("wait-until-whole", Clock::now() - start);
+  return absl::OkStatus();
+}
+
 absl::Status SourceMigration::PreCopy() {
   RETURN_IF_ERROR(
       host_.journal.Advance(row_.id, MigrationState::kReserving, MigrationState::kPreCopy));
   hold_.At("source-precopy");
+  RETURN_IF_ERROR(WaitUntilWhole());
   const TimePoint start = Clock::now();
   RETURN_IF_ERROR(MakeDirectories(images_, 0700));
   SourceParts parts;

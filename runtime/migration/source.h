@@ -66,6 +66,7 @@ class SourceMigration {
   absl::Status PreDump(checkpoint::CriuWork work);
   absl::Status StageDump(checkpoint::CriuWork work);
   absl::Status Dump();
+  absl::Status WaitUntilWhole();
   void KeepLease();
   absl::Status StillWanted() const;
   void Enter(v1::Step step, absl::string_view message);
