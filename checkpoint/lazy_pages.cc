@@ -451,14 +451,15 @@ absl::Status LazyPages::WaitFilled(Deadline deadline) {
 
 LazyPages::Stats LazyPages::stats() const {
   Stats stats;
-  stats.pages_on_fault = on_fault_;
-  stats.pages_in_background = in_background_;
-  stats.faults = faults_;
   const std::lock_guard lock(mutex_);
   for (const Space& space : spaces_) {
     const std::lock_guard space_lock(space.mutex);
     stats.pages_left += space.pages.key_count();
   }
+  // Counted under a space's mutex, and so no earlier than the pages left were.
+  stats.pages_on_fault = on_fault_;
+  stats.pages_in_background = in_background_;
+  stats.faults = faults_;
   return stats;
 }
 

@@ -27,7 +27,7 @@ _starling() {
         compopt -o default
         return ;;
       --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
-      --probe-timeout | --max-blackout | --max-rounds | --grace | --tail | --after)
+      --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
       -*) ;;
@@ -39,7 +39,7 @@ _starling() {
     --socket | --shared | --directory) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
     --user) mapfile -t COMPREPLY < <(compgen -u -- "$current"); return ;;
     --to) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
-    --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --grace | \
+    --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
     --tail | --after) return ;;
   esac
 
@@ -55,7 +55,7 @@ _starling() {
     run) options="$options --user --ip --memory --shared --directory --env" ;;
     ps) options="$options --json --names" ;;
     check) options="$options --to --json" ;;
-    migrate) options="$options --to --probe --probe-timeout --max-blackout --max-rounds --eager --json --quiet" ;;
+    migrate) options="$options --to --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --json --quiet" ;;
     resolve) options="$options --here --there --yes" ;;
     stop) options="$options --grace" ;;
     logs) options="$options --follow --tail" ;;
