@@ -344,14 +344,21 @@ absl::Status Journal::Begin(const MigrationRow& row) {
 }
 
 absl::Status Journal::Advance(absl::string_view id, MigrationState from, MigrationState to) {
-  return impl_->Transact([&]() -> absl::Status {
-    ASSIGN_OR_RETURN(auto row, impl_->FindMigration(id));
-    if (!row) return UnknownMigration(id);
-    if (row->state != from || !Follows(row->role, from, to)) {
-      return Annotate(IsIn(*row), absl::StrCat("cannot go from ", Name(from), " to ", Name(to)));
-    }
-    return impl_->SetState(*row, to, row->reason);
-  });
+  // Between frozen and asked a source's states mean the same to whoever takes the migration up, and
+  // the component is held meanwhile: they are not worth the wait for the disk. What a killed agent
+  // wrote is there all the same.
+  const bool sync = from != MigrationState::kFrozen && from != MigrationState::kCaptured;
+  return impl_->Transact(
+      [&]() -> absl::Status {
+        ASSIGN_OR_RETURN(auto row, impl_->FindMigration(id));
+        if (!row) return UnknownMigration(id);
+        if (row->state != from || !Follows(row->role, from, to)) {
+          return Annotate(IsIn(*row),
+                          absl::StrCat("cannot go from ", Name(from), " to ", Name(to)));
+        }
+        return impl_->SetState(*row, to, row->reason);
+      },
+      sync);
 }
 
 absl::StatusOr<MigrationRow> Journal::GetMigration(absl::string_view id) {

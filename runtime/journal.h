@@ -143,7 +143,8 @@ class Journal {
 
   // Compare-and-set to the next state. kNotFound; kFailedPrecondition when the migration is not in
   // `from` (the message says in which), or when `to` does not follow `from`. Final states are not
-  // reached this way.
+  // reached this way. What a source says between frozen and asked may be lost with the host, but not
+  // with the agent.
   absl::Status Advance(absl::string_view id, MigrationState from, MigrationState to);
 
   absl::StatusOr<MigrationRow> GetMigration(absl::string_view id);  // kNotFound

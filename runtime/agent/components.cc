@@ -47,9 +47,9 @@ absl::Status Copy::FenceDown(Deadline deadline) const {
   request.mutable_fence_down();
   return Call(request, deadline).status();
 }
-absl::Status Copy::Announce(Deadline deadline) const {
+absl::Status Copy::LetRun(Deadline deadline) const {
   Request request;
-  request.mutable_announce();
+  request.mutable_let_run();
   return Call(request, deadline).status();
 }
 absl::Status Copy::CancelCriu(Deadline deadline) const {

@@ -39,7 +39,7 @@ class Copy {
   absl::Status Thaw(Deadline deadline) const;
   absl::Status FenceUp(Deadline deadline) const;
   absl::Status FenceDown(Deadline deadline) const;
-  absl::Status Announce(Deadline deadline) const;
+  absl::Status LetRun(Deadline deadline) const;
   absl::Status CancelCriu(Deadline deadline) const;
   absl::StatusOr<keeper::v1::Status> Status(Deadline deadline) const;
 

@@ -199,6 +199,12 @@ absl::Status Keeper::Announce() {
   return announcer_->SendOnce();
 }
 
+absl::Status Keeper::LetRun() {
+  RETURN_IF_ERROR(FenceDown());
+  RETURN_IF_ERROR(Thaw());
+  return Announce();
+}
+
 void Keeper::OnAnnounceTimer() {
   uint64_t times;
   if (::read(announce_timer_.get(), &times, sizeof(times)) != sizeof(times)) return;

@@ -68,6 +68,8 @@ class Keeper {
   absl::Status FenceDown();
   // Sends the first announcement and arms announce_timer() for those that follow.
   absl::Status Announce();
+  // The three in a row that end a move.
+  absl::Status LetRun();
 
   // `page_server` is taken over.
   absl::StatusOr<v1::PhaseTimes> PreDump(const v1::PreDump& request, UniqueFd page_server);

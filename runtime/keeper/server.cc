@@ -145,6 +145,8 @@ absl::Status Server::Dispatch(const v1::Request& request, UnixMessage& message, 
       return keeper_->FenceDown();
     case v1::Request::kAnnounce:
       return keeper_->Announce();
+    case v1::Request::kLetRun:
+      return keeper_->LetRun();
     case v1::Request::kPreDump: {
       ASSIGN_OR_RETURN(UniqueFd page_server, TakePageServer(message));
       ASSIGN_OR_RETURN(*reply.mutable_phases(),

@@ -333,9 +333,7 @@ absl::StatusOr<v1::VerdictResponse> Targets::Conclude(const std::string& id,
 }
 
 absl::Status Targets::LetRun(Ghost& ghost, uint64_t epoch) {
-  RETURN_IF_ERROR(ghost.copy->FenceDown(Deadline::After(kKeeperTimeout)));
-  RETURN_IF_ERROR(ghost.copy->Thaw(Deadline::After(kKeeperTimeout)));
-  RETURN_IF_ERROR(ghost.copy->Announce(Deadline::After(kKeeperTimeout)));
+  RETURN_IF_ERROR(ghost.copy->LetRun(Deadline::After(kKeeperTimeout)));
   host_.components->Add(ghost.copy);
   ghost.claim.Release();
   host_.Event(ghost.row.component, "arrived",
