@@ -43,19 +43,19 @@ absl::StatusOr<uint64_t> FindSyscall(pid_t pid) {
       absl::StrCat("process ", pid, " has no vdso with a system call in it"));
 }
 
-absl::Status NoSeccomp(pid_t pid) {
+#endif
+
+}  // namespace
+
+#ifdef __x86_64__
+
+absl::Status MayInject(pid_t pid) {
   ASSIGN_OR_RETURN(const std::string status, ReadFile(absl::StrCat("/proc/", pid, "/status")));
   if (!absl::StrContains(status, "\nSeccomp:\t") || absl::StrContains(status, "\nSeccomp:\t0\n")) {
     return absl::OkStatus();
   }
   return absl::UnimplementedError(absl::StrCat("process ", pid, " has a seccomp filter"));
 }
-
-#endif
-
-}  // namespace
-
-#ifdef __x86_64__
 
 absl::Status InjectedCalls::Trace(int request, void* address, void* data, const char* what) {
   if (::ptrace(static_cast<__ptrace_request>(request), pid_, address, data) == 0) {
@@ -102,7 +102,7 @@ absl::Status InjectedCalls::Stop() {
 
 absl::StatusOr<std::unique_ptr<InjectedCalls>> InjectedCalls::Begin(pid_t pid, Deadline deadline) {
   std::unique_ptr<InjectedCalls> calls(new InjectedCalls(pid, deadline));
-  RETURN_IF_ERROR(NoSeccomp(pid));
+  RETURN_IF_ERROR(MayInject(pid));
   ASSIGN_OR_RETURN(calls->instruction_, FindSyscall(pid));
   const uintptr_t options = PTRACE_O_TRACESYSGOOD;
   const absl::Status seized =
@@ -186,6 +186,9 @@ absl::Status InjectedCalls::End() {
 
 #else
 
+absl::Status MayInject(pid_t) {
+  return absl::UnimplementedError("system calls can be injected on x86-64 alone");
+}
 absl::StatusOr<std::unique_ptr<InjectedCalls>> InjectedCalls::Begin(pid_t, Deadline) {
   return absl::UnimplementedError("system calls can be injected on x86-64 alone");
 }

@@ -13,6 +13,10 @@
 
 namespace starling::checkpoint {
 
+// kUnimplemented when no call can be injected into the process: other processors, and processes
+// with a seccomp filter, which might be killed for the call.
+absl::Status MayInject(pid_t pid);
+
 // Has a running process make system calls for us: one of its threads is stopped, is given other
 // registers, goes through a `syscall` instruction of its vdso, and gets its registers back. No byte
 // of its memory changes, and an interrupted call of its own is restarted by the kernel as after any
@@ -22,10 +26,9 @@ namespace starling::checkpoint {
 // registers that are not its own.
 class InjectedCalls {
  public:
-  // Stops the process's first thread. Errors: kUnimplemented on other processors, for 32-bit
-  // programs and for processes with a seccomp filter (which might be killed for the call);
-  // kUnavailable when it does not stop in time (it sleeps uninterruptibly), is stopped by a signal
-  // or is being traced; kNotFound when it has ended.
+  // Stops the process's first thread. Errors: kUnimplemented as MayInject() and for 32-bit
+  // programs; kUnavailable when it does not stop in time (it sleeps uninterruptibly), is stopped by
+  // a signal or is being traced; kNotFound when it has ended.
   static absl::StatusOr<std::unique_ptr<InjectedCalls>> Begin(pid_t pid, Deadline deadline);
   // Lets it go on, if End() has not.
   ~InjectedCalls();

@@ -181,7 +181,7 @@ const std::vector<Key>& Keys() {
       Time("migration", "max_blackout_ms", MEMBER(migration.max_blackout), 1e-3, 1, 60000),
       Integer("migration", "max_rounds", MEMBER(migration.max_rounds), 0, 64),
       OneOf("migration", "tracker", MEMBER(migration.tracker),
-            {"auto", "soft-dirty", "hash", "criu-predump"}),
+            {"auto", "pagemap-scan", "soft-dirty", "hash", "criu-predump"}),
       Time("migration", "freeze_timeout_s", MEMBER(migration.freeze_timeout), 1, 0.1, 600),
       Time("migration", "step_timeout_s", MEMBER(migration.step_timeout), 1, 1, 86400),
       Time("migration", "peer_timeout_s", MEMBER(migration.peer_timeout), 1, 0.1, 600),

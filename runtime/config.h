@@ -68,7 +68,8 @@ struct Config {
     // Rounds at most, 0 to 64: a component that writes faster than the link carries would never
     // end.
     int max_rounds = 8;
-    // How written memory is found: "auto", "soft-dirty", "hash" or "criu-predump".
+    // How written memory is found: "auto", "pagemap-scan", "soft-dirty", "hash" or
+    // "criu-predump".
     std::string tracker = "auto";
     // How long the cgroup may take to freeze, 0.1 to 600 s: a task in uninterruptible sleep does
     // not freeze.

@@ -2,20 +2,48 @@
 
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/file.h"
 #include "checkpoint/criu_source.h"
+#include "checkpoint/injected_calls.h"
 #include "checkpoint/memory_source.h"
 
 namespace starling::migration {
 
+TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& criu) {
+  TrackerFacts facts;
+  facts.soft_dirty = criu.memory_tracking;
+  facts.async_protection = checkpoint::HasAsyncProtection();
+  facts.injectable = facts.async_protection;
+  const auto pids = ReadFile(absl::StrCat(cgroup, "/cgroup.procs"));
+  for (const absl::string_view text :
+       absl::StrSplit(pids.value_or(""), '\n', absl::SkipWhitespace())) {
+    pid_t pid;
+    // One that has ended meanwhile is in nobody's way.
+    if (absl::SimpleAtoi(text, &pid) && absl::IsUnimplemented(checkpoint::MayInject(pid))) {
+      facts.injectable = false;
+    }
+  }
+  return facts;
+}
+
 absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const TrackerFacts& facts) {
-  if (wanted == "auto") return facts.soft_dirty ? "soft-dirty" : "criu-predump";
+  if (wanted == "auto") {
+    if (!facts.soft_dirty) return "criu-predump";
+    return facts.async_protection && facts.injectable ? "pagemap-scan" : "soft-dirty";
+  }
+  const auto refused = [&](absl::string_view why) {
+    return absl::FailedPreconditionError(absl::StrCat("migration.tracker is \"", wanted, "\", and ",
+                                                      why, "; \"auto\" takes what works here"));
+  };
   // CRIU's final dump leaves unchanged pages out by their soft-dirty bits, whoever tracks.
   if (!facts.soft_dirty && wanted != "criu-predump") {
-    return absl::FailedPreconditionError(
-        absl::StrCat("migration.tracker is \"", wanted,
-                     "\", and this kernel does not track soft-dirty pages; \"auto\" takes what "
-                     "works here"));
+    return refused("this kernel does not track soft-dirty pages");
+  }
+  if (wanted == "pagemap-scan" && !facts.async_protection) {
+    return refused("this kernel does not write-protect asynchronously (Linux 6.7 does)");
   }
   return std::string(wanted);
 }
@@ -29,9 +57,14 @@ std::unique_ptr<checkpoint::PageSource> MakeSource(SourceParts parts) {
                                                     std::move(parts.pre_dump),
                                                     std::move(parts.dumper), std::move(memory));
   }
-  auto tracker = parts.tracker == "hash"
-                     ? checkpoint::MakeHashTracker(parts.cgroup)
-                     : checkpoint::MakeSoftDirtyTracker(parts.cgroup, std::move(parts.freezer));
+  std::unique_ptr<checkpoint::Tracker> tracker;
+  if (parts.tracker == "pagemap-scan") {
+    tracker = checkpoint::MakePagemapScanTracker(parts.cgroup);
+  } else if (parts.tracker == "hash") {
+    tracker = checkpoint::MakeHashTracker(parts.cgroup);
+  } else {
+    tracker = checkpoint::MakeSoftDirtyTracker(parts.cgroup, std::move(parts.freezer));
+  }
   checkpoint::MemorySource::Options options;
   options.version = parts.criu;
   options.folder = parts.folder;

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "checkpoint/criu_session.h"
 #include "checkpoint/criu_stream.h"
 #include "checkpoint/page_stream.h"
 #include "checkpoint/tracker.h"
@@ -14,9 +15,12 @@ namespace starling::migration {
 // Which ways of finding written pages work on this kernel, for this component.
 struct TrackerFacts {
   bool soft_dirty = false;
+  bool async_protection = false;  // PAGEMAP_SCAN and what it needs
+  bool injectable = false;        // every process can be made to make a userfaultfd
 };
+TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& criu);
 
-// `wanted` is `migration.tracker`. Answers a tracker's name; for "auto" the cheapest that works.
+// `wanted` is `migration.tracker`. Answers a tracker's name; for "auto" the best that works.
 // Errors: kFailedPrecondition when the one that was asked for does not work here.
 absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const TrackerFacts& facts);
 

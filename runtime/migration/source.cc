@@ -274,7 +274,7 @@ absl::Status SourceMigration::PreCopy() {
   RETURN_IF_ERROR(MakeDirectories(images_, 0700));
   SourceParts parts;
   ASSIGN_OR_RETURN(parts.tracker, ChooseTracker(host_.config.migration.tracker,
-                                                {.soft_dirty = host_.criu->memory_tracking}));
+                                                FactsFor(cgroup_, *host_.criu)));
   parts.criu = host_.criu->version;
   parts.folder = images_;
   parts.cgroup = cgroup_;

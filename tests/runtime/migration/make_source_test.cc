@@ -8,6 +8,11 @@ namespace starling::migration {
 namespace {
 
 TEST(ChooseTrackerTest, AutoTakesWhatWorks) {
+  TrackerFacts facts{.soft_dirty = true, .async_protection = true, .injectable = true};
+  EXPECT_EQ(ChooseTracker("auto", facts).value(), "pagemap-scan");
+  facts.injectable = false;
+  EXPECT_EQ(ChooseTracker("auto", facts).value(), "soft-dirty");
+  EXPECT_EQ(ChooseTracker("pagemap-scan", facts).value(), "pagemap-scan");
   EXPECT_EQ(ChooseTracker("auto", {.soft_dirty = true}).value(), "soft-dirty");
   EXPECT_EQ(ChooseTracker("auto", {}).value(), "criu-predump");
 }
@@ -16,7 +21,8 @@ TEST(ChooseTrackerTest, AskedForOneIsTakenOrRefused) {
   for (const char* wanted : {"soft-dirty", "hash", "criu-predump"}) {
     EXPECT_EQ(ChooseTracker(wanted, {.soft_dirty = true}).value(), wanted);
   }
-  for (const char* wanted : {"soft-dirty", "hash"}) {
+  EXPECT_FALSE(ChooseTracker("pagemap-scan", {.soft_dirty = true}).ok());
+  for (const char* wanted : {"pagemap-scan", "soft-dirty", "hash"}) {
     const auto refused = ChooseTracker(wanted, {});
     EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_TRUE(absl::StrContains(refused.status().message(), wanted)) << refused.status();
