@@ -1,16 +1,35 @@
 #include "runtime/migration/make_source.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "checkpoint/criu_source.h"
 #include "checkpoint/injected_calls.h"
 #include "checkpoint/memory_source.h"
 
 namespace starling::migration {
+
+namespace {
+
+// What a process has of shared memory in its page tables.
+uint64_t SharedBytes(pid_t pid) {
+  const auto status = ReadFile(absl::StrCat("/proc/", pid, "/status"));
+  for (absl::string_view line : absl::StrSplit(status.value_or(""), '\n')) {
+    uint64_t kib;
+    if (absl::ConsumePrefix(&line, "RssShmem:") && absl::ConsumeSuffix(&line, "kB") &&
+        absl::SimpleAtoi(line, &kib)) {
+      return kib * kKiB;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
 
 TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& criu) {
   TrackerFacts facts;
@@ -21,17 +40,17 @@ TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& cr
   for (const absl::string_view text :
        absl::StrSplit(pids.value_or(""), '\n', absl::SkipWhitespace())) {
     pid_t pid;
+    if (!absl::SimpleAtoi(text, &pid)) continue;
     // One that has ended meanwhile is in nobody's way.
-    if (absl::SimpleAtoi(text, &pid) && absl::IsUnimplemented(checkpoint::MayInject(pid))) {
-      facts.injectable = false;
-    }
+    if (absl::IsUnimplemented(checkpoint::MayInject(pid))) facts.injectable = false;
+    facts.shared_bytes = std::max(facts.shared_bytes, SharedBytes(pid));
   }
   return facts;
 }
 
 absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const TrackerFacts& facts) {
   if (wanted == "auto") {
-    if (!facts.soft_dirty) return "criu-predump";
+    if (!facts.soft_dirty || facts.shared_bytes > kMostSharedBytes) return "criu-predump";
     return facts.async_protection && facts.injectable ? "pagemap-scan" : "soft-dirty";
   }
   const auto refused = [&](absl::string_view why) {

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/units.h"
 #include "checkpoint/criu_session.h"
 #include "checkpoint/criu_stream.h"
 #include "checkpoint/page_stream.h"
@@ -17,8 +18,13 @@ struct TrackerFacts {
   bool soft_dirty = false;
   bool async_protection = false;  // PAGEMAP_SCAN and what it needs
   bool injectable = false;        // every process can be made to make a userfaultfd
+  uint64_t shared_bytes = 0;      // shared memory in use, at least
 };
 TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& criu);
+
+// With trackers of our own CRIU sends shared memory whole inside the freeze; its pre-dumps send it
+// in rounds. Up to this much the former is the shorter.
+inline constexpr uint64_t kMostSharedBytes = 8 * kMiB;
 
 // `wanted` is `migration.tracker`. Answers a tracker's name; for "auto" the best that works.
 // Errors: kFailedPrecondition when the one that was asked for does not work here.

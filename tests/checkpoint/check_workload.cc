@@ -33,6 +33,7 @@ namespace starling::checkpoint {
 namespace {
 
 constexpr int kProcesses = 3;
+constexpr size_t kHugePage = 2 << 20;
 struct Region {
   uint64_t* pages;
   size_t count;
@@ -52,7 +53,22 @@ void WriteForEver(uint64_t* counters, int number, Region shared, Region own) {
       ::mmap(nullptr, 8 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
   ::close(file);
   WritePage(copied + 3 * kWordsAPage, Mix(77));
+  // What no tracker owns: shared memory that is a file, and a huge page where there is one.
+  const int anonymous = ::memfd_create("checked", MFD_CLOEXEC);
+  if (anonymous < 0 || ::ftruncate(anonymous, 4 * kPageSize) != 0) std::abort();
+  auto* file_memory = static_cast<uint64_t*>(
+      ::mmap(nullptr, 4 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, anonymous, 0));
+  auto* huge = static_cast<uint64_t*>(::mmap(nullptr, kHugePage, PROT_READ | PROT_WRITE,
+                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0));
+  if (huge == MAP_FAILED) huge = nullptr;
+  std::printf("huge page %s\n", huge != nullptr ? "yes" : "no");
+  std::fflush(stdout);
   for (uint64_t step = 1;; ++step) {
+    for (uint64_t* foreign : {file_memory, huge}) {
+      if (foreign == nullptr) continue;
+      if (step > 1) CheckPage(foreign + 2 * kWordsAPage, Mix(step - 1) | 1);
+      WritePage(foreign + 2 * kWordsAPage, Mix(step) | 1);
+    }
     for (Region* region : {&shared, &own}) {
       const size_t at = Mix(step * 3 + number) % region->count;
       uint64_t* page = region->pages + at * kWordsAPage;

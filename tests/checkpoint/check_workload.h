@@ -11,7 +11,8 @@
 
 namespace starling::checkpoint {
 
-// Three processes with anonymous memory that all of them share and private memory of each, which
+// Three processes with anonymous memory that all of them share, and private memory, a memfd and a
+// huge page (where the kernel has one to spare: "huge page yes") of each, which
 // write for ever and check what they wrote before: one wrong byte and they abort. `megabytes` in
 // all. Returns only on failure.
 int RunSharedMemoryWorkload(int megabytes);

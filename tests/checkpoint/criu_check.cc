@@ -389,6 +389,10 @@ absl::Status Check::Run() {
       report.pages_sent, report.pages_from_criu, report.pages_shared, report.pages_zero,
       report.pages_unchanged, Milliseconds(report.elapsed), Milliseconds(report.listing),
       Milliseconds(report.sending));
+  if (arguments_.workload == "shared-memory" && arguments_.tracker != "criu-predump" &&
+      report.pages_shared == 0) {
+    return absl::InternalError("shared memory was not left to CRIU");
+  }
   if (const auto bytes = ReadFile(absl::StrCat(source.final_images(), "/stats-dump")); bytes.ok()) {
     ASSIGN_OR_RETURN(const DumpStats stats, DecodeDumpStats(*bytes));
     Say("CRIU's own count: freezing %.1f, frozen %.1f, memory dump %.1f, memory write %.1f ms",

@@ -17,6 +17,15 @@ TEST(ChooseTrackerTest, AutoTakesWhatWorks) {
   EXPECT_EQ(ChooseTracker("auto", {}).value(), "criu-predump");
 }
 
+TEST(ChooseTrackerTest, AutoLeavesMuchSharedMemoryToPreDumps) {
+  TrackerFacts facts{.soft_dirty = true, .async_protection = true, .injectable = true};
+  facts.shared_bytes = kMostSharedBytes;
+  EXPECT_EQ(ChooseTracker("auto", facts).value(), "pagemap-scan");
+  facts.shared_bytes += 4096;
+  EXPECT_EQ(ChooseTracker("auto", facts).value(), "criu-predump");
+  EXPECT_EQ(ChooseTracker("soft-dirty", facts).value(), "soft-dirty");
+}
+
 TEST(ChooseTrackerTest, AskedForOneIsTakenOrRefused) {
   for (const char* wanted : {"soft-dirty", "hash", "criu-predump"}) {
     EXPECT_EQ(ChooseTracker(wanted, {.soft_dirty = true}).value(), wanted);
