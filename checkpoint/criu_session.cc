@@ -302,7 +302,10 @@ absl::StatusOr<std::unique_ptr<CriuSession>> CriuSession::Start(const CriuOption
   std::string rpc_fd = absl::StrCat(kRpcFd);
   // What a machine's own CRIU configuration says is not ours to obey.
   std::string no_config = "--no-default-config";
-  char* argv[] = {binary.data(), no_config.data(), swrk.data(), rpc_fd.data(), nullptr};
+  // Whoever asks for a move has compared build ids before; reading them again costs blackout.
+  std::string validation = "--file-validation=filesize";
+  char* argv[] = {binary.data(), no_config.data(), validation.data(),
+                  swrk.data(),   rpc_fd.data(),    nullptr};
   std::string path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   std::string locale = "LC_ALL=C";
   std::string preload = absl::StrCat("LD_PRELOAD=", options.preload);

@@ -36,7 +36,7 @@ struct InheritedFd {
 // How and where CRIU runs. Descriptors are borrowed until Start() has returned; -1: not given.
 struct CriuOptions {
   std::string binary = "/usr/sbin/criu";  // as seen inside the mount namespace
-  std::string preload;  // shared object to load into it, seen likewise; empty: none
+  std::string preload;  // shared objects to load into it, seen likewise, with colons between them
 
   // Namespaces to enter (of /proc/PID/ns/*); what is not given is the caller's own. /proc inside
   // the mount namespace must belong to the pid namespace.

@@ -55,7 +55,9 @@ absl::Status Keeper::SetUp() {
   ASSIGN_OR_RETURN(sandbox.identity, ResolveUser(spec.user()));
   sandbox.init_path = options_.init_path;
   // The dynamic linker would only warn, and CRIU go on without.
-  if (::access(options_.criu_root.c_str(), R_OK) != 0) return ErrnoStatus(options_.criu_root);
+  for (const std::string& aid : {options_.criu_root, options_.criu_fenced}) {
+    if (::access(aid.c_str(), R_OK) != 0) return ErrnoStatus(aid);
+  }
   sandbox.own_network = networked();
   sandbox.output = absl::StrCat(options_.log_dir, "/", spec.name(), ".log");
   sandbox.directory = spec.directory();

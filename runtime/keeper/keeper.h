@@ -31,7 +31,8 @@ struct KeeperOptions {
   std::string init_path;      // starling-init
   std::string cgroup_root;    // where cgroup v2 is mounted
   std::string criu = "/usr/sbin/criu";
-  std::string criu_root;  // starling-criu-root.so, what CRIU needs for a restore
+  std::string criu_root;    // starling-criu-root.so, what CRIU needs for a restore
+  std::string criu_fenced;  // starling-criu-fenced.so, for CRIU at work behind a fence
   uint64_t epoch = 0;
   std::string migration_id;  // of a copy made by a migration
   bool fenced = false;       // the fence is up before the network is
@@ -111,7 +112,7 @@ class Keeper {
 
   absl::Status SetUp();
   absl::Status SetUpNetwork();
-  // `preload`: see CriuOptions.
+  // `preload`: beside what a fenced network asks for; see CriuOptions.
   absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(
       const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline,
       const std::string& preload = "");

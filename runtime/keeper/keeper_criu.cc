@@ -58,6 +58,9 @@ absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> Keeper::StartCriu(
   checkpoint::CriuOptions criu;
   criu.binary = options_.criu;
   criu.preload = preload;
+  if (networked()) {
+    absl::StrAppend(&criu.preload, preload.empty() ? "" : ":", options_.criu_fenced);
+  }
   criu.pid_namespace = sandbox_->pid_namespace();
   criu.mount_namespace = sandbox_->mount_namespace();
   criu.network_namespace = sandbox_->network_namespace();
@@ -165,6 +168,12 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Dump() {
   const TimePoint begun = Clock::now();
   ASSIGN_OR_RETURN(const bool frozen, cgroup_->Frozen());
   if (!frozen) return absl::FailedPreconditionError("a dump needs a frozen tree: freeze it first");
+  if (networked()) {
+    const std::lock_guard lock(mutex_);
+    if (!fenced_) {
+      return absl::FailedPreconditionError("a dump happens behind the fence: raise it first");
+    }
+  }
   StagedDump* job;
   {
     // After a quick operation that is under way: a thaw must not land in a dump.

@@ -165,6 +165,7 @@ int Main(int argc, char** argv) {
   Arguments arguments;
   arguments.keeper.init_path = FolderOfThisProgram() + "/starling-init";
   arguments.keeper.criu_root = FolderOfThisProgram() + "/starling-criu-root.so";
+  arguments.keeper.criu_fenced = FolderOfThisProgram() + "/starling-criu-fenced.so";
   CLI::App app{"Owns one component of Starling on this host: its namespaces, cgroup, network fence,\n"
                "output and exit status. The agent starts it and speaks to it over a local socket.\n"
                "When it ends, the component ends."};
@@ -183,6 +184,7 @@ int Main(int argc, char** argv) {
   app.add_option("--init", arguments.keeper.init_path, "path of starling-init");
   app.add_option("--criu", arguments.keeper.criu, "path of criu");
   app.add_option("--criu-root", arguments.keeper.criu_root, "path of starling-criu-root.so");
+  app.add_option("--criu-fenced", arguments.keeper.criu_fenced, "path of starling-criu-fenced.so");
   app.add_flag("--foreground", arguments.foreground, "do not go into the background");
   app.add_option("--verdict-fd", arguments.verdict_fd,
                  "descriptor to tell '<status code> <message>' once started, instead of stderr");
