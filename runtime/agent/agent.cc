@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "runtime/keeper_client.h"
+#include "runtime/migration/make_source.h"
 #include "runtime/names.h"
 #include "runtime/preflight/component_facts.h"
 #include "runtime/preflight/host_facts.h"
@@ -257,11 +258,14 @@ absl::StatusOr<v1::CheckResponse> Agent::Preflight(const std::string& name, Copy
                                                       " calls itself ", greeting.host(),
                                                       ": mend the [[peer]] of that address"));
   }
-  response.set_tracker("criu-predump");
   response.set_provider(host_.fabric->name());
   response.set_peer_kernel(greeting.kernel());
   response.set_peer_criu(greeting.criu());
   ASSIGN_OR_RETURN(const keeper::v1::Status status, copy.Status(Deadline::After(kKeeperTimeout)));
+  ASSIGN_OR_RETURN(const std::string tracker,
+                   migration::ChooseTracker(host_.config.migration.tracker,
+                                            migration::FactsFor(status.cgroup(), *host_.criu)));
+  response.set_tracker(tracker);
   preflight::GatherOptions gather;
   gather.cgroup_path = status.cgroup();
   gather.root_pid = status.root_pid();

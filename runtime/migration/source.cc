@@ -273,8 +273,8 @@ absl::Status SourceMigration::PreCopy() {
   const TimePoint start = Clock::now();
   RETURN_IF_ERROR(MakeDirectories(images_, 0700));
   SourceParts parts;
-  ASSIGN_OR_RETURN(parts.tracker, ChooseTracker(host_.config.migration.tracker,
-                                                FactsFor(cgroup_, *host_.criu)));
+  ASSIGN_OR_RETURN(parts.tracker,
+                   ChooseTracker(host_.config.migration.tracker, FactsFor(cgroup_, *host_.criu)));
   parts.criu = host_.criu->version;
   parts.folder = images_;
   parts.cgroup = cgroup_;
@@ -377,6 +377,11 @@ absl::Status SourceMigration::Capture() {
   RETURN_IF_ERROR(StillWanted());
   RETURN_IF_ERROR(Annotate(final.status(), "capture"));
   final_ = *std::move(final);
+  spdlog::info(
+      "migration {}: final round: {} pages sent, {} of them by CRIU, {} shared; {} zero, {} "
+      "unchanged",
+      row_.id, round.pages_sent, round.pages_from_criu, round.pages_shared, round.pages_zero,
+      round.pages_unchanged);
   for (v1::PhaseTime phase : dump_phases_.phases()) {
     phase.set_name(absl::StrCat("dump: ", phase.name()));
     *report_.add_phases() = std::move(phase);
