@@ -162,7 +162,11 @@ class PagemapScanTracker : public Tracker {
       }
       resident.clear();
       ASSIGN_OR_RETURN(watched, Collect(process, mapping, last, resident, changed));
-      if (!watched) return false;
+      if (!watched) {
+        // Registered, and yet not: in a memory that it shared with another process and has left.
+        outdated_ = true;
+        return false;
+      }
       // It may be protected already where it was moved from another place.
       changed = resident;
     }

@@ -1,6 +1,7 @@
 #include "checkpoint/tracker.h"
 
 #include <gtest/gtest.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -306,6 +307,29 @@ TEST_P(TrackerTest, WhatAProcessBecomesIsKnownFromItsFirstPageOn) {
   ASSERT_TRUE(changes.ok()) << changes.status();
   EXPECT_TRUE(changes->processes[0].watched);
   EXPECT_LT(CountPages(changes->processes[0].changed), 4u);
+}
+
+TEST_P(TrackerTest, AProcessWithASystemCallFilterIsListedWhateverTheTracker) {
+  Start([this](int step) {
+    if (step > 0) return Write(2, 'b');
+    Write(0, 'a');
+    Write(2, 'a');
+    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+  });
+  child_.Step();
+  EXPECT_EQ(List().changed, "x.x.............................");
+  child_.Step();
+  auto changes = tracker_->List();
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  ASSERT_EQ(changes->processes.size(), 1u);
+  std::string changed(2 * kPages, '.');
+  Mark(changes->processes[0].changed, changed);
+  EXPECT_EQ(changed[2], 'x');
+  if (changes->processes[0].watched) {
+    EXPECT_EQ(changed[0], '.');
+  } else {
+    EXPECT_EQ(changes->processes[0].changed, changes->processes[0].resident);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TrackerTest, ::testing::ValuesIn(kKinds),
