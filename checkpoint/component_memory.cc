@@ -197,8 +197,8 @@ absl::Status ProcessMemory::ScanByIoctl(const Mapping& mapping,
   scan.regions = reinterpret_cast<uint64_t>(regions.data());
   scan.region_count = regions.size();
   scan.category_any_of = kPageIsPresent | kPageSwapped;
-  // The vdso's own pages are files to the kernel.
-  if (!IsVdso(mapping)) scan.category_mask = scan.category_inverted = kPageFile;
+  // Asked only where it matters: the kernel looks at every single page for it.
+  if (mapping.device != 0) scan.category_mask = scan.category_inverted = kPageFile;
   scan.return_mask = kPageSoftDirty;
   while (scan.start < scan.end) {
     const int found = ::ioctl(pagemap_.get(), kPagemapScan, &scan);

@@ -147,8 +147,9 @@ class PagemapScanTracker : public Tracker {
   // protects it again. False: it cannot be watched.
   absl::StatusOr<bool> Scan(const ProcessMemory& process, int userfault, const Mapping& mapping,
                             bool last, ProcessChanges& changes) {
-    std::vector<PageRange> resident, changed;
-    ASSIGN_OR_RETURN(bool watched, Collect(process, mapping, last, resident, changed));
+    std::vector<PageRange> written;
+    ASSIGN_OR_RETURN(bool watched, Protect(process, mapping, last, written));
+    bool fresh = false;
     if (!watched) {
       if (last) return false;
       uffdio_register request{};
@@ -160,26 +161,32 @@ class PagemapScanTracker : public Tracker {
         if (errno == ENOMEM || errno == ESRCH) outdated_ = true;
         return false;
       }
-      resident.clear();
-      ASSIGN_OR_RETURN(watched, Collect(process, mapping, last, resident, changed));
+      ASSIGN_OR_RETURN(watched, Protect(process, mapping, last, written));
       if (!watched) {
         // Registered, and yet not: in a memory that it shared with another process and has left.
         outdated_ = true;
         return false;
       }
       // It may be protected already where it was moved from another place.
-      changed = resident;
+      fresh = true;
     }
-    for (const PageRange& range : resident) Append(changes.resident, range);
-    for (const PageRange& range : changed) Append(changes.changed, range);
+    // After what was written has been protected: what appears between the two is new to the next
+    // list, and what disappears does not exist.
+    ASSIGN_OR_RETURN(const std::vector<ResidentRange> resident, process.Resident({&mapping, 1}));
+    for (const ResidentRange& range : resident) {
+      Append(changes.resident, range.range);
+      if (fresh) Append(changes.changed, range.range);
+    }
+    if (fresh) return true;
+    for (const PageRange& range : written) Append(changes.changed, range);
     return true;
   }
 
-  // False: part of it is not registered, and part of it may have been protected without having
-  // been listed.
-  static absl::StatusOr<bool> Collect(const ProcessMemory& process, const Mapping& mapping,
-                                      bool last, std::vector<PageRange>& resident,
-                                      std::vector<PageRange>& changed) {
+  // Lists the pages that exist and are not protected, and protects them. False: part of the mapping
+  // is not registered, and part of it may have been protected without having been listed.
+  static absl::StatusOr<bool> Protect(const ProcessMemory& process, const Mapping& mapping,
+                                      bool last, std::vector<PageRange>& written) {
+    written.clear();
     std::array<PageRegion, 512> regions;
     PagemapScanArguments scan;
     // Without the check, mappings that are not registered pass for clean.
@@ -188,9 +195,12 @@ class PagemapScanTracker : public Tracker {
     scan.end = mapping.end;
     scan.regions = reinterpret_cast<uint64_t>(regions.data());
     scan.region_count = regions.size();
+    scan.category_mask = kPageWritten;
     scan.category_any_of = kPageIsPresent | kPageSwapped;
-    scan.category_mask = scan.category_inverted = kPageFile;
-    scan.return_mask = kPageWritten;
+    if (mapping.device != 0) {
+      scan.category_mask |= kPageFile;
+      scan.category_inverted = kPageFile;
+    }
     while (scan.start < scan.end) {
       const int found = ::ioctl(process.pagemap(), kPagemapScan, &scan);
       if (found < 0) {
@@ -200,9 +210,7 @@ class PagemapScanTracker : public Tracker {
       }
       for (int i = 0; i < found; ++i) {
         const PageRegion& region = regions[static_cast<size_t>(i)];
-        const PageRange range{region.start, (region.end - region.start) / kPageSize};
-        Append(resident, range);
-        if ((region.categories & kPageWritten) != 0) Append(changed, range);
+        Append(written, {region.start, (region.end - region.start) / kPageSize});
       }
       scan.start = scan.walk_end;
     }

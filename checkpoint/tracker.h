@@ -23,7 +23,8 @@ struct ProcessChanges {
   bool is_new = false;
   bool watched = true;              // false: all of it counts as written, because nobody knows
   std::vector<PageRange> resident;  // every page that exists, in order
-  std::vector<PageRange> changed;   // of these, what may differ since the list before, in order
+  // What may differ since the list before, in order; possibly with pages that have gone meanwhile.
+  std::vector<PageRange> changed;
 };
 
 struct MemoryChanges {
