@@ -139,6 +139,12 @@ std::string CheckBytes(const std::string& text) {
   return std::string(ParseBytes(text).status().message());
 }
 
+std::string CheckRate(const std::string& text) {
+  const auto rate = ParseBytes(text);
+  if (rate.ok() && *rate == 0) return absl::StrCat("'", text, "' lets nothing through");
+  return std::string(rate.status().message());
+}
+
 CLI::Option* AddName(CLI::App* app, Options& options) {
   return app->add_option("NAME", options.name, "The component")
       ->required()
@@ -247,7 +253,7 @@ class Parser {
         ->add_option("--max-rate", options.max_rate,
                      "Copy at most so many bytes a second while the component runs, such as 50M")
         ->type_name("BYTES")
-        ->check(CheckBytes);
+        ->check(CheckRate);
     AddJson(migrate_, options);
     migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
 

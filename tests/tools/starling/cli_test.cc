@@ -220,6 +220,8 @@ TEST_F(CliTest, WrongUsageReachesNoAgent) {
       {"migrate redis", "--to is required"},
       {"migrate redis --to a/b", "'a/b' cannot name a host"},
       {"migrate redis --to node2 --max-rounds 0", "--max-rounds"},
+      {"migrate redis --to node2 --max-rate 0", "'0' lets nothing through"},
+      {"migrate redis --to node2 --max-rate fast", "'fast'"},
       {"migrate redis --to node2 --max-blackout nan", "number"},
       {"migrate redis --to node2 --max-blackout fast", "--max-blackout"},
       {"resolve redis", "--here or --there"},
@@ -331,12 +333,13 @@ TEST_F(CliTest, MigrateShowsLinesAndTheReport) {
     return Status::OK;
   };
   EXPECT_EQ(Call("migrate redis --to node2 --probe true --probe-timeout 3 --max-blackout 150 "
-                 "--max-rounds 4"),
+                 "--max-rounds 4 --max-rate 2M"),
             0);
   EXPECT_EQ(agent_.migrate.probe(), "true");
   EXPECT_EQ(agent_.migrate.probe_timeout_s(), 3);
   EXPECT_DOUBLE_EQ(agent_.migrate.max_blackout_s(), 0.15);
   EXPECT_EQ(agent_.migrate.max_rounds(), 4u);
+  EXPECT_DOUBLE_EQ(agent_.migrate.max_rate_bytes_per_s(), 2 << 20);
   EXPECT_EQ(err_.str(), "    0.5 s  preflight\n    0.5 s  pre-copy round 1\n    0.5 s  commit\n");
   EXPECT_THAT(out_.str(), StartsWith("redis runs on node2 (epoch 2)\n"));
 
