@@ -9,7 +9,6 @@
 #include "absl/strings/strip.h"
 #include "base/file.h"
 #include "checkpoint/criu_source.h"
-#include "checkpoint/injected_calls.h"
 #include "checkpoint/memory_source.h"
 
 namespace starling::migration {
@@ -35,14 +34,11 @@ TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& cr
   TrackerFacts facts;
   facts.soft_dirty = criu.memory_tracking;
   facts.async_protection = checkpoint::HasAsyncProtection();
-  facts.injectable = facts.async_protection;
   const auto pids = ReadFile(absl::StrCat(cgroup, "/cgroup.procs"));
   for (const absl::string_view text :
        absl::StrSplit(pids.value_or(""), '\n', absl::SkipWhitespace())) {
     pid_t pid;
     if (!absl::SimpleAtoi(text, &pid)) continue;
-    // One that has ended meanwhile is in nobody's way.
-    if (absl::IsUnimplemented(checkpoint::MayInject(pid))) facts.injectable = false;
     facts.shared_bytes = std::max(facts.shared_bytes, SharedBytes(pid));
   }
   return facts;
@@ -51,7 +47,9 @@ TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& cr
 absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const TrackerFacts& facts) {
   if (wanted == "auto") {
     if (!facts.soft_dirty || facts.shared_bytes > kMostSharedBytes) return "criu-predump";
-    return facts.async_protection && facts.injectable ? "pagemap-scan" : "soft-dirty";
+    // pagemap-scan is for those who ask for it by name: an agent that is killed in the middle of the
+    // call that it injects takes the component with it.
+    return "soft-dirty";
   }
   const auto refused = [&](absl::string_view why) {
     return absl::FailedPreconditionError(absl::StrCat("migration.tracker is \"", wanted, "\", and ",

@@ -17,7 +17,6 @@ namespace starling::migration {
 struct TrackerFacts {
   bool soft_dirty = false;
   bool async_protection = false;  // PAGEMAP_SCAN and what it needs
-  bool injectable = false;        // every process can be made to make a userfaultfd
   uint64_t shared_bytes = 0;      // shared memory in use, at least
 };
 TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& criu);

@@ -8,9 +8,7 @@ namespace starling::migration {
 namespace {
 
 TEST(ChooseTrackerTest, AutoTakesWhatWorks) {
-  TrackerFacts facts{.soft_dirty = true, .async_protection = true, .injectable = true};
-  EXPECT_EQ(ChooseTracker("auto", facts).value(), "pagemap-scan");
-  facts.injectable = false;
+  const TrackerFacts facts{.soft_dirty = true, .async_protection = true};
   EXPECT_EQ(ChooseTracker("auto", facts).value(), "soft-dirty");
   EXPECT_EQ(ChooseTracker("pagemap-scan", facts).value(), "pagemap-scan");
   EXPECT_EQ(ChooseTracker("auto", {.soft_dirty = true}).value(), "soft-dirty");
@@ -18,9 +16,9 @@ TEST(ChooseTrackerTest, AutoTakesWhatWorks) {
 }
 
 TEST(ChooseTrackerTest, AutoLeavesMuchSharedMemoryToPreDumps) {
-  TrackerFacts facts{.soft_dirty = true, .async_protection = true, .injectable = true};
+  TrackerFacts facts{.soft_dirty = true, .async_protection = true};
   facts.shared_bytes = kMostSharedBytes;
-  EXPECT_EQ(ChooseTracker("auto", facts).value(), "pagemap-scan");
+  EXPECT_EQ(ChooseTracker("auto", facts).value(), "soft-dirty");
   facts.shared_bytes += 4096;
   EXPECT_EQ(ChooseTracker("auto", facts).value(), "criu-predump");
   EXPECT_EQ(ChooseTracker("soft-dirty", facts).value(), "soft-dirty");
