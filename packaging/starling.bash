@@ -49,7 +49,7 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate cancel resolve stop logs events info" -- "$current")
+          "run ps check migrate cancel resolve stop logs events info replay" -- "$current")
         return
       fi ;;
     run) options="$options --user --ip --memory --shared --directory --env" ;;

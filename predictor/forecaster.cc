@@ -310,7 +310,7 @@ void Forecaster::Predict(float value) {
   const uint32_t count = state_.history.count();
   const bool regress = Uses(kRegression) && !Resting(kRegression) && count > kLags;
   const int place = state_.place[kHorizonCount - 1];
-  const float scale = kToDeviation * state_.spread + LeastSpread(state_.center);
+  const auto scale = static_cast<float>(this->scale());
   for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
     float forecast = value;
     if (regress) {
@@ -446,6 +446,10 @@ double Forecaster::ExpertForecast(int expert, int horizon) const {
     default:
       return extras_ == nullptr ? now : extras_->Past(expert).at(horizon, Last(horizon));
   }
+}
+
+double Forecaster::scale() const {
+  return kToDeviation * state_.spread + LeastSpread(state_.center);
 }
 
 double Forecaster::volatility() const {

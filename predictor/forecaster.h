@@ -84,6 +84,8 @@ class Forecaster {
   const History& history() const { return state_.history; }
   double center() const { return state_.center; }
   double spread() const { return state_.spread; }
+  // A standard deviation by the spread, never 0: the unit in which the learning experts see values.
+  double scale() const;
 
  private:
   friend class ModelCodec;

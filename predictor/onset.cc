@@ -72,6 +72,35 @@ void OnsetWatch::Features(const Forecaster& forecaster, int horizon, OnsetFeatur
   add((past(0) - limit_) * spread * 0.5);
 }
 
+OnsetOdds OddsAbove(const Forecaster& forecaster, int horizon, double limit) {
+  const auto above = [&](int expert) {
+    const double forecast = forecaster.ExpertForecast(expert, horizon);
+    return static_cast<double>(
+        forecaster.interval(horizon).ShareAbove(static_cast<float>(limit - forecast)));
+  };
+  OnsetOdds odds;
+  double weights = 0;
+  for (int expert = 0; expert < kExpertCount; ++expert) {
+    const double weight = forecaster.Weight(expert, horizon);
+    if (weight < 1e-3) continue;
+    odds.mixed += weight * above(expert);
+    weights += weight;
+  }
+  if (weights > 0) odds.mixed /= weights;
+  odds.regression = above(kRegression);
+  return odds;
+}
+
+double OnsetModel::Score(int horizon, const OnsetFeatures& x, const OnsetOdds& odds) const {
+  const auto logit = [](double p) {
+    p = std::clamp(p, 1e-4, 1 - 1e-4);
+    return std::log(p / (1 - p));
+  };
+  const double net = nets_[horizon].Probability(x);
+  const double mean = (2 * logit(odds.mixed) + logit(net) + logit(odds.regression)) / 4;
+  return 1 / (1 + std::exp(-mean));
+}
+
 OnsetModel::OnsetModel()
     : nets_{OnlineNet<kOnsetFeatures, 8>(11, -2), OnlineNet<kOnsetFeatures, 8>(12, -2),
             OnlineNet<kOnsetFeatures, 8>(13, -2)} {}

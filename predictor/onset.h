@@ -13,6 +13,14 @@ namespace starling::predictor {
 inline constexpr int kOnsetFeatures = 28;
 using OnsetFeatures = float[kOnsetFeatures];
 
+// What a metric's own forecaster says of the limit: the share of past errors that would bring its
+// experts' forecasts, each by its weight, and the regression's alone, above it.
+struct OnsetOdds {
+  double mixed = 0;
+  double regression = 0;
+};
+OnsetOdds OddsAbove(const Forecaster& forecaster, int horizon, double limit);
+
 // One metric beside its limit: how often and how long ago it was above.
 class OnsetWatch {
  public:
@@ -37,9 +45,9 @@ class OnsetWatch {
 class OnsetModel {
  public:
   OnsetModel();
-  double Probability(int horizon, const OnsetFeatures& x) const {
-    return nets_[horizon].Probability(x);
-  }
+  // How likely it is, from what is learned of all components and what this one's forecaster says: a
+  // score between 0 and 1 to be compared with a threshold.
+  double Score(int horizon, const OnsetFeatures& x, const OnsetOdds& odds) const;
   void Learn(int horizon, const OnsetFeatures& x, bool above);
 
  private:

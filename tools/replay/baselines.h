@@ -5,13 +5,15 @@
 #include <string>
 #include <vector>
 
+#include "predictor/horizons.h"
+
 // The forecasts that ours are compared with, and how both are scored: the protocol of the traces'
 // own baselines.py. The first half of a series is there to learn from, every step of the second
 // half is an origin. A MASE denominator is the first half's mean absolute step.
 
 namespace starling::replay {
 
-inline constexpr std::array<int, 3> kHorizons = {1, 6, 12};
+using predictor::kHorizons;
 
 // point[i][t]: made at t for t + kHorizons[i].
 using Points = std::array<std::vector<double>, kHorizons.size()>;

@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "runtime/names.h"
 #include "runtime/spec.h"
+#include "tools/replay/replay.h"
 
 namespace starling::cli {
 namespace {
@@ -97,6 +98,14 @@ constexpr char kEventsFooter[] = R"(Examples:
   starling events --follow
   starling events redis --json | jq -r .text)";
 
+constexpr char kReplayFooter[] =
+    R"(Needs no agent. The folder holds traces as docs/predictor.md describes; what is missing of them
+is left out. Tables go to standard output.
+
+Examples:
+  starling replay --traces traces --out replay.json
+  starling replay --traces traces --out replay.json --plots plots --ablations)";
+
 // Options of all commands, filled by the parser.
 struct Options {
   std::string socket;
@@ -128,6 +137,8 @@ struct Options {
   bool follow = false;
   std::string tail;
   uint64_t after = 0;
+
+  replay::ReplayOptions replay;
 };
 
 // A check of CLI11's from one of ours.
@@ -291,6 +302,24 @@ class Parser {
     info_ = Add("info", "Say what this host's agent is", "");
     AddJson(info_, options);
     info_->add_flag("--peers", options.peers, "Only the names of its peers, one a line");
+
+    replay_ = Add("replay", "Run recorded traces through the predictor and score it", kReplayFooter);
+    replay_->add_option("--traces", options.replay.traces, "Folder of traces")
+        ->required()
+        ->type_name("FOLDER")
+        ->check(CLI::ExistingDirectory);
+    replay_->add_option("--out", options.replay.out, "Write all figures to this file, as JSON")
+        ->type_name("FILE");
+    replay_->add_option("--plots", options.replay.plots, "Write charts (SVG) into this folder")
+        ->type_name("FOLDER");
+    replay_->add_flag("--ablations", options.replay.ablations,
+                      "Also with each expert left out, or put in (takes longer)");
+    replay_
+        ->add_option("--summary-tolerance", options.replay.summary_tolerance,
+                     "Share of an interval's width by which a forecast may be off before it is sent")
+        ->type_name("SHARE")
+        ->check(CLI::Range(0.001, 1.0))
+        ->capture_default_str();
   }
 
   CLI::App& app() { return app_; }
@@ -307,6 +336,7 @@ class Parser {
   CLI::App* logs_;
   CLI::App* events_;
   CLI::App* info_;
+  CLI::App* replay_;
 
  private:
   CLI::App* Add(const std::string& name, const std::string& about, const std::string& footer) {
@@ -444,6 +474,13 @@ int RunCli(const std::vector<std::string>& arguments, Io& io, Interrupter& inter
   }
   if (const std::string wrong = Complete(parser, options, command, separated); !wrong.empty()) {
     return static_cast<int>(Fail(io, ExitCode::kUsage, wrong));
+  }
+  if (parser.Chose(parser.replay_)) {
+    const absl::Status replayed = replay::Replay(options.replay, io.out);
+    if (!replayed.ok()) {
+      return static_cast<int>(Fail(io, ExitCode::kFailed, std::string(replayed.message())));
+    }
+    return static_cast<int>(ExitCode::kOk);
   }
   ConnectFailure failure;
   const auto agent = Agent::Connect(options.socket, &failure);

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <ostream>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace starling::replay {
+
+struct ReplayOptions {
+  std::string traces;  // folder
+  std::string out;     // JSON file; empty: none
+  std::string plots;   // folder for SVG charts; empty: none
+  bool ablations = false;
+  double summary_tolerance = 0.1;
+};
+
+// Replays a folder of traces through the forecasters and decision policies, prints tables to `text`
+// and writes JSON and charts as asked.
+absl::Status Replay(const ReplayOptions& options, std::ostream& text);
+
+}  // namespace starling::replay
