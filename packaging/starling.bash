@@ -27,7 +27,8 @@ _starling() {
         compopt -o default
         return ;;
       --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
-      --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after)
+      --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
+      --summary-tolerance)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
       -*) ;;
@@ -36,11 +37,11 @@ _starling() {
   done
 
   case $previous in
-    --socket | --shared | --directory) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+    --socket | --shared | --directory | --traces | --out | --plots) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
     --user) mapfile -t COMPREPLY < <(compgen -u -- "$current"); return ;;
     --to) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
     --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
-    --tail | --after) return ;;
+    --tail | --after | --summary-tolerance) return ;;
   esac
 
   local options="--help --socket"
@@ -61,8 +62,10 @@ _starling() {
     logs) options="$options --follow --tail" ;;
     events) options="$options --follow --after --json" ;;
     info) options="$options --json --peers" ;;
+    replay) options="$options --traces --out --plots --ablations --summary-tolerance" ;;
   esac
-  if [[ $current == -* || -n $name || $command == ps || $command == info || $command == run ]]; then
+  if [[ $current == -* || -n $name || $command == ps || $command == info || $command == run ||
+    $command == replay ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
   else
     mapfile -t COMPREPLY < <(compgen -W "$(_starling_names ps --names)" -- "$current")

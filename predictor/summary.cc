@@ -24,25 +24,25 @@ float Rounded(float value) {
 size_t SummaryWriter::Write(const Forecaster& forecaster, double value, uint8_t* message) {
   Summary now;
   now.fields[0] = static_cast<float>(value);
-  float widths[kFields];
-  widths[0] = static_cast<float>(forecaster.At(0).high - forecaster.At(0).low);
+  float allowed[kFields];  // by how much a field may be off
+  allowed[0] = tolerance_ * forecaster.interval(0).scale();
   for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
     const Forecast forecast = forecaster.At(horizon);
     float* f = now.fields + 1 + 3 * horizon;
     f[0] = static_cast<float>(forecast.median);
     f[1] = static_cast<float>(forecast.low);
     f[2] = static_cast<float>(forecast.high);
-    std::fill(widths + 1 + 3 * horizon, widths + 4 + 3 * horizon,
-              static_cast<float>(forecast.high - forecast.low));
+    float* a = allowed + 1 + 3 * horizon;
+    a[0] = tolerance_ * forecaster.interval(horizon).scale();
+    a[1] = a[2] = kBound * static_cast<float>(forecast.high - forecast.low);
   }
   uint16_t mask = 0;
   bool precise = false;
   for (int i = 0; i < kFields; ++i) {
     if (!std::isfinite(now.fields[i])) continue;
-    const float allowed = tolerance_ * widths[i] * (IsBound(i) ? 2 : 1);
-    if (any_ && std::abs(now.fields[i] - sent_.fields[i]) <= allowed) continue;
+    if (any_ && std::abs(now.fields[i] - sent_.fields[i]) <= allowed[i]) continue;
     mask |= static_cast<uint16_t>(1u << i);
-    precise |= !IsBound(i) && std::abs(Rounded(now.fields[i]) - now.fields[i]) > 0.5f * allowed;
+    precise |= !IsBound(i) && std::abs(Rounded(now.fields[i]) - now.fields[i]) > 0.5f * allowed[i];
   }
   if (mask == 0) return 0;
   any_ = true;

@@ -9,11 +9,12 @@ namespace starling::predictor {
 
 // What the rest of the pool is told of one metric: its value and its forecasts, as far as they moved.
 //
-// A message is a byte mask of 2 bytes (bit i: field i follows) and 16 bits for each field that moved
-// by more than `tolerance` of the width of its horizon's interval. The more restless a component, the
-// more it sends; one that is quiet sends nothing. Fields: value; then median, low and high for each
-// horizon, nearest first. Values are rounded to bfloat16 (0.4 %): medians and values are sent as they
-// are in single precision when a tolerance asks for it, in two parts of 16 bits.
+// A message is a mask of 2 bytes (bit i: field i follows) and 16 bits for each field that moved: a
+// value or median by more than `tolerance` of its horizon's usual error, a bound by more than kBound
+// of its interval's width. The more restless a component, the more it sends; one that is quiet sends
+// nothing. Fields: value; then median, low and high for each horizon, nearest first. They are rounded
+// to bfloat16 (0.4 %), bounds outwards; where that would be too coarse (bit 10 of the mask) values
+// and medians follow in single precision.
 struct Summary {
   static constexpr int kFields = 1 + 3 * kHorizonCount;
   static constexpr size_t kMostBytes = 2 + 4 * kFields;
@@ -27,6 +28,8 @@ struct Summary {
 
 class SummaryWriter {
  public:
+  static constexpr float kBound = 0.15f;
+
   explicit SummaryWriter(double tolerance) : tolerance_(static_cast<float>(tolerance)) {}
 
   // Writes what has moved since the last message into `message` (kMostBytes) and returns its size; 0:

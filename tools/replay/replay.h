@@ -12,7 +12,7 @@ struct ReplayOptions {
   std::string out;     // JSON file; empty: none
   std::string plots;   // folder for SVG charts; empty: none
   bool ablations = false;
-  double summary_tolerance = 0.1;
+  double summary_tolerance = 0.05;
 };
 
 // Replays a folder of traces through the forecasters and decision policies, prints tables to `text`

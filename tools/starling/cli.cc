@@ -316,9 +316,9 @@ class Parser {
                       "Also with each expert left out, or put in (takes longer)");
     replay_
         ->add_option("--summary-tolerance", options.replay.summary_tolerance,
-                     "Share of an interval's width by which a forecast may be off before it is sent")
+                     "Share of its usual error by which a forecast may be off before it is sent")
         ->type_name("SHARE")
-        ->check(CLI::Range(0.001, 1.0))
+        ->check(CLI::Range(0.001, 2.0))
         ->capture_default_str();
   }
 

@@ -81,8 +81,8 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
 
 // Every long option that --help shows is offered, and none that it does not.
 TEST_F(CompletionTest, OffersTheOptionsThatThereAre) {
-  for (const std::string command :
-       {"run", "ps", "check", "migrate", "cancel", "resolve", "stop", "logs", "events", "info"}) {
+  for (const std::string command : {"run", "ps", "check", "migrate", "cancel", "resolve", "stop",
+                                    "logs", "events", "info", "replay"}) {
     const std::string help = Output(absl::StrCat(STARLING_PROGRAM, " ", command, " --help"));
     std::set<std::string> known = {"--socket"};
     const std::regex option(R"(\n  (?:-\w,)?(--[a-z-]+))");
