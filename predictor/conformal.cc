@@ -7,28 +7,30 @@
 namespace starling::predictor {
 namespace {
 
-constexpr float kMiss = 0.1f;         // of a 90 % interval
-constexpr float kForget = 0.993f;     // of errors: a memory of about 140
-constexpr float kMostWeight = 1e6f;   // at which the histogram is scaled back
+constexpr float kMiss = 0.1f;             // of a 90 % interval
+constexpr float kForget = 0.993f;         // of errors: a memory of about 140
+constexpr float kMostWeight = 1e6f;       // at which the histogram is scaled back
 constexpr float kLeastRatio = 1.0f / 32;  // of an error to the usual one; less is none
 constexpr uint32_t kBase = std::bit_cast<uint32_t>(kLeastRatio) >> 21;  // 4 bins an octave
-constexpr float kSlow = 0.02f;        // rate of the mean absolute error
-constexpr float kQuick = 0.1f;        // the same for the last few
-constexpr float kLeastSwing = 0.8f;   // how far their ratio may move the interval
+constexpr float kSlow = 0.02f;     // rate of the mean absolute error
+constexpr float kQuick = 0.1f;     // the same for the last few
+constexpr float kMostGrowth = 40;  // an error counts for at most so many usual ones
+constexpr float kLeastUnit = 1e-6f;
+constexpr float kLeastSwing = 0.8f;  // how far their ratio may move the interval
 constexpr float kMostSwing = 1.6f;
 constexpr uint32_t kFirst = 8;        // outcomes before the account is opened
 constexpr float kDebtForget = 0.99f;  // a memory of about 100 outcomes
-constexpr float kDebtScale = 3;       // misses that change the level by a factor of e
+constexpr float kDebtScale = 2.5f;    // misses that change the level by a factor of e
 constexpr float kMostCredit = 6;      // misses
 constexpr float kLeastLevel = 0.01f;
-constexpr float kMostLevel = 0.2f;
-constexpr float kAim = 0.11f;         // share of misses aimed at, for the first horizon
-constexpr float kAimStep = 0.01f;     // less for each farther one
-constexpr float kYoung = 0.25f;       // so much less with nothing known, as few errors say little
+constexpr float kMostLevel = 0.3f;
+constexpr float kAim = 0.11f;      // share of misses aimed at, for the first horizon
+constexpr float kAimStep = 0.01f;  // less for each farther one
+constexpr float kYoung = 0.25f;    // so much less with nothing known, as few errors say little
 constexpr float kYoungOutcomes = 100;
 constexpr float kWindowForget = 0.995f;
-constexpr float kDeep = 0.12f;        // share of misses from which the range of the series counts
-constexpr float kDeepest = 0.18f;     // ... and counts in full
+constexpr float kDeep = 0.12f;     // share of misses from which the range of the series counts
+constexpr float kDeepest = 0.18f;  // ... and counts in full
 constexpr float kCoverageRate = 0.002f;
 
 }  // namespace
@@ -71,7 +73,10 @@ void Conformal::Place(float level) {
 
 void Conformal::Learn(float error, float scale, bool missed) {
   if (outcomes_ < UINT32_MAX) ++outcomes_;
-  const float size = std::abs(error);
+  // A lone spike does not set the unit for the next thousand steps; a real change grows into it.
+  const float size = outcomes_ > kFirst
+                         ? std::min(std::abs(error), kMostGrowth * slow_ + kLeastUnit)
+                         : std::abs(error);
   const float first = 1 / static_cast<float>(outcomes_);
   slow_ += (size - slow_) * std::max(kSlow, first);
   quick_ += (size - quick_) * std::max(kQuick, first);
@@ -141,10 +146,12 @@ float Conformal::Quantile(float level) const {
 
 float Conformal::ShareAbove(float offset) const {
   if (total_ <= 0) return offset < 0 ? 1 : 0;
-  const int bin = Bin(scale_ > 0 ? offset / scale_ : offset == 0 ? 0 : std::copysign(64.0f, offset));
+  const int bin = Bin(scale_ > 0    ? offset / scale_
+                      : offset == 0 ? 0
+                                    : std::copysign(64.0f, offset));
   float sum = 0.5f * histogram_[bin];
   for (int i = bin + 1; i < kBins; ++i) sum += histogram_[i];
-  return sum / total_;
+  return std::clamp(sum / total_, 0.0f, 1.0f);
 }
 
 bool Conformal::Valid() const {

@@ -7,16 +7,16 @@
 namespace starling::predictor {
 
 // Intervals about a point forecast from the errors that its predecessors turned out to have
-// (conformal prediction), at a level that follows the coverage that was reached (adaptive: Gibbs and
-// Candes, 2021). One object a horizon.
+// (conformal prediction), at a level that follows the coverage that was reached (adaptive: Gibbs
+// and Candes, 2021). One object a horizon.
 //
 // Errors are kept as a discounted histogram in units of their own recent size, four bins an octave,
 // so that 16 bits of state a bin or a sorted window are not needed and a quantile costs a few
 // additions. A bound lies on the outer edge of its bin: it errs on the side of the wider interval.
 //
-// The level: an account is kept of misses above (or below) those due. In debt the interval widens by
-// exp(debt / kDebtScale), with a deep debt up to the range that the series lately moved in; in credit
-// it narrows.
+// The level: an account is kept of misses above (or below) those due. In debt the interval widens
+// by exp(debt / kDebtScale), with a deep debt up to the range that the series lately moved in; in
+// credit it narrows.
 class Conformal {
  public:
   // The bounds of an interval, relative to the point forecast.
@@ -25,12 +25,12 @@ class Conformal {
     float high = 0;  // >= 0
   };
 
-  // `horizon` is the index into kHorizons: farther ones aim a little higher, since their misses come
-  // in runs that are known late.
+  // `horizon` is the index into kHorizons: farther ones aim a little higher, since their misses
+  // come in runs that are known late.
   explicit Conformal(int horizon = 0) : horizon_(horizon) {}
 
-  // The outcome of a forecast: its error, the scale() when it was made, and whether its 90 % interval
-  // missed.
+  // The outcome of a forecast: its error, the scale() when it was made, and whether its 90 %
+  // interval missed.
   void Learn(float error, float scale, bool missed);
 
   // Of the 90 % interval for a forecast made now. `below` and `above` (both >= 0) are how far the

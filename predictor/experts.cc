@@ -7,7 +7,7 @@ namespace starling::predictor {
 namespace {
 
 constexpr float kArimaRate = 0.02f;
-constexpr float kArimaClip = 3;     // in units of the scale
+constexpr float kArimaClip = 3;       // in units of the scale
 constexpr float kArimaBound = 0.95f;  // of the sum of the weights' sizes: iteration then converges
 
 constexpr float kLevelRate = 0.3f;
@@ -18,10 +18,10 @@ constexpr float kDamping = 0.95f;
 }  // namespace
 
 const char* ExpertName(int expert) {
-  constexpr const char* kNames[] = {"last-value",   "smooth-05", "smooth-15",       "smooth-40",
-                                    "median-7",     "median-25", "regression",      "seasonal",
-                                    "seasonal-median", "seasonal-found", "arima", "holt-winters",
-                                    "recurrent"};
+  constexpr const char* kNames[] = {
+      "last-value", "smooth-05",    "smooth-15", "smooth-40",       "median-7",
+      "median-25",  "regression",   "seasonal",  "seasonal-median", "seasonal-found",
+      "arima",      "holt-winters", "recurrent"};
   static_assert(std::size(kNames) == kExpertCount);
   return expert >= 0 && expert < kExpertCount ? kNames[expert] : "?";
 }
@@ -74,8 +74,8 @@ void HoltWinters::SetSeason(int steps) {
 }
 
 void HoltWinters::Learn(float value) {
-  if (!started_) {
-    started_ = true;
+  if (started_ == 0) {
+    started_ = 1;
     level_ = value;
   }
   float& index = index_[place_];

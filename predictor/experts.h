@@ -14,13 +14,13 @@ enum Expert : int {
   kSmooth40,
   kMedian7,  // of the last so many values
   kMedian25,
-  kRegression,       // LeastAbsolute on lags, level and season
-  kSeasonal,         // the value a season ago
-  kSeasonalMedian,   // of the last three seasons
-  kSeasonalFound,    // the value a season ago, with the season found in the values
-  kArima,            // on differences, learned by gradient steps
-  kHoltWinters,      // damped trend and season
-  kRecurrent,        // a small GRU, its weights shared between components
+  kRegression,      // LeastAbsolute on lags, level and season
+  kSeasonal,        // the value a season ago
+  kSeasonalMedian,  // of the last three seasons
+  kSeasonalFound,   // the value a season ago, with the season found in the values
+  kArima,           // on differences, learned by gradient steps
+  kHoltWinters,     // damped trend and season
+  kRecurrent,       // a small GRU, its weights shared between components
   kExpertCount,
 };
 inline constexpr int kFlatExperts = kRegression;  // those before it say the same for each horizon
@@ -34,8 +34,9 @@ inline constexpr ExpertSet kAllExperts = (ExpertSet{1} << kExpertCount) - 1;
 inline constexpr ExpertSet kDefaultExperts =
     kAllExperts & ~Only(kArima) & ~Only(kHoltWinters) & ~Only(kRecurrent);
 
-// Online ARIMA(kLags, 1, 0): the next difference is a linear function of the last ones, whose weights
-// take a gradient step each time it is known (Liu et al., AAAI 2016). Farther horizons by iteration.
+// Online ARIMA(kLags, 1, 0): the next difference is a linear function of the last ones, whose
+// weights take a gradient step each time it is known (Liu et al., AAAI 2016). Farther horizons by
+// iteration.
 class OnlineArima {
  public:
   static constexpr int kLags = 8;
@@ -62,7 +63,7 @@ class HoltWinters {
  private:
   int32_t season_ = 1, place_ = 0, rounds_ = 0;
   float level_ = 0, trend_ = 0;
-  bool started_ = false;
+  int32_t started_ = 0;
   float index_[kLongestSeason] = {};
 };
 

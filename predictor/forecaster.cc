@@ -15,7 +15,7 @@ static_assert(kLags + kLongest < History::kRecent && 25 < History::kRecent);
 constexpr float kFeatureBound = 20;    // in spreads
 constexpr float kSpreadSteps = 400;    // memory of centre and spread
 constexpr float kToDeviation = 1.25f;  // from mean absolute to standard deviation, for a normal one
-constexpr double kRounding = 1.2e-7;  // of a value held in single precision
+constexpr double kRounding = 1.2e-7;   // of a value held in single precision
 constexpr float kLossRate = 0.02f;
 constexpr float kLongLossRate = 0.005f;
 constexpr float kChangeRate = 0.02f;
@@ -108,10 +108,15 @@ int Forecaster::FoundSeason() const {
   return found > 0 && found != state_.season ? found : state_.next_season;
 }
 
+// The least number of steps that is whole seasons and at least `ahead`.
+int Forecaster::WholeSeasons(int season, int ahead) {
+  return ahead <= season ? season : season * ((ahead + season - 1) / season);
+}
+
 // The value that lies whole seasons before the step `ahead` of the one `offset` back.
 float Forecaster::SeasonsAgo(int season, int ahead, int offset, float otherwise) const {
   if (season < 2) return otherwise;
-  const int back = season * ((ahead + season - 1) / season) - ahead + offset;
+  const int back = WholeSeasons(season, ahead) - ahead + offset;
   return state_.history.Has(back) ? state_.history.At(back) : otherwise;
 }
 
@@ -120,7 +125,7 @@ float Forecaster::SeasonalMedian(int ahead, int offset, float otherwise) const {
   if (season < 2 || 3 * season + kLongest >= History::kCapacity) {
     return SeasonsAgo(season, ahead, offset, otherwise);
   }
-  const int back = season * ((ahead + season - 1) / season) - ahead + offset;
+  const int back = WholeSeasons(season, ahead) - ahead + offset;
   if (!state_.history.Has(back)) return otherwise;
   const float first = state_.history.At(back);
   if (!state_.history.Has(back + season)) return first;
@@ -174,8 +179,7 @@ void Forecaster::Fill(int horizon, int offset, float smooth, LeastAbsolute::Feat
   x.values[kLags] = smooth;
   x.values[kLags + 1] = SeasonsAgo(state_.season, kHorizons[horizon], offset, smooth);
   for (int i = 0; i < kLags + 2; ++i) {
-    x.values[i] =
-        std::clamp((x.values[i] - state_.center) * scale, -kFeatureBound, kFeatureBound);
+    x.values[i] = std::clamp((x.values[i] - state_.center) * scale, -kFeatureBound, kFeatureBound);
   }
   x.values[kLags + 2] = 1;
 }
@@ -459,8 +463,8 @@ double Forecaster::volatility() const {
 bool Forecaster::Valid() const {
   const State& s = state_;
   for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
-    if (!s.intervals[horizon].Valid() || !s.regressions[horizon].Valid() ||
-        s.place[horizon] < 0 || s.place[horizon] >= kHorizons[horizon]) {
+    if (!s.intervals[horizon].Valid() || !s.regressions[horizon].Valid() || s.place[horizon] < 0 ||
+        s.place[horizon] >= kHorizons[horizon]) {
       return false;
     }
     for (const float loss : s.losses[horizon]) {
@@ -483,8 +487,7 @@ bool Forecaster::Valid() const {
   }
   return s.history.Valid() && s.finder.Valid() && s.median7.Valid() && s.median25.Valid() &&
          std::isfinite(s.last_time_s) && s.season >= 0 && s.season < History::kCapacity &&
-         s.next_season >= 0 && s.next_season < History::kCapacity && s.spread >= 0 &&
-         s.change >= 0;
+         s.next_season >= 0 && s.next_season < History::kCapacity && s.spread >= 0 && s.change >= 0;
 }
 
 }  // namespace starling::predictor

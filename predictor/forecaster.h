@@ -17,7 +17,8 @@ class GruNet;
 struct ForecasterExtras;
 
 struct ForecasterOptions {
-  // Sampling interval, in seconds. Seasons (hour, day, week) follow from it; gaps are counted in it.
+  // Sampling interval, in seconds. Seasons (hour, day, week) follow from it; gaps are counted in
+  // it.
   double step_s = 1;
   ExpertSet experts = kDefaultExperts;
   // For kRecurrent; outlives the forecaster. Without it that expert is left out.
@@ -73,6 +74,7 @@ class Forecaster {
   // What the expert itself says.
   double ExpertForecast(int expert, int horizon) const;
 
+  const ForecasterOptions& options() const { return options_; }
   // Of the 90 % interval; see Conformal.
   double coverage(int horizon) const { return state_.intervals[horizon].coverage(); }
   const Conformal& interval(int horizon) const { return state_.intervals[horizon]; }
@@ -144,6 +146,7 @@ class Forecaster {
   // Past forecasts of all experts, whose outcome is the newest value.
   void PastRow(int horizon, Row& row) const;
   void CurrentRow(int horizon, float value, Row& row) const;
+  static int WholeSeasons(int season, int ahead);
   float SeasonsAgo(int season, int ahead, int offset, float otherwise) const;
   float SeasonalMedian(int ahead, int offset, float otherwise) const;
   int FoundSeason() const;

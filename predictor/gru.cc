@@ -48,7 +48,9 @@ inline float FastTanh(float x) {
   const float below = 135135.0f + x2 * (62370.0f + x2 * (3150.0f + x2 * 28.0f));
   return above / below;
 }
-Vector Tanh(const Vector& x) { return x.unaryExpr([](float v) { return FastTanh(v); }); }
+Vector Tanh(const Vector& x) {
+  return x.unaryExpr([](float v) { return FastTanh(v); });
+}
 Vector Sigmoid(const Vector& x) {
   return x.unaryExpr([](float v) { return 0.5f + 0.5f * FastTanh(0.5f * v); });
 }
@@ -119,8 +121,7 @@ void GruTrainer::Learn(const History& history, float center, float scale) {
     for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
       const float target = std::clamp((history.Recent(back - kHorizons[horizon]) - value) / scale,
                                       -kInputBound, kInputBound);
-      const float output =
-          Output(p, horizon).dot(state) + p[kOutputBiasAt + horizon];
+      const float output = Output(p, horizon).dot(state) + p[kOutputBiasAt + horizon];
       // The absolute error's slope, made round about nought.
       signs[i][horizon] = std::clamp((output - target) * 10, -1.0f, 1.0f) / kUnrolled;
     }
@@ -142,9 +143,8 @@ void GruTrainer::Learn(const History& history, float center, float scale) {
                               .cwiseProduct(t.update)
                               .cwiseProduct(Vector::Ones() - t.update);
     const Vector kept = CellWeights(p, 2).transpose() * candidate;
-    const Vector reset = kept.cwiseProduct(t.before)
-                             .cwiseProduct(t.reset)
-                             .cwiseProduct(Vector::Ones() - t.reset);
+    const Vector reset =
+        kept.cwiseProduct(t.before).cwiseProduct(t.reset).cwiseProduct(Vector::Ones() - t.reset);
     const Vector kept_before = t.reset.cwiseProduct(t.before);
     const Vector* gates[] = {&update, &reset, &candidate};
     for (int gate = 0; gate < GruNet::kGates; ++gate) {

@@ -7,9 +7,9 @@
 
 namespace starling::predictor {
 
-// A gated recurrent unit (Cho et al., 2014) with kHidden cells, whose weights many components share.
-// Inputs and outputs are relative to a series' centre and spread. Thread-compatible: forecasting is
-// const; a trainer changes the weights between steps, beside the hot path.
+// A gated recurrent unit (Cho et al., 2014) with kHidden cells, whose weights many components
+// share. Inputs and outputs are relative to a series' centre and spread. Thread-compatible:
+// forecasting is const; a trainer changes the weights between steps, beside the hot path.
 class GruNet {
  public:
   static constexpr int kHidden = 8;

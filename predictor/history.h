@@ -1,6 +1,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 namespace starling::predictor {
@@ -23,9 +24,7 @@ class History {
   // Values seen so far.
   uint32_t count() const { return count_; }
   // Whether the value `back` steps before the newest is still known.
-  bool Has(int back) const {
-    return back < kCapacity && static_cast<uint32_t>(back) < count_;
-  }
+  bool Has(int back) const { return back < kCapacity && static_cast<uint32_t>(back) < count_; }
   // The value `back` steps before the newest; Has(back).
   float Recent(int back) const { return recent_[(count_ - back) % kRecent]; }  // back < kRecent
   float Rounded(int back) const {
@@ -36,7 +35,15 @@ class History {
   float At(int back) const { return back < kRecent ? Recent(back) : Rounded(back); }
 
   // Whether what was restored from foreign bytes may be used.
-  bool Valid() const { return head_ >= 0 && head_ < kCapacity; }
+  bool Valid() const {
+    for (const float value : recent_) {
+      if (!std::isfinite(value)) return false;
+    }
+    for (const uint16_t value : old_) {
+      if ((value & 0x7f80) == 0x7f80) return false;
+    }
+    return head_ >= 0 && head_ < kCapacity;
+  }
 
  private:
   uint32_t count_ = 0;

@@ -8,7 +8,7 @@ namespace {
 
 constexpr float kRate = 2e-3f;
 // Moments of a gap, in seconds, at which one may ask.
-constexpr double kMoments[] = {1,  2,  3,  4,  5,  6,  8,  10, 12, 15,  18,  21,
+constexpr double kMoments[] = {1,  2,  3,  4,  5,  6,  8,  10, 12,  15,  18,  21,
                                25, 30, 35, 40, 50, 60, 75, 90, 120, 150, 180, 240};
 constexpr int kMomentCount = static_cast<int>(std::size(kMoments));
 

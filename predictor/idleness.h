@@ -41,10 +41,11 @@ class InputActivity {
   float events10_ = 0, events60_ = 0, events300_ = 0, distance10_ = 0, clicks60_ = 0;
   float drags30_ = 0, scrolls30_ = 0, keys10_ = 0, keys60_ = 0;  // decaying sums
   float network10_ = 0, frames10_ = 0, gpu10_ = 0;
-  float gaps5_ = 0, gaps30_ = 0;  // gaps of at least so many seconds, decaying over 5 and 20 minutes
+  float gaps5_ = 0,
+        gaps30_ = 0;  // gaps of at least so many seconds, decaying over 5 and 20 minutes
   float mean_gap_ = 0, older_gap_s_ = 0, newer_gap_s_ = 0;
   float previous_clicks_ = 0;
-  uint32_t run_ = 0;  // active seconds since the last gap
+  uint32_t run_ = 0;     // active seconds since the last gap
   bool lonely_ = false;  // the last active second stood alone
 };
 
@@ -64,8 +65,8 @@ class IdleModel {
   uint32_t random_ = 5;
 };
 
-// The probability from which a component counts as idle. It rises with what recent mistakes cost and
-// falls with load: under pressure an idle component's room is worth more.
+// The probability from which a component counts as idle. It rises with what recent mistakes cost
+// and falls with load: under pressure an idle component's room is worth more.
 class IdleThreshold {
  public:
   explicit IdleThreshold(double base = 0.7) : base_(base) {}

@@ -15,6 +15,7 @@ constexpr float kRate = 1e-3f;
 constexpr uint64_t kEarly = 50000, kSettling = 250000;
 
 constexpr double kMemoryPower = 0.75;
+constexpr double kRounding = 1e-9;  // of sums of memory, in GB
 
 float Log(double x, double scale, double offset) {
   return static_cast<float>(std::log(1 + x) * scale + offset);
@@ -186,7 +187,7 @@ void GrantByPriority(std::vector<WarmWish*>& wishes, double memory_gb) {
   });
   double free = memory_gb;
   for (WarmWish* wish : wishes) {
-    wish->granted = wish->memory_gb <= free;
+    wish->granted = wish->memory_gb <= free + kRounding;
     if (wish->granted) free -= wish->memory_gb;
   }
 }
@@ -202,7 +203,7 @@ int CountInversions(const std::vector<WarmWish*>& wishes, double memory_gb) {
       if (wish->granted && wish->priority < refused->priority) lower += wish->memory_gb;
     }
     // Without anything of lower priority granted there is nobody it was refused for.
-    if (lower > 0 && lower + free >= refused->memory_gb + 1e-9) ++inversions;
+    if (lower > 0 && lower + free >= refused->memory_gb - kRounding) ++inversions;
   }
   return inversions;
 }

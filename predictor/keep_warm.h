@@ -51,9 +51,9 @@ class Activations {
 
   bool At(int64_t minute) const;
 
-  std::bitset<kPast> past_;   // [0] is the minute that just ended
+  std::bitset<kPast> past_;    // [0] is the minute that just ended
   uint16_t gaps_[kGaps] = {};  // idle minutes between activations, a ring
-  uint16_t starts_[8] = {};   // distances of the last active minutes to the one before, newest first
+  uint16_t starts_[8] = {};  // distances of the last active minutes to the one before, newest first
   uint16_t phases_[kPhases] = {};
   uint32_t gap_count_ = 0, active_count_ = 0;
   int64_t minutes_ = 0;

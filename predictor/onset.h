@@ -36,7 +36,7 @@ class OnsetWatch {
   double limit_;
   float past_[kPast] = {};
   uint32_t steps_ = 0;
-  uint32_t since_ = 1000;  // steps since it was above
+  uint32_t since_ = 1000;         // steps since it was above
   float often_ = 0, lately_ = 0;  // share of steps above, over about 300 and 20
   float rises_ = 0;               // of crossings from below, over about 300
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 namespace starling::predictor {
 
@@ -28,7 +29,12 @@ class RollingMedian {
   }
   float median() const { return size_ == 0 ? 0 : sorted_[size_ / 2]; }
   bool full() const { return size_ == kWindow; }
-  bool Valid() const { return size_ >= 0 && size_ <= kWindow; }
+  bool Valid() const {
+    for (const float value : sorted_) {
+      if (!std::isfinite(value)) return false;
+    }
+    return size_ >= 0 && size_ <= kWindow && std::is_sorted(sorted_, sorted_ + size_);
+  }
 
  private:
   int size_ = 0;

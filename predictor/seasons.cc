@@ -28,7 +28,7 @@ NaturalSeasons SeasonsOf(double step_s) {
 }
 
 void SeasonFinder::Step(const History& history) {
-  if (!history.Has(candidate_ + kSpan)) return;
+  if (history.count() % kEvery != 0 || !history.Has(candidate_ + kSpan)) return;
   float error = 0, last = 0;
   for (int i = 0; i < kSpan; ++i) {
     const float value = history.Rounded(i);

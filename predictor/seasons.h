@@ -14,13 +14,14 @@ struct NaturalSeasons {
 };
 NaturalSeasons SeasonsOf(double step_s);
 
-// Looks for a season in the values themselves, one candidate a step: the one whose seasonal naive
-// forecast was best over the last kSpan values. A whole search takes kLongest - kShortest + 1 steps.
+// Looks for a season in the values themselves, one candidate every kEvery steps: the one whose
+// seasonal naive forecast was best over the last kSpan values.
 class SeasonFinder {
  public:
   static constexpr int kShortest = 2;
   static constexpr int kLongest = 150;
   static constexpr int kSpan = 64;
+  static constexpr int kEvery = 2;
 
   // To be called after each value.
   void Step(const History& history);

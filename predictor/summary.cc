@@ -40,7 +40,7 @@ size_t SummaryWriter::Write(const Forecaster& forecaster, double value, uint8_t*
   bool precise = false;
   for (int i = 0; i < kFields; ++i) {
     if (!std::isfinite(now.fields[i])) continue;
-    if (any_ && std::abs(now.fields[i] - sent_.fields[i]) <= allowed[i]) continue;
+    if (any_ && std::abs(now.fields[i] - told_.fields[i]) <= allowed[i]) continue;
     mask |= static_cast<uint16_t>(1u << i);
     precise |= !IsBound(i) && std::abs(Rounded(now.fields[i]) - now.fields[i]) > 0.5f * allowed[i];
   }
@@ -55,7 +55,7 @@ size_t SummaryWriter::Write(const Forecaster& forecaster, double value, uint8_t*
     if ((mask & (1u << i)) == 0) continue;
     const bool whole = precise && !IsBound(i);
     // A bound is rounded outwards by what rounding may take away.
-    float field = now.fields[i];
+    float field = told_.fields[i] = now.fields[i];
     if (IsBound(i)) field += std::abs(field) * ((i - 1) % 3 == 1 ? -1.0f : 1.0f) / 256;
     sent_.fields[i] = whole ? field : Rounded(field);
     const auto bits = std::bit_cast<uint32_t>(sent_.fields[i]);

@@ -7,14 +7,15 @@
 
 namespace starling::predictor {
 
-// What the rest of the pool is told of one metric: its value and its forecasts, as far as they moved.
+// What the rest of the pool is told of one metric: its value and its forecasts, as far as they
+// moved.
 //
 // A message is a mask of 2 bytes (bit i: field i follows) and 16 bits for each field that moved: a
-// value or median by more than `tolerance` of its horizon's usual error, a bound by more than kBound
-// of its interval's width. The more restless a component, the more it sends; one that is quiet sends
-// nothing. Fields: value; then median, low and high for each horizon, nearest first. They are rounded
-// to bfloat16 (0.4 %), bounds outwards; where that would be too coarse (bit 10 of the mask) values
-// and medians follow in single precision.
+// value or median by more than `tolerance` of its horizon's usual error, a bound by more than
+// kBound of its interval's width. The more restless a component, the more it sends; one that is
+// quiet sends nothing. Fields: value; then median, low and high for each horizon, nearest first.
+// They are rounded to bfloat16 (0.4 %), bounds outwards; where that would be too coarse (bit 10 of
+// the mask) values and medians follow in single precision.
 struct Summary {
   static constexpr int kFields = 1 + 3 * kHorizonCount;
   static constexpr size_t kMostBytes = 2 + 4 * kFields;
@@ -32,8 +33,8 @@ class SummaryWriter {
 
   explicit SummaryWriter(double tolerance) : tolerance_(static_cast<float>(tolerance)) {}
 
-  // Writes what has moved since the last message into `message` (kMostBytes) and returns its size; 0:
-  // nothing worth telling.
+  // Writes what has moved since the last message into `message` (kMostBytes) and returns its size;
+  // 0: nothing worth telling.
   size_t Write(const Forecaster& forecaster, double value, uint8_t* message);
   // What the reader knows.
   const Summary& sent() const { return sent_; }
@@ -41,6 +42,7 @@ class SummaryWriter {
  private:
   float tolerance_;
   bool any_ = false;
+  Summary told_;  // what was sent, before it was rounded
   Summary sent_;
 };
 

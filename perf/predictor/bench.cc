@@ -47,7 +47,8 @@ std::vector<double> Load(size_t steps) {
   for (size_t i = 0; i < steps; ++i) {
     walk = std::clamp(walk + Uniform() - 0.5, 10.0, 80.0);
     const double spike = Uniform() < 0.01 ? 60 * Uniform() : 0;
-    values[i] = walk + 10 * std::sin(static_cast<double>(i) * 2 * M_PI / 288) + 3 * Uniform() + spike;
+    values[i] =
+        walk + 10 * std::sin(static_cast<double>(i) * 2 * M_PI / 288) + 3 * Uniform() + spike;
   }
   return values;
 }
@@ -114,8 +115,9 @@ json HostCost(size_t components, int rounds) {
   ForecasterOptions options;
   options.step_s = 1;
   for (size_t i = 0; i < components * kMetrics; ++i) forecasters.emplace_back(options);
-  const uint64_t before = allocations;
   std::vector<double> shares;
+  shares.reserve(static_cast<size_t>(rounds));
+  const uint64_t before = allocations;
   for (int round = 0; round < rounds + 40; ++round) {
     const double started = Now();
     for (size_t i = 0; i < forecasters.size(); ++i) {
@@ -183,13 +185,13 @@ json Decisions(int count) {
 }  // namespace
 
 // Counts what the code above asks the heap for.
-void* operator new(size_t size) {
+[[gnu::noinline]] void* operator new(size_t size) {
   ++allocations;
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
@@ -198,8 +200,7 @@ int main(int argc, char** argv) {
   json out;
   out["state_bytes"] = sizeof(Forecaster);
   out["default"] = StepCost(kDefaultExperts, false, repetitions, steps);
-  out["with_recurrent"] =
-      StepCost(kDefaultExperts | Only(kRecurrent), true, repetitions, steps);
+  out["with_recurrent"] = StepCost(kDefaultExperts | Only(kRecurrent), true, repetitions, steps);
   out["all_experts"] = StepCost(kAllExperts, false, repetitions, steps);
   out["host"] = HostCost(quick ? 200 : 10000, quick ? 5 : 20);
   out["decisions"] = Decisions(quick ? 500 : 20000);

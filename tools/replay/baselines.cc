@@ -126,8 +126,7 @@ Points Autoregression(const Series& y) {
         x(i, p) = 1;
         target(i) = (y[begin + i + p] - mu) / sd;
       }
-      const Eigen::MatrixXd a =
-          x.transpose() * x + 0.1 * Eigen::MatrixXd::Identity(p + 1, p + 1);
+      const Eigen::MatrixXd a = x.transpose() * x + 0.1 * Eigen::MatrixXd::Identity(p + 1, p + 1);
       beta = a.partialPivLu().solve(x.transpose() * target);
     }
     double buffer[p + 12];
@@ -227,9 +226,7 @@ class ErrorWindow {
   const Series& sorted() const { return sorted_; }
 
  private:
-  void Insert(double e) {
-    sorted_.insert(std::upper_bound(sorted_.begin(), sorted_.end(), e), e);
-  }
+  void Insert(double e) { sorted_.insert(std::upper_bound(sorted_.begin(), sorted_.end(), e), e); }
   void Erase(double e) { sorted_.erase(std::lower_bound(sorted_.begin(), sorted_.end(), e)); }
 
   const Series& y_;
@@ -326,7 +323,8 @@ Scores ScoreForecast(const std::vector<double>& y, const Points& points, const B
       error += std::abs(e);
       covered += y[t + h] >= low - slack && y[t + h] <= high + slack;
       width += high - low;
-      pinball += (Pinball(y[t + h] - low, .05) + Pinball(e, .5) + Pinball(y[t + h] - high, .95)) / 3;
+      pinball +=
+          (Pinball(y[t + h] - low, .05) + Pinball(e, .5) + Pinball(y[t + h] - high, .95)) / 3;
     }
     const auto n = static_cast<double>(y.size() - h - half);
     scores[i] = {error / n / scale, covered / n, width / n / scale, pinball / n / scale};

@@ -20,9 +20,9 @@ using predictor::Forecaster;
 using predictor::kExpertCount;
 using predictor::kHorizonCount;
 
-constexpr size_t kLeastSeries = 3;  // of a group that counts in the grand mean
-constexpr int kLessonEvery = 16;    // steps of a series between lessons of the recurrent expert
-constexpr int kWeightEvery = 25;    // steps between looks at the experts' weights
+constexpr size_t kLeastSeries = 3;      // of a group that counts in the grand mean
+constexpr int kLessonEvery = 16;        // steps of a series between lessons of the recurrent expert
+constexpr int kWeightEvery = 25;        // steps between looks at the experts' weights
 constexpr size_t kRawSampleBytes = 16;  // a time and a value
 
 const char* HorizonName(int horizon) {
@@ -314,7 +314,8 @@ json ReplayForecasts(const std::vector<Group>& groups, const ForecastOptions& op
                      {"mean_over_groups", group_sum / static_cast<double>(group_count)},
                      {"worst_series", worst},
                      {"worst_where", worst_where}};
-  out["cost"] = {{"steps", steps}, {"seconds", forecast_s},
+  out["cost"] = {{"steps", steps},
+                 {"seconds", forecast_s},
                  {"us_per_step", 1e6 * forecast_s / static_cast<double>(steps)}};
   if (options.summary_tolerance > 0) {
     out["summaries"]["bytes"] = summary_bytes;

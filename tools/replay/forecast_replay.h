@@ -11,8 +11,9 @@ namespace starling::replay {
 
 struct ForecastOptions {
   predictor::ExpertSet experts = predictor::kDefaultExperts;
-  bool baselines = true;           // replay those of baselines.py as well, for comparison
-  double summary_tolerance = 0.05;  // of what is sent, see predictor::SummaryWriter; 0: not replayed
+  bool baselines = true;  // replay those of baselines.py as well, for comparison
+  double summary_tolerance =
+      0.05;  // of what is sent, see predictor::SummaryWriter; 0: not replayed
 };
 
 // Forecasts of every step of the second half of every series, scored as baselines.py does.

@@ -137,7 +137,8 @@ json ReplayInactivity(const std::vector<Session>& sessions) {
     thresholds.push_back(threshold);
   }
   std::vector<int> timeouts;
-  for (int timeout = 2; timeout <= 120; timeout += timeout < 60 ? 1 : 5) timeouts.push_back(timeout);
+  for (int timeout = 2; timeout <= 120; timeout += timeout < 60 ? 1 : 5)
+    timeouts.push_back(timeout);
 
   // By user, for the bootstrap.
   std::vector<std::vector<Tally>> ours(users.size()), fixed(users.size());

@@ -27,7 +27,9 @@ std::string Chart(const std::string& title, const std::string& x_name, const std
   }
   if (!(x1 > x0)) x1 = x0 + 1;
   if (!(y1 > y0)) y1 = y0 + 1;
-  const auto at_x = [&](double x) { return kLeft + (x - x0) / (x1 - x0) * (kWidth - kLeft - kRight); };
+  const auto at_x = [&](double x) {
+    return kLeft + (x - x0) / (x1 - x0) * (kWidth - kLeft - kRight);
+  };
   const auto at_y = [&](double y) {
     return kHeight - kBottom - (y - y0) / (y1 - y0) * (kHeight - kTop - kBottom);
   };

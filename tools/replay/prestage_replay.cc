@@ -19,8 +19,8 @@ constexpr double kHitRate = 0.978;
 constexpr int kPriorities = 4;
 constexpr int kNever = 1000000;
 
-// ---- The fixed policies, scored by baselines.py's rule: warm during the idle minutes [pre, keep) of
-// a gap, a hit when pre <= gap <= keep.
+// ---- The fixed policies, scored by baselines.py's rule: warm during the idle minutes [pre, keep)
+// of a gap, a hit when pre <= gap <= keep.
 struct Plan {
   int pre = 0, keep = 0;
 };
@@ -95,9 +95,9 @@ Policy Histogram(int fallback) {
 json FixedPolicies(const std::vector<Function>& functions) {
   json out;
   for (const int keep : {1, 5, 10, 20, 60}) {
-    out[absl::StrCat("keep ", keep)] =
-        ScorePolicy(functions, [keep](const std::vector<int>&, int) { return Plan{0, keep}; })
-            .Json();
+    out[absl::StrCat("keep ", keep)] = ScorePolicy(functions, [keep](const std::vector<int>&, int) {
+                                         return Plan{0, keep};
+                                       }).Json();
   }
   out["histogram, else 10"] = ScorePolicy(functions, Histogram(10)).Json();
   out["histogram, else 240"] = ScorePolicy(functions, Histogram(240)).Json();
@@ -113,7 +113,8 @@ struct Decision {
   double probability = 0;
   bool hit = false;    // it was activated in that minute
   bool waste = false;  // it was not
-  bool waste_of_lead = false;  // had it to be warm a minute earlier: that minute would be wasted too
+  bool waste_of_lead =
+      false;  // had it to be warm a minute earlier: that minute would be wasted too
 };
 
 struct Decisions {

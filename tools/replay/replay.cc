@@ -30,19 +30,19 @@ double At(const json& report, const std::string& path) {
 }
 
 void PrintForecasts(const json& forecast, std::ostream& text) {
-  text << "Forecasts: MASE (median over a group's series), mean 90 % coverage, width of intervals\n";
+  text
+      << "Forecasts: MASE (median over a group's series), mean 90 % coverage, width of intervals\n";
   text << absl::StrFormat("  %-24s %4s %5s | %8s %8s %8s %-7s | %6s %6s | %9s %9s\n", "group", "n",
                           "step", "ours", "blend", "best", "single", "cover", "worst", "width",
                           "blend's");
   for (const auto& [name, group] : forecast["by_group"].items()) {
     for (const char* horizon : {"h1", "h6", "h12"}) {
       const json& at = group[horizon];
-      text << absl::StrFormat("  %-24s %4d %5s | %8.4f %8.4f %8.4f %-7s | %6.3f %6.3f | %9.3f %9.3f\n",
-                              name, group["series"].get<int>(), horizon, At(at, "/mase"),
-                              At(at, "/mase_blend"), At(at, "/mase_best_single"),
-                              at.value("best_single", ""), At(at, "/coverage"),
-                              At(at, "/coverage_worst"), At(at, "/width"),
-                              At(at, "/width_blend_aci"));
+      text << absl::StrFormat(
+          "  %-24s %4d %5s | %8.4f %8.4f %8.4f %-7s | %6.3f %6.3f | %9.3f %9.3f\n", name,
+          group["series"].get<int>(), horizon, At(at, "/mase"), At(at, "/mase_blend"),
+          At(at, "/mase_best_single"), at.value("best_single", ""), At(at, "/coverage"),
+          At(at, "/coverage_worst"), At(at, "/width"), At(at, "/width_blend_aci"));
     }
   }
   for (const char* horizon : {"h1", "h6", "h12"}) {
@@ -62,9 +62,9 @@ void PrintForecasts(const json& forecast, std::ostream& text) {
       At(forecast, "/width_vs_baseline"));
   text << absl::StrFormat("  worst against the best single baseline: %+.1f %%\n",
                           100 * At(forecast, "/worst_vs_best_single/ratio"));
-  text << absl::StrFormat("  summaries: %.1f %% of the raw samples' bytes, MASE %+.2f %% at worst\n",
-                          100 * At(forecast, "/summaries/share"),
-                          100 * At(forecast, "/summaries/worst_loss"));
+  text << absl::StrFormat(
+      "  summaries: %.1f %% of the raw samples' bytes, MASE %+.2f %% at worst\n",
+      100 * At(forecast, "/summaries/share"), 100 * At(forecast, "/summaries/worst_loss"));
   text << absl::StrFormat("  %.0f steps at %.3f us\n\n", At(forecast, "/cost/steps"),
                           At(forecast, "/cost/us_per_step"));
 }
@@ -127,17 +127,17 @@ absl::Status WritePlots(const json& report, const std::string& folder) {
       }
       lines.push_back(std::move(line));
     }
-    RETURN_IF_ERROR(WriteFileAtomic(
-        folder + "/prestage.svg",
-        Chart("Ghosts kept warm", "wasted GB minutes", "hit rate", lines)));
+    RETURN_IF_ERROR(
+        WriteFileAtomic(folder + "/prestage.svg",
+                        Chart("Ghosts kept warm", "wasted GB minutes", "hit rate", lines)));
   }
   if (const json& inactivity = report["inactivity"]; inactivity.contains("curve")) {
-    RETURN_IF_ERROR(WriteFileAtomic(
-        folder + "/inactivity.svg",
-        Chart("Idle time captured", "precision", "share of idle time",
-              {LineOf(inactivity["curve"], "model", "precision", "captured", true),
-               LineOf(inactivity["fixed_timeouts"], "fixed timeouts", "precision", "captured",
-                      true)})));
+    RETURN_IF_ERROR(
+        WriteFileAtomic(folder + "/inactivity.svg",
+                        Chart("Idle time captured", "precision", "share of idle time",
+                              {LineOf(inactivity["curve"], "model", "precision", "captured", true),
+                               LineOf(inactivity["fixed_timeouts"], "fixed timeouts", "precision",
+                                      "captured", true)})));
   }
   Line ours{"ours", {}, false}, blend{"baseline blend", {}, false};
   double index = 0;
@@ -149,9 +149,9 @@ absl::Status WritePlots(const json& report, const std::string& folder) {
     }
   }
   if (ours.points.empty()) return absl::OkStatus();
-  return WriteFileAtomic(folder + "/forecast.svg",
-                         Chart("MASE by group and horizon", "groups, three horizons each", "MASE",
-                               {blend, ours}));
+  return WriteFileAtomic(
+      folder + "/forecast.svg",
+      Chart("MASE by group and horizon", "groups, three horizons each", "MASE", {blend, ours}));
 }
 
 }  // namespace

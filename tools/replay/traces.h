@@ -6,17 +6,17 @@
 
 #include "absl/status/statusor.h"
 
-// The folder of traces, as docs/predictor.md ("Traces") describes it. Whatever part of it is missing
-// is left out; what is there and cannot be read is an error that names file and line.
+// The folder of traces, as docs/predictor.md ("Traces") describes it. Whatever part of it is
+// missing is left out; what is there and cannot be read is an error that names file and line.
 
 namespace starling::replay {
 
 // Series of one kind, sampled at one interval.
 struct Group {
   std::string name;
-  int season = 1;      // steps of the kind's natural season; 1: none
-  double step_s = 0;   // sampling interval
-  bool onset = false;  // CPU of machines: the onset of a shortage is scored too
+  int season = 1;                  // steps of the kind's natural season; 1: none
+  double step_s = 0;               // sampling interval
+  bool onset = false;              // CPU of machines: the onset of a shortage is scored too
   std::vector<std::string> units;  // the machine, function or user each series is of
   std::vector<std::vector<double>> series;
 };

@@ -303,7 +303,8 @@ class Parser {
     AddJson(info_, options);
     info_->add_flag("--peers", options.peers, "Only the names of its peers, one a line");
 
-    replay_ = Add("replay", "Run recorded traces through the predictor and score it", kReplayFooter);
+    replay_ =
+        Add("replay", "Run recorded traces through the predictor and score it", kReplayFooter);
     replay_->add_option("--traces", options.replay.traces, "Folder of traces")
         ->required()
         ->type_name("FOLDER")
