@@ -1,0 +1,100 @@
+#include "runtime/shadow/readings.h"
+
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+
+namespace starling::shadow {
+namespace {
+
+std::vector<absl::string_view> Words(absl::string_view line) {
+  return absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
+}
+
+// "key=123"
+bool Field(absl::string_view word, absl::string_view key, uint64_t* value) {
+  return absl::ConsumePrefix(&word, key) && absl::ConsumePrefix(&word, "=") &&
+         absl::SimpleAtoi(word, value);
+}
+
+}  // namespace
+
+std::optional<uint64_t> ParseCpuUsage_us(absl::string_view text) {
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<absl::string_view> words = Words(line);
+    uint64_t value = 0;
+    if (words.size() == 2 && words[0] == "usage_usec" && absl::SimpleAtoi(words[1], &value)) {
+      return value;
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<uint64_t> ParseNumber(absl::string_view text) {
+  uint64_t value = 0;
+  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &value)) return std::nullopt;
+  return value;
+}
+
+std::optional<IoBytes> ParseIoStat(absl::string_view text) {
+  IoBytes bytes;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    for (const absl::string_view word : Words(line)) {
+      uint64_t value = 0;
+      if (Field(word, "rbytes", &value)) bytes.read += value;
+      if (Field(word, "wbytes", &value)) bytes.written += value;
+    }
+  }
+  return bytes;
+}
+
+std::optional<Pressure> ParsePressure(absl::string_view text) {
+  Pressure pressure;
+  bool any = false;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<absl::string_view> words = Words(line);
+    if (words.size() != 5 || (words[0] != "some" && words[0] != "full")) continue;
+    absl::string_view average = words[1];
+    double percent = 0;
+    uint64_t total = 0;
+    if (!absl::ConsumePrefix(&average, "avg10=") || !absl::SimpleAtod(average, &percent) ||
+        !(percent >= 0 && percent <= 100) || !Field(words[4], "total", &total)) {
+      continue;
+    }
+    if (words[0] == "some") {
+      pressure.some_avg10 = percent / 100;
+      pressure.some_total_us = total;
+      any = true;
+    } else {
+      pressure.full_avg10 = percent / 100;
+    }
+  }
+  if (!any) return std::nullopt;
+  return pressure;
+}
+
+std::optional<NetBytes> ParseNetDev(absl::string_view text) {
+  NetBytes bytes;
+  bool any = false;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<absl::string_view> parts = absl::StrSplit(line, absl::MaxSplits(':', 1));
+    if (parts.size() != 2) continue;
+    const std::vector<absl::string_view> words = Words(parts[1]);
+    uint64_t received = 0, sent = 0;
+    if (words.size() < 16 || !absl::SimpleAtoi(words[0], &received) ||
+        !absl::SimpleAtoi(words[8], &sent)) {
+      continue;
+    }
+    any = true;
+    if (absl::StripAsciiWhitespace(parts[0]) == "lo") continue;
+    bytes.received += received;
+    bytes.sent += sent;
+  }
+  if (!any) return std::nullopt;
+  return bytes;
+}
+
+}  // namespace starling::shadow

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/strings/string_view.h"
+
+// Parsers for what a shadow samples: files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst),
+// pressure stall information (accounting/psi.rst) and /proc/PID/net/dev (proc(5)). Pure; what does
+// not have the expected form gives nothing.
+
+namespace starling::shadow {
+
+// `usage_usec` of cpu.stat.
+std::optional<uint64_t> ParseCpuUsage_us(absl::string_view text);
+
+// A file that holds one number, such as memory.current.
+std::optional<uint64_t> ParseNumber(absl::string_view text);
+
+struct IoBytes {
+  uint64_t read = 0, written = 0;
+};
+// io.stat, all devices together. An empty file is a component that did none.
+std::optional<IoBytes> ParseIoStat(absl::string_view text);
+
+struct Pressure {
+  double some_avg10 = 0;  // share of the last 10 s in which some task waited, 0 to 1
+  double full_avg10 = 0;  // ... in which all did
+  uint64_t some_total_us = 0;
+};
+std::optional<Pressure> ParsePressure(absl::string_view text);
+
+struct NetBytes {
+  uint64_t received = 0, sent = 0;
+};
+// All devices but lo.
+std::optional<NetBytes> ParseNetDev(absl::string_view text);
+
+}  // namespace starling::shadow

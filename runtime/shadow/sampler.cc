@@ -1,0 +1,81 @@
+#include "runtime/shadow/sampler.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status.h"
+
+namespace starling::shadow {
+namespace {
+
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+constexpr size_t kMostText = 1 << 20;
+
+}  // namespace
+
+const char* MetricName(int metric) {
+  constexpr const char* kNames[] = {"cpu",        "memory", "disk-read",
+                                    "disk-write", "net-in", "net-out"};
+  static_assert(std::size(kNames) == kMetricCount);
+  return metric >= 0 && metric < kMetricCount ? kNames[metric] : "?";
+}
+
+Sampler::Sampler(std::string cgroup, std::string proc, std::optional<pid_t> pid)
+    : cgroup_(std::move(cgroup)), proc_(std::move(proc)), pid_(pid) {}
+
+double Sampler::Rate(uint64_t now, std::optional<uint64_t>& last, double elapsed_s) const {
+  const std::optional<uint64_t> before = std::exchange(last, now);
+  // A counter that went back was reset: how much it counted since nobody knows.
+  if (!before || now < *before || !(elapsed_s > 0)) return kUnknown;
+  return static_cast<double>(now - *before) / elapsed_s;
+}
+
+double Sampler::PressureOf(const char* file) const {
+  const auto text = ReadFile(absl::StrCat(cgroup_, "/", file), kMostText);
+  if (!text.ok()) return kUnknown;
+  const std::optional<Pressure> pressure = ParsePressure(*text);
+  return pressure ? pressure->some_avg10 : kUnknown;
+}
+
+absl::StatusOr<Sample> Sampler::Take(std::chrono::steady_clock::time_point now) {
+  Sample sample;
+  std::fill(sample.values, sample.values + kMetricCount, kUnknown);
+  const double elapsed_s = taken_ ? std::chrono::duration<double>(now - *taken_).count() : 0;
+  taken_ = now;
+
+  // Every cgroup has it: without it there is none.
+  const auto cpu = ReadFile(cgroup_ + "/cpu.stat", kMostText);
+  if (!cpu.ok()) return Annotate(cpu.status(), "sampling a component");
+  if (const auto usage = ParseCpuUsage_us(*cpu)) {
+    sample.values[kCpu] = Rate(*usage, cpu_us_, elapsed_s) / 1e6;
+  }
+  if (const auto text = ReadFile(cgroup_ + "/memory.current", kMostText); text.ok()) {
+    if (const auto bytes = ParseNumber(*text)) {
+      sample.values[kMemory] = static_cast<double>(*bytes);
+    }
+  }
+  if (const auto text = ReadFile(cgroup_ + "/io.stat", kMostText); text.ok()) {
+    if (const auto bytes = ParseIoStat(*text)) {
+      sample.values[kDiskRead] = Rate(bytes->read, read_, elapsed_s);
+      sample.values[kDiskWrite] = Rate(bytes->written, written_, elapsed_s);
+    }
+  }
+  if (pid_) {
+    if (const auto text = ReadFile(absl::StrCat(proc_, "/", *pid_, "/net/dev"), kMostText);
+        text.ok()) {
+      if (const auto bytes = ParseNetDev(*text)) {
+        sample.values[kNetIn] = Rate(bytes->received, received_, elapsed_s);
+        sample.values[kNetOut] = Rate(bytes->sent, sent_, elapsed_s);
+      }
+    }
+  }
+  sample.cpu_pressure = PressureOf("cpu.pressure");
+  sample.memory_pressure = PressureOf("memory.pressure");
+  sample.io_pressure = PressureOf("io.pressure");
+  return sample;
+}
+
+}  // namespace starling::shadow

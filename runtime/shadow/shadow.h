@@ -1,0 +1,46 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "predictor/forecaster.h"
+#include "predictor/summary.h"
+#include "runtime/shadow/sampler.h"
+
+namespace starling::shadow {
+
+// The shadow of one component: samples it, forecasts each metric, and tells what moved. It runs
+// beside the component and never executes its code. Not thread-safe.
+class Shadow {
+ public:
+  struct Options {
+    double step_s = 1;
+    double summary_tolerance = 0.05;  // see predictor::SummaryWriter
+  };
+  // Called with a metric and its message; see predictor::ReadSummary.
+  using Tell = std::function<void(Metric, const uint8_t* message, size_t size)>;
+
+  Shadow(Sampler sampler, const Options& options);
+
+  // One step: kNotFound when the component is gone.
+  absl::Status Step(std::chrono::steady_clock::time_point now, const Tell& tell);
+
+  const predictor::Forecaster& forecaster(Metric metric) const { return forecasters_[metric]; }
+  const Sample& last() const { return last_; }
+
+  // All models as bytes, for a restart or to go with the component; metrics in order.
+  std::vector<std::string> Save() const;
+  // What cannot be taken is left out and learns afresh; the first such reason is returned.
+  absl::Status Restore(const std::vector<std::string>& models);
+
+ private:
+  Sampler sampler_;
+  std::vector<predictor::Forecaster> forecasters_;
+  std::vector<predictor::SummaryWriter> writers_;
+  Sample last_ = {};
+};
+
+}  // namespace starling::shadow

@@ -1,0 +1,72 @@
+#include "runtime/shadow/readings.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace starling::shadow {
+namespace {
+
+TEST(Readings, Cpu) {
+  EXPECT_EQ(ParseCpuUsage_us("usage_usec 1234567\nuser_usec 1000\nsystem_usec 234\n"), 1234567u);
+  EXPECT_FALSE(ParseCpuUsage_us("user_usec 1000\n"));
+  EXPECT_FALSE(ParseCpuUsage_us("usage_usec many\n"));
+}
+
+TEST(Readings, Number) {
+  EXPECT_EQ(ParseNumber("4096\n"), 4096u);
+  EXPECT_FALSE(ParseNumber("max\n"));
+  EXPECT_FALSE(ParseNumber("-1\n"));
+}
+
+TEST(Readings, Io) {
+  const auto io = ParseIoStat(
+      "8:0 rbytes=100 wbytes=200 rios=1 wios=2 dbytes=0 dios=0\n8:16 rbytes=11 wbytes=22\n");
+  ASSERT_TRUE(io);
+  EXPECT_EQ(io->read, 111u);
+  EXPECT_EQ(io->written, 222u);
+  EXPECT_EQ(ParseIoStat("")->read, 0u);
+}
+
+TEST(Readings, PressureStall) {
+  const auto pressure = ParsePressure(
+      "some avg10=12.50 avg60=1.00 avg300=0.10 total=4242\n"
+      "full avg10=2.00 avg60=0.00 avg300=0.00 total=42\n");
+  ASSERT_TRUE(pressure);
+  EXPECT_DOUBLE_EQ(pressure->some_avg10, 0.125);
+  EXPECT_DOUBLE_EQ(pressure->full_avg10, 0.02);
+  EXPECT_EQ(pressure->some_total_us, 4242u);
+  EXPECT_FALSE(ParsePressure(""));
+  EXPECT_FALSE(ParsePressure("some avg10=200 avg60=0 avg300=0 total=1\n"));
+}
+
+TEST(Readings, Network) {
+  const auto net = ParseNetDev(
+      "Inter-|   Receive  |  Transmit\n face |bytes packets errs ...\n"
+      "    lo: 999 1 0 0 0 0 0 0 999 1 0 0 0 0 0 0\n"
+      "  eth0: 1000 10 0 0 0 0 0 0 2000 20 0 0 0 0 0 0\n"
+      "mv0:5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n");
+  ASSERT_TRUE(net);
+  EXPECT_EQ(net->received, 1005u);
+  EXPECT_EQ(net->sent, 2006u);
+  EXPECT_FALSE(ParseNetDev("nothing"));
+}
+
+TEST(Readings, SurviveAnything) {
+  uint32_t random = 1;
+  for (int round = 0; round < 5000; ++round) {
+    std::string text;
+    for (int i = 0; i < 80; ++i) {
+      random = random * 1664525u + 1013904223u;
+      text += "usage_usec some avg10= total=rbytes: 0123456789\n\t-."[(random >> 8) % 52];
+    }
+    ParseCpuUsage_us(text);
+    ParseNumber(text);
+    ParseIoStat(text);
+    ParsePressure(text);
+    ParseNetDev(text);
+  }
+}
+
+}  // namespace
+}  // namespace starling::shadow
