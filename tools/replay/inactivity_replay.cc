@@ -17,7 +17,7 @@ using nlohmann::json;
 
 constexpr double kNeed = predictor::IdleModel::kAhead;
 constexpr double kPrecision = 0.70;
-constexpr int kRounds = 20;           // over what is there to fit
+constexpr int kRounds = 6;            // over what is there to fit; more only learn it by heart
 constexpr double kFollowRate = 0.05;  // of a fit's step, when following a user
 constexpr int kLastMoment = 300;      // seconds; whoever was not idle by then is never declared so
 
