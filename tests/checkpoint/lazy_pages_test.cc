@@ -251,7 +251,8 @@ TEST_F(LazyPagesTest, MappingThatWasNotRegisteredFailsTheRestore) {
 TEST_F(LazyPagesTest, ProcessThatWasNotHandedOverFailsTheRestore) {
   Register(0, kPages);
   LazyIndex index = Index();
-  index.processes[kPid + 1] = index.processes[kPid];
+  const LazyProcess known = index.processes[kPid];
+  index.processes[kPid + 1] = known;
   const absl::Status status = Start(std::move(index));
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
 }
