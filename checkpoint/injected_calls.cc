@@ -22,6 +22,8 @@ namespace {
 #ifdef __x86_64__
 
 constexpr auto kPoll = std::chrono::microseconds(50);
+// For a process to stop so that it can be let go of, beside what the caller allowed.
+constexpr auto kGrace = std::chrono::seconds(10);
 constexpr uint64_t kUserCode64 = 0x33;
 constexpr int kCallStop = SIGTRAP | 0x80;  // PTRACE_O_TRACESYSGOOD
 
@@ -59,24 +61,28 @@ absl::Status MayInject(pid_t pid) {
 
 absl::Status InjectedCalls::Trace(int request, void* address, void* data, const char* what) {
   if (::ptrace(static_cast<__ptrace_request>(request), pid_, address, data) == 0) {
+    if (request == PTRACE_CONT || request == PTRACE_SYSCALL) stopped_ = false;
     return absl::OkStatus();
   }
   if (errno == ESRCH) return absl::NotFoundError(absl::StrCat("process ", pid_, " has ended"));
   return ErrnoStatus(absl::StrCat(what, " process ", pid_));
 }
 
-absl::Status InjectedCalls::Wait(int& status) {
+absl::Status InjectedCalls::Wait(Deadline deadline, int& status) {
   while (true) {
     const pid_t got = ::waitpid(pid_, &status, WNOHANG | __WALL);
     if (got < 0 && errno != EINTR) {
       return ErrnoStatus(absl::StrCat("wait for process ", pid_, " to stop"));
     }
     if (got == pid_) {
-      if (WIFSTOPPED(status)) return absl::OkStatus();
+      if (WIFSTOPPED(status)) {
+        stopped_ = true;
+        return absl::OkStatus();
+      }
       attached_ = false;
       return absl::NotFoundError(absl::StrCat("process ", pid_, " has ended"));
     }
-    if (deadline_.Passed()) {
+    if (deadline.Passed()) {
       return absl::UnavailableError(absl::StrCat("process ", pid_, " does not stop"));
     }
     std::this_thread::sleep_for(kPoll);
@@ -87,7 +93,7 @@ absl::Status InjectedCalls::Stop() {
   RETURN_IF_ERROR(Trace(PTRACE_INTERRUPT, nullptr, nullptr, "interrupt"));
   while (true) {
     int status;
-    RETURN_IF_ERROR(Wait(status));
+    RETURN_IF_ERROR(Wait(deadline_, status));
     if (status >> 16 == PTRACE_EVENT_STOP) {
       if (WSTOPSIG(status) == SIGTRAP) return absl::OkStatus();
       return absl::UnavailableError(
@@ -129,9 +135,12 @@ absl::StatusOr<std::unique_ptr<InjectedCalls>> InjectedCalls::Begin(pid_t pid, D
 }
 
 absl::Status InjectedCalls::WaitForCallStop() {
-  RETURN_IF_ERROR(Trace(PTRACE_SYSCALL, nullptr, nullptr, "continue"));
   int status;
-  RETURN_IF_ERROR(Wait(status));
+  do {
+    RETURN_IF_ERROR(Trace(PTRACE_SYSCALL, nullptr, nullptr, "continue"));
+    RETURN_IF_ERROR(Wait(deadline_, status));
+    // The kernel also says so when a stop of the whole group came to its end.
+  } while (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP);
   if (WSTOPSIG(status) == kCallStop) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("process ", pid_, " stopped with signal ",
                                              WSTOPSIG(status), " instead of at a system call"));
@@ -156,8 +165,17 @@ absl::StatusOr<int64_t> InjectedCalls::Call(int64_t number,
 
 absl::Status InjectedCalls::End() {
   if (!attached_) return absl::OkStatus();
+  // Only what is stopped can be given its registers back and be let go of, also after a call that
+  // did not come to its end in time.
+  const Deadline grace = Deadline::After(kGrace);
+  int stopped = 0;
+  if (!stopped_) {
+    RETURN_IF_ERROR(Trace(PTRACE_INTERRUPT, nullptr, nullptr, "interrupt"));
+    RETURN_IF_ERROR(Wait(grace, stopped));
+  }
   absl::Status status;
   if (changed_) {
+    stopped = 0;
     status = Trace(PTRACE_SETREGS, nullptr, &registers_, "set the registers of");
     status.Update(Trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof(signals_)), &signals_,
                         "release the signals of"));
@@ -165,22 +183,15 @@ absl::Status InjectedCalls::End() {
     // Stopped once more where the kernel looks for calls to restart.
     status.Update(Trace(PTRACE_INTERRUPT, nullptr, nullptr, "interrupt"));
     status.Update(Trace(PTRACE_CONT, nullptr, nullptr, "continue"));
-    if (status.ok()) {
-      int stopped;
-      status = Wait(stopped);
-      // A signal that has waited: it is delivered as the process is let go.
-      if (status.ok() && stopped >> 16 != PTRACE_EVENT_STOP) {
-        attached_ = false;
-        return Trace(PTRACE_DETACH, nullptr,
-                     reinterpret_cast<void*>(static_cast<uintptr_t>(WSTOPSIG(stopped))),
-                     "let go of");
-      }
-    }
+    if (status.ok()) status = Wait(grace, stopped);
     changed_ = false;
   }
   if (!attached_) return status;
   attached_ = false;
-  status.Update(Trace(PTRACE_DETACH, nullptr, nullptr, "let go of"));
+  // A signal that has waited is delivered as the process is let go.
+  const bool signalled = stopped != 0 && stopped >> 16 != PTRACE_EVENT_STOP;
+  const uintptr_t signal = signalled && WSTOPSIG(stopped) != kCallStop ? WSTOPSIG(stopped) : 0;
+  status.Update(Trace(PTRACE_DETACH, nullptr, reinterpret_cast<void*>(signal), "let go of"));
   return status;
 }
 

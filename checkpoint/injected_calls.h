@@ -43,7 +43,7 @@ class InjectedCalls {
  private:
   InjectedCalls(pid_t pid, Deadline deadline) : pid_(pid), deadline_(deadline) {}
   absl::Status Stop();
-  absl::Status Wait(int& status);
+  absl::Status Wait(Deadline deadline, int& status);
   absl::Status WaitForCallStop();
   absl::Status Trace(int request, void* address, void* data, const char* what);
 
@@ -53,6 +53,7 @@ class InjectedCalls {
   user_regs_struct registers_{};  // its own
   uint64_t signals_ = 0;          // that it blocks
   bool attached_ = false;
+  bool stopped_ = false;
   bool changed_ = false;  // its registers are not its own
 };
 
