@@ -85,6 +85,20 @@ std::vector<PageRange> Subtract(std::span<const PageRange> a, std::span<const Pa
   return rest;
 }
 
+std::vector<PageRange> Intersect(std::span<const PageRange> a, std::span<const PageRange> b) {
+  return Subtract(a, Subtract(a, b));
+}
+
+std::vector<PageRange> Unite(std::span<const PageRange> a, std::span<const PageRange> b) {
+  std::vector<PageRange> all;
+  const std::vector<PageRange> rest = Subtract(b, a);
+  std::merge(a.begin(), a.end(), rest.begin(), rest.end(), std::back_inserter(all),
+             [](const PageRange& x, const PageRange& y) { return x.address < y.address; });
+  std::vector<PageRange> joined;
+  for (const PageRange& range : all) Append(joined, range);
+  return joined;
+}
+
 absl::StatusOr<std::vector<Mapping>> ParseMaps(absl::string_view maps) {
   std::vector<Mapping> mappings;
   for (const absl::string_view line : absl::StrSplit(maps, '\n', absl::SkipEmpty())) {

@@ -36,6 +36,10 @@ uint64_t CountPages(std::span<const PageRange> ranges);
 // Both sorted and without overlap, as is the result: what is in `a` and not in `b`.
 std::vector<PageRange> Subtract(std::span<const PageRange> a, std::span<const PageRange> b);
 
+// What is in both, and what is in either.
+std::vector<PageRange> Intersect(std::span<const PageRange> a, std::span<const PageRange> b);
+std::vector<PageRange> Unite(std::span<const PageRange> a, std::span<const PageRange> b);
+
 // One line of /proc/PID/maps (Documentation/filesystems/proc.rst).
 struct Mapping {
   uint64_t start = 0;

@@ -60,6 +60,11 @@ absl::StatusOr<RoundReport> CriuSource::Round(PageSink& sink) {
   return result->report;
 }
 
+// CRIU would not send them again by itself: they are read from the frozen component in the end.
+void CriuSource::Resend(std::span<const PageRun> runs) {
+  for (const PageRun& run : runs) sent_.Remove(run);
+}
+
 absl::Status CriuSource::Stage() {
   ASSIGN_OR_RETURN(CriuWork work, stream_.Open(kFinal, parent_));
   RETURN_IF_ERROR(Annotate(dumper_.stage(std::move(work)), "final dump"));

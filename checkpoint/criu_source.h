@@ -29,6 +29,7 @@ class CriuSource : public PageSource {
   // A round that failed leaves pages unsent of which CRIU knows no more that they have changed:
   // the next one sends everything.
   absl::StatusOr<RoundReport> Round(PageSink& sink) override;
+  void Resend(std::span<const PageRun> runs) override;
   absl::Status Stage() override;
   absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
 

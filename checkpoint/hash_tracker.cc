@@ -16,6 +16,7 @@ class HashTracker : public Tracker {
   explicit HashTracker(std::string cgroup) : cgroup_(std::move(cgroup)) {}
 
   const char* name() const override { return "hash"; }
+  bool knows_writes() const override { return false; }
 
   absl::StatusOr<MemoryChanges> List() override {
     MemoryChanges changes;

@@ -4,16 +4,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "checkpoint/capture.h"
 #include "checkpoint/criu_images.h"
-#include "checkpoint/zero_page.h"
 
 namespace starling::checkpoint {
 namespace {
@@ -21,8 +18,6 @@ namespace {
 constexpr char kFinal[] = "final";
 constexpr char kParent[] = "parent";
 
-// Asked of the sink at once, in pages.
-constexpr uint64_t kMostPages = 1024;
 // What a rate limit lets through at once: a quarter of a second's worth, so that the wire's own
 // pace is smoothed and not chopped.
 constexpr double kBurstSeconds = 0.25;
@@ -45,6 +40,7 @@ std::string MemorySource::final_images() const {
 void MemorySource::Forget() {
   tracker_->Forget();
   sent_.Clear();
+  recent_.clear();
 }
 
 absl::StatusOr<RoundReport> MemorySource::Round(PageSink& sink) {
@@ -89,6 +85,7 @@ absl::Status MemorySource::Send(const MemoryChanges& changes, bool frozen, PageS
     if (std::any_of(changes.processes.begin(), changes.processes.end(), has)) continue;
     RETURN_IF_ERROR(PutGone(space, SentRanges(space), sink));
     sent_.Drop(space);
+    recent_.erase(space);
   }
   for (const ProcessChanges& process : changes.processes) {
     RETURN_IF_ERROR(SendProcess(process, frozen, sink, report));
@@ -102,102 +99,48 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   report.processes_unwatched += !process.watched;
   const std::vector<PageRange> sent = SentRanges(space);
   RETURN_IF_ERROR(PutGone(space, Subtract(sent, process.resident), sink));
+  Recent& recent = recent_[space];
+  if (process.is_new) recent = Recent();
   // A tracker knows what was written; what was never sent, or was gone for a while, we know.
-  std::vector<PageRange> unchanged = Subtract(process.resident, process.changed);
+  const std::vector<PageRange> stale = Unite(process.changed, recent.deferred);
+  std::vector<PageRange> unchanged = Subtract(process.resident, stale);
   if (process.is_new) {
     unchanged.clear();
   } else {
-    unchanged = Subtract(unchanged, Subtract(unchanged, sent));
+    unchanged = Intersect(unchanged, sent);
   }
   report.pages_unchanged += CountPages(unchanged);
   std::vector<PageRange> ranges = Subtract(process.resident, unchanged);
-  // Ranges are cut off at the front as they are sent.
-  size_t first = 0;
-  while (first < ranges.size()) {
-    const uint64_t before = report.pages_sent;
-    ASSIGN_OR_RETURN(uint64_t done, SendFront(*process.memory, std::span(ranges).subspan(first),
-                                              frozen, sink, report));
-    if (!frozen) {
-      const uint64_t bytes = (report.pages_sent - before) * kPageSize;
-      std::this_thread::sleep_for(rate_.Take(bytes, Clock::now()));
+  if (!frozen) {
+    const bool tells = tracker_->knows_writes() && process.watched && !process.is_new;
+    recent.deferred.clear();
+    if (tells) {
+      recent.deferred = Intersect(Intersect(process.changed, recent.changed), sent);
+      ranges = Subtract(ranges, recent.deferred);
+      report.pages_deferred += CountPages(Intersect(recent.deferred, process.resident));
     }
-    for (; done > 0 && done >= ranges[first].pages; ++first) done -= ranges[first].pages;
-    if (done > 0) {
-      ranges[first].address += done * kPageSize;
-      ranges[first].pages -= done;
-    }
+    // The first list of a process has everything, which says nothing of how often it is written.
+    recent.changed.clear();
+    if (tells) recent.changed = process.changed;
   }
-  return absl::OkStatus();
+  CaptureOptions capture;
+  capture.threads = options_.threads;
+  capture.frozen = frozen;
+  capture.seen = [&](uint64_t address, std::span<const std::byte> page) {
+    tracker_->Sent(space, address, page);
+  };
+  if (!frozen) capture.pace = [this](uint64_t bytes) { return rate_.Take(bytes, Clock::now()); };
+  ASSIGN_OR_RETURN(const Captured captured,
+                   Capture(*process.memory, std::move(ranges), sink, capture));
+  for (const PageRange& range : captured.sent) sent_.Add({space, range.address, range.pages});
+  for (const PageRange& range : captured.zero) sent_.Add({space, range.address, range.pages});
+  report.pages_sent += CountPages(captured.sent);
+  report.pages_zero += CountPages(captured.zero);
+  return PutGone(space, captured.gone, sink);
 }
 
-absl::StatusOr<uint64_t> MemorySource::SendFront(const ProcessMemory& memory,
-                                                 std::span<const PageRange> ranges, bool frozen,
-                                                 PageSink& sink, RoundReport& report) {
-  // No more than is needed is asked for, and no more than is given is read.
-  uint64_t wanted = 0;
-  for (const PageRange& range : ranges) {
-    wanted += range.pages;
-    if (wanted >= kMostPages) break;
-  }
-  ASSIGN_OR_RETURN(const std::span<std::byte> room, sink.Acquire(std::min(wanted, kMostPages)));
-  const uint64_t pages = room.size() / kPageSize;
-  std::vector<PageRange> part;
-  for (uint64_t taken = 0; taken < pages;) {
-    const PageRange& range = ranges[part.size()];
-    part.push_back({range.address, std::min(range.pages, pages - taken)});
-    taken += part.back().pages;
-  }
-  absl::Status status = memory.Read(part, room, there_);
-
-  // What is not zero is moved together at the front of the room.
-  const AddressSpace& space = memory.space();
-  std::vector<PageRange> zeros;
-  std::vector<PageRange> gone;
-  std::vector<PageRange> full;
-  uint64_t page = 0;
-  uint64_t kept = 0;
-  for (const PageRange& range : part) {
-    if (!status.ok()) break;
-    for (uint64_t i = 0; i < range.pages; ++i, ++page) {
-      const uint64_t address = range.address + i * kPageSize;
-      const std::span<std::byte> bytes = room.subspan(page * kPageSize, kPageSize);
-      if (!there_[page]) {
-        if (frozen) {
-          status = absl::DataLossError(absl::StrFormat(
-              "page %#x of process %u exists and cannot be read", address, space.id));
-          break;
-        }
-        Append(gone, {address, 1});
-        continue;
-      }
-      tracker_->Sent(space, address, bytes);
-      if (AllZero(bytes)) {
-        Append(zeros, {address, 1});
-        continue;
-      }
-      if (kept != page) std::memcpy(room.data() + kept * kPageSize, bytes.data(), kPageSize);
-      ++kept;
-      Append(full, {address, 1});
-    }
-  }
-  if (!status.ok() || full.empty()) {
-    sink.Discard();
-    RETURN_IF_ERROR(status);
-  } else {
-    pieces_.clear();
-    for (const PageRange& range : full) pieces_.push_back({space, range.address, range.pages});
-    RETURN_IF_ERROR(sink.PutAll(pieces_));
-    for (const PageRun& run : pieces_) sent_.Add(run);
-    report.pages_sent += kept;
-  }
-  for (const PageRange& range : zeros) {
-    const PageRun run{space, range.address, range.pages};
-    RETURN_IF_ERROR(sink.PutZero(run));
-    sent_.Add(run);
-    report.pages_zero += run.pages;
-  }
-  RETURN_IF_ERROR(PutGone(space, gone, sink));
-  return pages;
+void MemorySource::Resend(std::span<const PageRun> runs) {
+  for (const PageRun& run : runs) sent_.Remove(run);
 }
 
 absl::Status MemorySource::Stage() {
@@ -228,7 +171,10 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
   const auto before = [&]() -> absl::Status {
     const TimePoint began = Clock::now();
     RETURN_IF_ERROR(Annotate(Send(*changes, /*frozen=*/true, sink, report), "final round"));
-    RETURN_IF_ERROR(sink.Flush(Deadline::After(options_.flush_timeout)));
+    ASSIGN_OR_RETURN(const std::vector<PageRun> refused,
+                     sink.Flush(Deadline::After(options_.flush_timeout)));
+    // CRIU will list them as unchanged, and they are found to be missing then.
+    Resend(refused);
     report.sending = Clock::now() - began;
     return absl::OkStatus();
   };

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/btree_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/token_bucket.h"
@@ -17,13 +18,16 @@
 namespace starling::checkpoint {
 
 // Memory that stays out of CRIU: rounds are listed by a tracker and read from outside, straight
-// into the sink. CRIU carries only the skeleton, and what trackers do not own (shared memory, huge
-// pages): its final dump is told that it has a parent, and finds every other page unchanged.
+// into the sink. A page that was written before each of two rounds in a row is hot: it is left for
+// the last one for as long as every further list has it. CRIU carries only the skeleton, and what
+// trackers do not own (shared memory, huge pages): its final dump is told that it has a parent, and
+// finds every other page unchanged.
 class MemorySource : public PageSource {
  public:
   struct Options {
     CriuVersion version;
     std::string folder;               // as CriuSource's
+    int threads = 1;                  // that read, as CaptureOptions'
     double max_rate_bytes_per_s = 0;  // of rounds, not of the final one; 0: no limit
     // Longest that the final round's pages may take to land before CRIU's are sent after them.
     Duration flush_timeout = std::chrono::seconds(120);
@@ -34,6 +38,7 @@ class MemorySource : public PageSource {
   const char* tracker_name() const override { return tracker_->name(); }
   // After a round that failed the next one sends everything.
   absl::StatusOr<RoundReport> Round(PageSink& sink) override;
+  void Resend(std::span<const PageRun> runs) override;
   absl::Status Stage() override;
   absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
 
@@ -44,9 +49,6 @@ class MemorySource : public PageSource {
   absl::Status Send(const MemoryChanges& changes, bool frozen, PageSink& sink, RoundReport& report);
   absl::Status SendProcess(const ProcessChanges& process, bool frozen, PageSink& sink,
                            RoundReport& report);
-  // Reads the front of `ranges` into the sink's room; returns how many pages.
-  absl::StatusOr<uint64_t> SendFront(const ProcessMemory& memory, std::span<const PageRange> ranges,
-                                     bool frozen, PageSink& sink, RoundReport& report);
   absl::Status PutGone(const AddressSpace& space, std::span<const PageRange> ranges,
                        PageSink& sink);
   std::vector<PageRange> SentRanges(const AddressSpace& space) const;
@@ -59,9 +61,14 @@ class MemorySource : public PageSource {
   CriuStream stream_;
   TokenBucket rate_;
   SentPages sent_;
+  // Of each process: what the list before had as written, unless that was everything; and which of
+  // it was left for the last round, because it had been written in the list before that as well.
+  struct Recent {
+    std::vector<PageRange> changed;
+    std::vector<PageRange> deferred;
+  };
+  absl::btree_map<AddressSpace, Recent> recent_;
   bool staged_ = false;
-  std::vector<bool> there_;      // reused from read to read
-  std::vector<PageRun> pieces_;  // likewise
 };
 
 }  // namespace starling::checkpoint

@@ -37,12 +37,12 @@ struct PageRun {
   friend bool operator==(const PageRun&, const PageRun&) = default;
 };
 
-// Where pages go. Used by one thread at a time.
-class PageSink {
+// One thread's way to where pages go.
+class PageLane {
  public:
-  virtual ~PageSink() = default;
+  virtual ~PageLane() = default;
 
-  // Room for up to `pages` pages in memory that the sink can send from without another copy; the
+  // Room for up to `pages` pages in memory that the lane can send from without another copy; the
   // span may be shorter than asked for, never empty. It belongs to the caller until the next call
   // of Put(), PutAll() or Discard(), one at a time.
   virtual absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) = 0;
@@ -59,15 +59,27 @@ class PageSink {
 
   // The run reads as zeros now (given back, or never written); no bytes are sent.
   virtual absl::Status PutZero(const PageRun& run) = 0;
+};
 
-  // Waits until every page put so far is at the target and its hash was checked there.
-  virtual absl::Status Flush(Deadline deadline) = 0;
+// Where pages go. Itself a lane, that uses all there is, for one thread at a time. Between two
+// flushes a page is put once.
+class PageSink : public PageLane {
+ public:
+  // Lanes that threads may use beside one another, while nobody uses the sink itself. Valid as long
+  // as the sink.
+  virtual std::span<PageLane* const> lanes() = 0;
+
+  // Waits until every page put so far is at the target and its hash was checked there. Returns what
+  // did not come through whole: it counts as never sent. Used by nobody else meanwhile.
+  virtual absl::StatusOr<std::vector<PageRun>> Flush(Deadline deadline) = 0;
 };
 
 // One pass over a component's memory.
 struct RoundReport {
   uint64_t pages_sent = 0;
   uint64_t pages_zero = 0;
+  // Written in each of the last rounds, and left for the last one.
+  uint64_t pages_deferred = 0;
   uint64_t pages_unchanged = 0;  // known by the tracker not to have changed since the last round
   Duration elapsed{};
   Duration paused{};  // time within `elapsed` in which the component could not run
@@ -103,7 +115,10 @@ class PageSource {
   virtual ~PageSource() = default;
   virtual const char* tracker_name()
       const = 0;  // for reports: "criu-predump", "pagemap-scan", "soft-dirty", ...
+  // Its pages may still be on their way.
   virtual absl::StatusOr<RoundReport> Round(PageSink& sink) = 0;
+  // What a flush after a round returned: to be sent again.
+  virtual void Resend(std::span<const PageRun> runs) = 0;
   // Does what of the final round can be done before the freeze. The component still runs, and has
   // to be frozen soon. Final() does it itself where it was not called.
   virtual absl::Status Stage() = 0;

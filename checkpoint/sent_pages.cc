@@ -48,16 +48,14 @@ std::vector<AddressSpace> SentPages::Spaces() const {
   return spaces;
 }
 
-namespace {
-
-absl::Status SendUnsent(const FrozenMemory& memory, const PageRun& run, PageSink& sink,
+absl::Status SendFrozen(const FrozenMemory& memory, const PageRun& run, PageSink& sink,
                         RoundReport& report) {
   for (uint64_t done = 0; done < run.pages;) {
     ASSIGN_OR_RETURN(const std::span<std::byte> room, sink.Acquire(run.pages - done));
     const PageRun part{run.space, run.address + done * kPageSize, room.size() / kPageSize};
     if (absl::Status status = memory.Read(run.space, part.address, room); !status.ok()) {
       sink.Discard();
-      return Annotate(status, "a page that is mapped but was never sent");
+      return Annotate(status, "a page of the frozen component");
     }
     if (AllZero(room)) {
       sink.Discard();
@@ -69,9 +67,10 @@ absl::Status SendUnsent(const FrozenMemory& memory, const PageRun& run, PageSink
     }
     done += part.pages;
   }
-  report.pages_unchanged -= run.pages;
   return absl::OkStatus();
 }
+
+namespace {
 
 // One run that CRIU takes for unchanged; its parts are added to `settled`.
 absl::Status SettleRun(const PageRun& run, const SentPages& sent, const FrozenMemory& memory,
@@ -79,7 +78,10 @@ absl::Status SettleRun(const PageRun& run, const SentPages& sent, const FrozenMe
   const auto settle = [&](const PageRun& part) -> absl::Status {
     for (const SentPages::Piece& piece : sent.Cut(part)) {
       settled.entries.push_back({piece.run, piece.sent});
-      if (!piece.sent) RETURN_IF_ERROR(SendUnsent(memory, piece.run, sink, report));
+      if (piece.sent) continue;
+      RETURN_IF_ERROR(Annotate(SendFrozen(memory, piece.run, sink, report),
+                               "a page that is mapped but was never sent"));
+      report.pages_unchanged -= piece.run.pages;
     }
     return absl::OkStatus();
   };

@@ -37,6 +37,10 @@ class SentPages {
   absl::btree_map<AddressSpace, RunMap<Sent>> spaces_;
 };
 
+// Reads the run from the frozen component and sends it; `report` counts it.
+absl::Status SendFrozen(const FrozenMemory& memory, const PageRun& run, PageSink& sink,
+                        RoundReport& report);
+
 // Holds CRIU's list of a final dump against what was sent: every page that it takes for unchanged
 // has to be in the sink. One that was never sent is read from the frozen component and sent now,
 // and one that reads as zeros since it was sent is put as zeros (see FrozenMemory). `report`

@@ -43,6 +43,9 @@ class Tracker {
  public:
   virtual ~Tracker() = default;
   virtual const char* name() const = 0;  // for reports
+  // Whether `changed` tells writes since the list before. If not, it tells what differs from what
+  // was sent, however long ago.
+  virtual bool knows_writes() const { return true; }
 
   // The component runs.
   virtual absl::StatusOr<MemoryChanges> List() = 0;

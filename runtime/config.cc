@@ -105,30 +105,46 @@ Key Integer(absl::string_view section, absl::string_view name, Field field, int6
       }};
 }
 
-// A time in the unit that the key's name ends with; an integer or a number with a fraction.
+// An integer or a number with a fraction.
+absl::StatusOr<double> Number(const toml::node& node, double least, double most,
+                              const std::string& allowed) {
+  double value = 0;
+  if (const auto integer = node.value_exact<int64_t>()) {
+    value = static_cast<double>(*integer);
+  } else if (const auto real = node.value_exact<double>()) {
+    value = *real;
+  } else {
+    return WrongType(node, allowed);
+  }
+  // Written so that not-a-number fails too.
+  if (!(value >= least && value <= most)) {
+    return absl::InvalidArgumentError(absl::StrCat("is ", value, "; allowed is ", allowed));
+  }
+  return value;
+}
+
+template <typename Field>
+Key Real(absl::string_view section, absl::string_view name, Field field, double least,
+         double most) {
+  const std::string allowed = absl::StrCat("a number from ", least, " to ", most);
+  return {section, name, [=](const toml::node& node, Config& config) -> absl::Status {
+            ASSIGN_OR_RETURN(field(config), Number(node, least, most, allowed));
+            return absl::OkStatus();
+          }};
+}
+
+// A time in the unit that the key's name ends with.
 template <typename Field>
 Key Time(absl::string_view section, absl::string_view name, Field field, double unit_s,
          double least, double most) {
   const std::string allowed = absl::StrCat("a number of ", unit_s == 1 ? "seconds" : "milliseconds",
                                            " from ", least, " to ", most);
-  return {
-      section, name, [=](const toml::node& node, Config& config) -> absl::Status {
-        double value = 0;
-        if (const auto integer = node.value_exact<int64_t>()) {
-          value = static_cast<double>(*integer);
-        } else if (const auto real = node.value_exact<double>()) {
-          value = *real;
-        } else {
-          return WrongType(node, allowed);
-        }
-        // Written so that not-a-number fails too.
-        if (!(value >= least && value <= most)) {
-          return absl::InvalidArgumentError(absl::StrCat("is ", value, "; allowed is ", allowed));
-        }
-        field(config) =
-            std::chrono::duration_cast<Duration>(std::chrono::duration<double>(value * unit_s));
-        return absl::OkStatus();
-      }};
+  return {section, name, [=](const toml::node& node, Config& config) -> absl::Status {
+            ASSIGN_OR_RETURN(const double value, Number(node, least, most, allowed));
+            field(config) =
+                std::chrono::duration_cast<Duration>(std::chrono::duration<double>(value * unit_s));
+            return absl::OkStatus();
+          }};
 }
 
 absl::Status CheckFolder(const std::string& text) { return CheckAbsolutePath(text); }
@@ -176,12 +192,15 @@ const std::vector<Key>& Keys() {
       Integer("data", "queue_pairs", MEMBER(data.queue_pairs), 1, 16),
       Integer("data", "slab_kib", MEMBER(data.slab_bytes), 64, 8192, 4, kKiB),
       Integer("data", "slabs", MEMBER(data.slabs), 2, 4096),
+      OneOf("data", "compression", MEMBER(data.compression), {"auto", "off"}),
       Text("network", "parent", "an interface's name, or \"\" for none", MEMBER(network.parent),
            [](const std::string& text) { return CheckWord(text, 15, "_-."); }),
       Time("migration", "max_blackout_ms", MEMBER(migration.max_blackout), 1e-3, 1, 60000),
       Integer("migration", "max_rounds", MEMBER(migration.max_rounds), 0, 64),
       OneOf("migration", "tracker", MEMBER(migration.tracker),
             {"auto", "pagemap-scan", "soft-dirty", "hash", "criu-predump"}),
+      Integer("migration", "capture_threads", MEMBER(migration.capture_threads), 1, 16),
+      Real("migration", "max_slowdown", MEMBER(migration.max_slowdown), 0, 1),
       Time("migration", "freeze_timeout_s", MEMBER(migration.freeze_timeout), 1, 0.1, 600),
       Time("migration", "step_timeout_s", MEMBER(migration.step_timeout), 1, 1, 86400),
       Time("migration", "peer_timeout_s", MEMBER(migration.peer_timeout), 1, 0.1, 600),

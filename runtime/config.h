@@ -55,6 +55,9 @@ struct Config {
     uint64_t slab_bytes = 512 * kKiB;
     // Slabs in the pool, 2 to 4096: at least twice what is in flight at once.
     int slabs = 16;
+    // "auto": batches are compressed where the link is the bottleneck and not the processor, as
+    // sampled; or "off".
+    std::string compression = "auto";
   } data;
 
   struct Network {
@@ -71,6 +74,11 @@ struct Config {
     // How written memory is found: "auto", "pagemap-scan", "soft-dirty", "hash" or
     // "criu-predump".
     std::string tracker = "auto";
+    // Threads that read memory, 1 to 16; at most one for each queue pair.
+    int capture_threads = 2;
+    // Rounds read more slowly while the component waits for a processor in more than this share of
+    // the time, beyond what it waited before them; 0 to 1, 1: no bound.
+    double max_slowdown = 0.15;
     // How long the cgroup may take to freeze, 0.1 to 600 s: a task in uninterruptible sleep does
     // not freeze.
     Duration freeze_timeout = std::chrono::seconds(10);

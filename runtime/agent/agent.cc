@@ -11,14 +11,11 @@
 #include "absl/strings/str_replace.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "runtime/agent/preflight.h"
 #include "runtime/keeper_client.h"
 #include "runtime/migration/make_source.h"
 #include "runtime/names.h"
-#include "runtime/preflight/component_facts.h"
 #include "runtime/preflight/host_facts.h"
-#include "runtime/preflight/limits.h"
-#include "runtime/preflight/source_check.h"
-#include "runtime/preflight/storage_token.h"
 #include "runtime/preflight/target_check.h"
 #include "runtime/spec.h"
 
@@ -235,67 +232,11 @@ absl::StatusOr<v1::ListResponse> Agent::List() {
   return response;
 }
 
-absl::StatusOr<v1::CheckResponse> Agent::Preflight(const std::string& name, Copy& copy,
-                                                   const ComponentRow& row, PeerClient& peer) {
-  v1::CheckResponse response;
-  if (host_.fabric == nullptr) return host_.fabric_error;
-  if (!host_.criu.ok()) return host_.criu.status();
-  v1::HelloRequest hello;
-  hello.set_protocol(kProtocol);
-  hello.set_host(host_.config.host);
-  const absl::StatusOr<v1::HelloResponse> said =
-      peer.Hello(hello, Deadline::After(host_.config.migration.peer_timeout));
-  if (absl::IsUnavailable(said.status()) || absl::IsDeadlineExceeded(said.status())) {
-    const v1::Obstacle obstacle = preflight::MakeObstacle(
-        preflight::Limit::kPeerUnreachable, peer.name(), {{"cause", said.status().message()}});
-    return absl::UnavailableError(
-        absl::StrCat(obstacle.reason(), " [", obstacle.code(), "] ", obstacle.mend()));
-  }
-  RETURN_IF_ERROR(said.status());
-  const v1::HelloResponse& greeting = *said;
-  if (greeting.host() != peer.name()) {
-    return absl::FailedPreconditionError(absl::StrCat("host ", peer.name(), " at ", peer.address(),
-                                                      " calls itself ", greeting.host(),
-                                                      ": mend the [[peer]] of that address"));
-  }
-  response.set_provider(host_.fabric->name());
-  response.set_peer_kernel(greeting.kernel());
-  response.set_peer_criu(greeting.criu());
-  ASSIGN_OR_RETURN(const keeper::v1::Status status, copy.Status(Deadline::After(kKeeperTimeout)));
-  ASSIGN_OR_RETURN(const std::string tracker,
-                   migration::ChooseTracker(host_.config.migration.tracker,
-                                            migration::FactsFor(status.cgroup(), *host_.criu)));
-  response.set_tracker(tracker);
-  preflight::GatherOptions gather;
-  gather.cgroup_path = status.cgroup();
-  gather.root_pid = status.root_pid();
-  gather.carried.push_back(migration::LogPath(host_.config.log_dir, name));
-  ASSIGN_OR_RETURN(const preflight::ComponentFacts facts,
-                   preflight::GatherComponent(row.spec, gather));
-  for (v1::Obstacle& obstacle : preflight::CheckSource(facts))
-    *response.add_obstacles() = std::move(obstacle);
-  preflight::SourceHost source;
-  source.host = host_.config.host;
-  source.cpu_flags = preflight::CpuFlags();
-  source.kernel = host_.kernel;
-  source.criu = checkpoint::FormatCriuVersion(host_.criu->version);
-  source.protocol = kProtocol;
-  v1::ExamineRequest examine = preflight::MakeExamineRequest(facts, source);
-  std::vector<v1::Obstacle> storage;
-  const preflight::StorageTokens tokens = preflight::StorageTokens::Write(
-      absl::StrCat("/proc/", status.root_pid(), "/root"), host_.config.host, &examine, &storage);
-  for (v1::Obstacle& obstacle : storage) *response.add_obstacles() = std::move(obstacle);
-  ASSIGN_OR_RETURN(const v1::ExamineResponse answer,
-                   peer.Examine(examine, Deadline::After(host_.config.migration.step_timeout)));
-  for (const v1::Obstacle& obstacle : answer.obstacles()) *response.add_obstacles() = obstacle;
-  return response;
-}
-
 absl::StatusOr<v1::CheckResponse> Agent::Check(const std::string& name, const std::string& to) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Copy> copy, Living(name));
   ASSIGN_OR_RETURN(const std::shared_ptr<PeerClient> peer, Peer(to));
   ASSIGN_OR_RETURN(const ComponentRow row, host_.journal.GetComponent(name));
-  return Preflight(name, *copy, row, *peer);
+  return Preflight(host_, name, *copy, row, *peer);
 }
 
 absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateRequest& request) {
@@ -308,7 +249,7 @@ absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateR
   // It may have ended, or left, while this call waited.
   ASSIGN_OR_RETURN(copy, Living(name));
   ASSIGN_OR_RETURN(const ComponentRow component, host_.journal.GetComponent(name));
-  ASSIGN_OR_RETURN(const v1::CheckResponse check, Preflight(name, *copy, component, *peer));
+  ASSIGN_OR_RETURN(const v1::CheckResponse check, Preflight(host_, name, *copy, component, *peer));
   if (check.obstacles_size() > 0) {
     std::string all =
         absl::StrCat("component ", name, " cannot be moved to host ", request.to(), ":");

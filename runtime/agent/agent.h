@@ -55,8 +55,6 @@ class Agent {
 
   absl::StatusOr<std::shared_ptr<PeerClient>> Peer(const std::string& host);
   absl::StatusOr<std::shared_ptr<Copy>> Living(const std::string& name);
-  absl::StatusOr<v1::CheckResponse> Preflight(const std::string& name, Copy& copy,
-                                              const ComponentRow& row, PeerClient& peer);
   v1::Component Describe(const ComponentRow& row);
   absl::StatusOr<v1::Component> Described(const std::string& name);
   void StartMigration(std::shared_ptr<migration::SourceMigration> migration,

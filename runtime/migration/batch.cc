@@ -10,9 +10,9 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the wire format is written with memcpy");
 
-constexpr uint32_t kBatchMagic = 0x31425453;   // "STB1"
-constexpr uint32_t kAnswerMagic = 0x31415453;  // "STA1"
-constexpr uint16_t kFlush = 1;
+constexpr uint32_t kBatchMagic = 0x32425453;   // "STB2"
+constexpr uint32_t kAnswerMagic = 0x32415453;  // "STA2"
+constexpr uint16_t kAnswerFlag = 1;
 constexpr size_t kMaxError = 512;
 constexpr uint64_t kMaxPages = 1u << 20;          // 4 GiB in one run: far beyond any slab
 constexpr uint64_t kMaxSlot = uint64_t{1} << 40;  // 4 PiB of arena
@@ -22,24 +22,29 @@ struct BatchHeader {
   uint16_t flags;
   uint16_t runs;
   uint64_t sequence;
+  uint32_t ring_slot;
+  uint32_t packed_bytes;
+  uint8_t tag[16];
+  uint8_t encoding;
+  uint8_t reserved[7];
 };
-static_assert(sizeof(BatchHeader) == 16);
+static_assert(sizeof(BatchHeader) == 48);
 
 struct WireRun {
   uint64_t space_id;
   uint64_t address;
   uint64_t slot;
-  uint64_t hash;
+  uint64_t hash_or_from;
   uint32_t pages;
   uint8_t space_kind;
-  uint8_t zero;
+  uint8_t content;
   uint16_t reserved;
 };
 static_assert(sizeof(WireRun) == 40);
 
 struct AnswerHeader {
   uint32_t magic;
-  uint16_t ok;
+  uint16_t refused;
   uint16_t error_bytes;
   uint64_t sequence;
 };
@@ -52,8 +57,15 @@ absl::Status Malformed(absl::string_view what) {
 }  // namespace
 
 std::string EncodeBatch(const Batch& batch) {
-  BatchHeader header = {kBatchMagic, static_cast<uint16_t>(batch.flush ? kFlush : 0),
-                        static_cast<uint16_t>(batch.runs.size()), batch.sequence};
+  BatchHeader header = {};
+  header.magic = kBatchMagic;
+  header.flags = batch.answer ? kAnswerFlag : 0;
+  header.runs = static_cast<uint16_t>(batch.runs.size());
+  header.sequence = batch.sequence;
+  header.ring_slot = batch.ring_slot;
+  header.packed_bytes = batch.packed_bytes;
+  std::memcpy(header.tag, batch.tag.data(), sizeof(header.tag));
+  header.encoding = static_cast<uint8_t>(batch.encoding);
   std::string bytes(sizeof(header) + batch.runs.size() * sizeof(WireRun), '\0');
   std::memcpy(bytes.data(), &header, sizeof(header));
   char* at = bytes.data() + sizeof(header);
@@ -61,10 +73,10 @@ std::string EncodeBatch(const Batch& batch) {
     const WireRun wire = {run.run.space.id,
                           run.run.address,
                           run.slot,
-                          run.hash,
+                          run.content == BatchRun::Content::kCopy ? run.from : run.hash,
                           static_cast<uint32_t>(run.run.pages),
                           static_cast<uint8_t>(run.run.space.kind),
-                          static_cast<uint8_t>(run.zero),
+                          static_cast<uint8_t>(run.content),
                           0};
     std::memcpy(at, &wire, sizeof(wire));
     at += sizeof(wire);
@@ -77,13 +89,22 @@ absl::StatusOr<Batch> DecodeBatch(absl::string_view bytes) {
   if (bytes.size() < sizeof(header)) return Malformed("too short for a batch");
   std::memcpy(&header, bytes.data(), sizeof(header));
   if (header.magic != kBatchMagic) return Malformed("not a batch");
-  if ((header.flags & ~kFlush) != 0) return Malformed("unknown flags in a batch");
+  if ((header.flags & ~kAnswerFlag) != 0) return Malformed("unknown flags in a batch");
   if (header.runs > kMaxBatchRuns) return Malformed("too many runs in a batch");
   if (bytes.size() != sizeof(header) + header.runs * sizeof(WireRun))
     return Malformed("a batch of another length than it says");
+  if (header.encoding > static_cast<uint8_t>(Encoding::kRingLz4))
+    return Malformed("unknown encoding of a batch");
+  constexpr uint8_t kNothing[sizeof(header.reserved)] = {};
+  if (std::memcmp(header.reserved, kNothing, sizeof(kNothing)) != 0)
+    return Malformed("unknown fields in a batch");
   Batch batch;
   batch.sequence = header.sequence;
-  batch.flush = (header.flags & kFlush) != 0;
+  batch.answer = (header.flags & kAnswerFlag) != 0;
+  batch.encoding = static_cast<Encoding>(header.encoding);
+  batch.ring_slot = header.ring_slot;
+  batch.packed_bytes = header.packed_bytes;
+  std::memcpy(batch.tag.data(), header.tag, sizeof(header.tag));
   batch.runs.reserve(header.runs);
   const char* at = bytes.data() + sizeof(header);
   for (size_t i = 0; i < header.runs; ++i, at += sizeof(WireRun)) {
@@ -99,13 +120,20 @@ absl::StatusOr<Batch> DecodeBatch(absl::string_view bytes) {
         wire.address > UINT64_MAX - uint64_t{wire.pages} * checkpoint::kPageSize) {
       return Malformed("a run at an impossible address");
     }
-    if (wire.zero > 1 || wire.reserved != 0) return Malformed("unknown flags in a run");
+    using Content = BatchRun::Content;
+    const auto content = static_cast<Content>(wire.content);
+    if (wire.content > static_cast<uint8_t>(Content::kCopy) || wire.reserved != 0)
+      return Malformed("unknown content of a run");
     if (wire.slot > kMaxSlot) return Malformed("a run beyond any arena");
+    if (content == Content::kCopy &&
+        (wire.hash_or_from > kMaxSlot || batch.encoding != Encoding::kInPlace)) {
+      return Malformed("a copy of what cannot be");
+    }
     BatchRun run;
     run.run = {{kind, wire.space_id}, wire.address, wire.pages};
-    run.zero = wire.zero == 1;
+    run.content = content;
     run.slot = wire.slot;
-    run.hash = wire.hash;
+    (content == Content::kCopy ? run.from : run.hash) = wire.hash_or_from;
     batch.runs.push_back(run);
   }
   return batch;
@@ -113,10 +141,14 @@ absl::StatusOr<Batch> DecodeBatch(absl::string_view bytes) {
 
 std::string EncodeAnswer(const Answer& answer) {
   const absl::string_view error = absl::string_view(answer.error).substr(0, kMaxError);
-  const AnswerHeader header = {kAnswerMagic, static_cast<uint16_t>(answer.ok ? 1 : 0),
+  const AnswerHeader header = {kAnswerMagic, static_cast<uint16_t>(answer.refused.size()),
                                static_cast<uint16_t>(error.size()), answer.sequence};
-  std::string bytes(sizeof(header), '\0');
+  const size_t refused_bytes = answer.refused.size() * sizeof(uint64_t);
+  std::string bytes(sizeof(header) + refused_bytes, '\0');
   std::memcpy(bytes.data(), &header, sizeof(header));
+  if (refused_bytes > 0) {
+    std::memcpy(bytes.data() + sizeof(header), answer.refused.data(), refused_bytes);
+  }
   bytes.append(error.data(), error.size());
   return bytes;
 }
@@ -126,14 +158,18 @@ absl::StatusOr<Answer> DecodeAnswer(absl::string_view bytes) {
   if (bytes.size() < sizeof(header)) return Malformed("too short for an answer");
   std::memcpy(&header, bytes.data(), sizeof(header));
   if (header.magic != kAnswerMagic) return Malformed("not an answer");
-  if (header.ok > 1 || header.error_bytes > kMaxError ||
-      bytes.size() != sizeof(header) + header.error_bytes) {
+  const size_t refused_bytes = header.refused * sizeof(uint64_t);
+  if (header.refused > kMaxRefused || header.error_bytes > kMaxError ||
+      bytes.size() != sizeof(header) + refused_bytes + header.error_bytes) {
     return Malformed("an answer of another length than it says");
   }
   Answer answer;
   answer.sequence = header.sequence;
-  answer.ok = header.ok == 1;
-  answer.error.assign(bytes.data() + sizeof(header), header.error_bytes);
+  answer.refused.resize(header.refused);
+  if (refused_bytes > 0) {
+    std::memcpy(answer.refused.data(), bytes.data() + sizeof(header), refused_bytes);
+  }
+  answer.error.assign(bytes.data() + sizeof(header) + refused_bytes, header.error_bytes);
   return answer;
 }
 

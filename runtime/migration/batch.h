@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,29 +17,50 @@ namespace starling::migration {
 // A batch speaks of at most this many runs, so that every message fits the receive buffers of the
 // fabric.
 inline constexpr size_t kMaxBatchRuns = 80;
+// Batches that one answer refuses at most; a connection with more of them is given up.
+inline constexpr size_t kMaxRefused = 256;
 
 struct BatchRun {
+  enum class Content : uint8_t {
+    kBytes = 0,
+    kZero = 1,  // reads as zeros: nothing was written
+    kCopy = 2,  // the same as the pages from slot `from` on, which this batch wrote before
+  };
   checkpoint::PageRun run;
-  bool zero = false;  // reads as zeros: nothing was written
+  Content content = Content::kBytes;
   uint64_t slot = 0;  // first page of the arena that holds it, counted in pages
-  uint64_t hash = 0;  // XXH3-64 of the run's bytes
+  uint64_t hash = 0;  // kBytes: XXH3-64 of the run's bytes
+  uint64_t from = 0;  // kCopy
 
   friend bool operator==(const BatchRun&, const BatchRun&) = default;
 };
 
-// Source to target: these runs are whole in the arena now. With `flush` set the target answers with
-// an Answer once every batch up to and with this one was checked.
+// Where the bytes of a batch are.
+enum class Encoding : uint8_t {
+  kInPlace = 0,  // each run in its slots
+  kRing = 1,     // one run after the other in a slot of the landing ring
+  kRingLz4 = 2,  // the same as one LZ4 block
+};
+
+using SealTag = std::array<uint8_t, 16>;
+
+// Source to target. With `answer` set the target answers once every batch up to and with this one
+// was checked.
 struct Batch {
   uint64_t sequence = 0;  // 1, 2, 3, ... on each connection
-  bool flush = false;
+  bool answer = false;
+  Encoding encoding = Encoding::kInPlace;
+  uint32_t ring_slot = 0;     // kRing...: which, and how much of it
+  uint32_t packed_bytes = 0;  // likewise
+  SealTag tag{};              // of what is in the ring, where the stream is sealed
   std::vector<BatchRun> runs;
 };
 
 // Target to source.
 struct Answer {
-  uint64_t sequence = 0;  // of the batch with the flush mark
-  bool ok = false;
-  std::string error;  // at most 512 bytes
+  uint64_t sequence = 0;          // every batch up to and with this one was checked
+  std::vector<uint64_t> refused;  // which of those since the answer before did not come whole
+  std::string error;              // of the first of them; at most 512 bytes
 };
 
 std::string EncodeBatch(const Batch& batch);

@@ -1,17 +1,27 @@
 #include "runtime/migration/lane_receiver.h"
 
+#include <lz4.h>
+#include <sys/mman.h>
+
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/migration/batch.h"
 
 namespace starling::migration {
+
+using checkpoint::kPageSize;
+
 namespace {
 
 constexpr auto kAcceptTimeout = std::chrono::seconds(5);
 constexpr auto kAnswerTimeout = std::chrono::seconds(10);
 // Data connections of one migration at most.
-constexpr size_t kMaxConnections = 16;
+constexpr uint32_t kMaxConnections = 16;
+// What a source may ask for as a ring.
+constexpr uint64_t kMaxRingBytes = 256u << 20;
 
 v1::ArenaChunk Describe(const transport::MemoryRegion& region) {
   v1::ArenaChunk chunk;
@@ -24,19 +34,49 @@ v1::ArenaChunk Describe(const transport::MemoryRegion& region) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LaneReceiver>> LaneReceiver::Create(transport::Fabric& fabric,
-                                                                   uint64_t bytes,
-                                                                   const std::string& images_dir) {
-  checkpoint::Arena::Options options;
-  options.name = "starling-arena";
-  options.chunk_bytes = 32u << 20;
-  options.images_dir = images_dir;
-  ASSIGN_OR_RETURN(std::unique_ptr<checkpoint::Arena> arena, checkpoint::Arena::Create(options));
-  auto receiver = std::unique_ptr<LaneReceiver>(new LaneReceiver(fabric, std::move(arena)));
-  RETURN_IF_ERROR(receiver->Grow(bytes).status());
+                                                                   Options options) {
+  const RingOptions& ring = options.ring;
+  if (ring.slot_bytes > kMaxRingBytes || ring.slots > kMaxRingBytes / kPageSize ||
+      ring.slots * ring.slot_bytes > kMaxRingBytes || ring.slot_bytes % kPageSize != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a landing ring of ", ring.slots, " slots of ", ring.slot_bytes,
+        " bytes was asked for; whole pages and ", kMaxRingBytes, " bytes in all are the most"));
+  }
+  checkpoint::Arena::Options arena_options;
+  arena_options.name = "starling-arena";
+  arena_options.chunk_bytes = 32u << 20;
+  arena_options.images_dir = options.images_dir;
+  ASSIGN_OR_RETURN(std::unique_ptr<checkpoint::Arena> arena,
+                   checkpoint::Arena::Create(arena_options));
+  auto receiver =
+      std::unique_ptr<LaneReceiver>(new LaneReceiver(fabric, std::move(options), std::move(arena)));
+  RETURN_IF_ERROR(receiver->Grow(receiver->options_.arena_bytes).status());
+  RETURN_IF_ERROR(receiver->MakeRing());
   return receiver;
 }
 
-LaneReceiver::~LaneReceiver() { (void)Close(); }
+absl::Status LaneReceiver::MakeRing() {
+  const uint64_t bytes = options_.ring.slots * options_.ring.slot_bytes;
+  if (bytes == 0) return absl::OkStatus();
+  void* const memory =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED)
+    return ErrnoStatus(absl::StrCat("allocate a ring of ", bytes, " bytes"));
+  ring_memory_ = {static_cast<std::byte*>(memory), bytes};
+  ASSIGN_OR_RETURN(ring_, fabric_.Register(ring_memory_, transport::Access::kRemoteWrite));
+  return absl::OkStatus();
+}
+
+LaneReceiver::~LaneReceiver() {
+  (void)Close();
+  if (!ring_memory_.empty()) ::munmap(ring_memory_.data(), ring_memory_.size());
+}
+
+std::optional<v1::ArenaChunk> LaneReceiver::ring() const {
+  std::lock_guard lock(mutex_);
+  if (ring_ == nullptr) return std::nullopt;
+  return Describe(*ring_);
+}
 
 std::vector<v1::ArenaChunk> LaneReceiver::chunks() const {
   std::lock_guard lock(mutex_);
@@ -60,62 +100,150 @@ absl::StatusOr<std::vector<v1::ArenaChunk>> LaneReceiver::Grow(uint64_t bytes) {
   return added;
 }
 
-absl::Status LaneReceiver::Accept(std::unique_ptr<transport::Incoming> incoming) {
+absl::Status LaneReceiver::Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming) {
   {
     std::lock_guard lock(mutex_);
-    if (closed_ || connections_.size() >= kMaxConnections) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("a migration has at most ", kMaxConnections, " data connections"));
+    if (closed_ || number >= kMaxConnections || lanes_.contains(number)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("data connection ", number, " was refused: each of the first ",
+                       kMaxConnections, " comes once, before the restore"));
+    }
+    if (!options_.keys.empty() && number >= options_.keys.size()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("there is no key for data connection ", number));
     }
   }
   ASSIGN_OR_RETURN(std::unique_ptr<transport::Connection> connection,
                    incoming->Accept(Deadline::After(kAcceptTimeout)));
+  ASSIGN_OR_RETURN(std::unique_ptr<SealedChannel> channel,
+                   SealedChannel::Create(std::move(connection),
+                                         options_.keys.empty() ? nullptr : &options_.keys[number],
+                                         /*source=*/false));
   std::lock_guard lock(mutex_);
-  transport::Connection& serving = *connections_.emplace_back(std::move(connection));
-  threads_.emplace_back([this, &serving] { Serve(serving); });
+  Lane& lane = lanes_[number];
+  lane.channel = std::move(channel);
+  threads_.emplace_back([this, &lane] { Serve(lane); });
   return absl::OkStatus();
 }
 
-void LaneReceiver::Serve(transport::Connection& connection) {
-  uint64_t sequence = 0;
-  // A batch that does not check makes every flush after it fail; what is behind it is still taken
-  // off the wire.
-  absl::Status refused;
+void LaneReceiver::Serve(Lane& lane) {
   while (true) {
-    const absl::StatusOr<std::string> message = connection.Receive(Deadline::Never());
+    const absl::StatusOr<std::string> message = lane.channel->Receive(Deadline::Never());
     absl::Status status = message.status();
-    if (status.ok()) status = Apply(*message, connection, sequence, refused);
+    if (status.ok()) status = Apply(*message, lane);
     if (status.ok()) continue;
     std::lock_guard lock(mutex_);
     if (!closed_) {
       if (failed_.ok()) failed_ = status;
-      spdlog::warn("data connection {}: {}", connection.description(), status.ToString());
+      spdlog::warn("data connection {}: {}", lane.channel->connection().description(),
+                   status.ToString());
     }
+    lane.channel->connection().Shutdown();
     return;
   }
 }
 
-absl::Status LaneReceiver::Apply(absl::string_view message, transport::Connection& connection,
-                                 uint64_t& sequence, absl::Status& refused) {
+absl::Status LaneReceiver::Apply(absl::string_view message, Lane& lane) {
   ASSIGN_OR_RETURN(const Batch batch, DecodeBatch(message));
-  if (batch.sequence != ++sequence) {
+  if (batch.sequence != ++lane.sequence) {
     return absl::DataLossError(
-        absl::StrCat("batch ", batch.sequence, " came instead of ", sequence));
+        absl::StrCat("batch ", batch.sequence, " came instead of ", lane.sequence));
   }
-  for (const BatchRun& run : batch.runs) {
-    const absl::Status placed =
-        run.zero ? arena_->PlaceZero(run.run) : arena_->Place(run.run, run.slot, run.hash);
-    if (!placed.ok() && refused.ok()) {
-      refused = placed;
-      spdlog::warn("data connection {}: {}", connection.description(), placed.ToString());
+  // One that does not check is told to the source, which sends its pages again.
+  if (const absl::Status landed = Land(batch, lane); !landed.ok()) {
+    spdlog::warn("data connection {}: batch {}: {}", lane.channel->connection().description(),
+                 batch.sequence, landed.ToString());
+    if (lane.answer.refused.empty()) lane.answer.error = std::string(landed.message());
+    lane.answer.refused.push_back(batch.sequence);
+    if (lane.answer.refused.size() > kMaxRefused) return landed;
+  }
+  if (!batch.answer) return absl::OkStatus();
+  lane.answer.sequence = batch.sequence;
+  const std::string answer = EncodeAnswer(lane.answer);
+  lane.answer = Answer();
+  return lane.channel->Send(answer, Deadline::After(kAnswerTimeout)).status();
+}
+
+// All of a batch or nothing counts: what of it has landed when a part is refused comes again.
+absl::Status LaneReceiver::Land(const Batch& batch, Lane& lane) {
+  if (lane.channel->sealed() && batch.encoding == Encoding::kInPlace) {
+    for (const BatchRun& run : batch.runs) {
+      if (run.content == BatchRun::Content::kZero) continue;
+      return absl::DataLossError("pages came unsealed on a sealed connection");
     }
   }
-  if (!batch.flush) return absl::OkStatus();
-  Answer answer;
-  answer.sequence = batch.sequence;
-  answer.ok = refused.ok();
-  answer.error = std::string(refused.message());
-  return connection.Send(EncodeAnswer(answer), Deadline::After(kAnswerTimeout)).status();
+  absl::Status status;
+  if (batch.encoding != Encoding::kInPlace) status = Unpack(batch, lane);
+  for (const BatchRun& run : batch.runs) {
+    if (!status.ok()) return status;
+    switch (run.content) {
+      case BatchRun::Content::kBytes:
+        status = arena_->Place(run.run, run.slot, run.hash);
+        break;
+      case BatchRun::Content::kZero:
+        status = arena_->PlaceZero(run.run);
+        break;
+      case BatchRun::Content::kCopy:
+        status = PlaceCopy(run);
+        break;
+    }
+  }
+  return status;
+}
+
+absl::Status LaneReceiver::PlaceCopy(const BatchRun& run) {
+  ASSIGN_OR_RETURN(const std::span<std::byte> from, arena_->Slots(run.from, run.run.pages));
+  ASSIGN_OR_RETURN(const std::span<std::byte> to, arena_->Slots(run.slot, run.run.pages));
+  std::memmove(to.data(), from.data(), to.size());
+  return arena_->Place(run.run, run.slot, checkpoint::HashPages(to));
+}
+
+// From the ring into the arena.
+absl::Status LaneReceiver::Unpack(const Batch& batch, Lane& lane) {
+  const RingOptions& ring = options_.ring;
+  if (batch.ring_slot >= ring.slots || batch.packed_bytes > ring.slot_bytes) {
+    return absl::DataLossError(absl::StrCat("batch ", batch.sequence, " lies outside the ring"));
+  }
+  std::span<std::byte> bytes =
+      ring_memory_.subspan(batch.ring_slot * ring.slot_bytes, batch.packed_bytes);
+  // All pieces of the arena that it fills, checked before the first byte is written.
+  std::vector<std::span<std::byte>> pieces;
+  uint64_t size = 0;
+  for (const BatchRun& run : batch.runs) {
+    if (run.content != BatchRun::Content::kBytes) continue;
+    ASSIGN_OR_RETURN(const std::span<std::byte> piece, arena_->Slots(run.slot, run.run.pages));
+    pieces.push_back(piece);
+    size += piece.size();
+  }
+  if (size > ring.slot_bytes) {
+    return absl::DataLossError(absl::StrCat("batch ", batch.sequence, " unpacks to ", size,
+                                            " bytes, more than a slot of the ring"));
+  }
+  if (lane.channel->sealed()) {
+    lane.unsealed.resize(ring.slot_bytes);
+    const std::span<std::byte> open = std::span(lane.unsealed).first(bytes.size());
+    RETURN_IF_ERROR(lane.channel->OpenPages(batch.sequence, bytes, open, batch.tag));
+    bytes = open;
+  }
+  if (batch.encoding == Encoding::kRingLz4) {
+    lane.unpacked.resize(ring.slot_bytes);
+    const int got = LZ4_decompress_safe(reinterpret_cast<const char*>(bytes.data()),
+                                        reinterpret_cast<char*>(lane.unpacked.data()),
+                                        static_cast<int>(bytes.size()), static_cast<int>(size));
+    if (got < 0 || static_cast<uint64_t>(got) != size) {
+      return absl::DataLossError(absl::StrCat("batch ", batch.sequence, " cannot be unpacked"));
+    }
+    bytes = std::span(lane.unpacked).first(size);
+  }
+  if (bytes.size() != size) {
+    return absl::DataLossError(
+        absl::StrCat("batch ", batch.sequence, " has ", bytes.size(), " bytes for runs of ", size));
+  }
+  for (const std::span<std::byte> piece : pieces) {
+    std::memcpy(piece.data(), bytes.data(), piece.size());
+    bytes = bytes.subspan(piece.size());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status LaneReceiver::Close() {
@@ -123,13 +251,14 @@ absl::Status LaneReceiver::Close() {
   {
     std::lock_guard lock(mutex_);
     closed_ = true;
-    for (auto& connection : connections_) connection->Shutdown();
+    for (auto& [number, lane] : lanes_) lane.channel->connection().Shutdown();
     threads = std::move(threads_);
   }
   for (std::thread& thread : threads) thread.join();
   std::lock_guard lock(mutex_);
-  connections_.clear();
+  lanes_.clear();
   regions_.clear();
+  ring_.reset();
   return failed_;
 }
 

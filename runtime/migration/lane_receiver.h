@@ -1,33 +1,53 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "checkpoint/arena.h"
+#include "runtime/migration/batch.h"
+#include "runtime/migration/sealed_channel.h"
 #include "runtime/proto/starling.pb.h"
 #include "transport/fabric.h"
 
 namespace starling::migration {
 
-// The target's end of a migration's data connections: the arena, registered chunk by chunk, and a
-// thread for each connection that checks what every batch says against what lies there.
-// Thread-safe.
+// The landing ring that a source asked for: slots for batches that are packed or sealed.
+struct RingOptions {
+  uint32_t slots = 0;  // 0: none
+  uint64_t slot_bytes = 0;
+};
+
+// The target's end of a migration's data connections: the arena, registered chunk by chunk, the
+// landing ring, and a thread for each connection that decodes what came through the ring and checks
+// what every batch says against what lies there. Thread-safe.
 class LaneReceiver {
  public:
-  // An arena with room for at least `bytes`, kept in `images_dir` (see checkpoint::Arena; empty: in memory alone).
-  static absl::StatusOr<std::unique_ptr<LaneReceiver>> Create(transport::Fabric& fabric, uint64_t bytes,
-                                                              const std::string& images_dir);
+  struct Options {
+    uint64_t arena_bytes = 0;  // at least
+    std::string images_dir;    // see checkpoint::Arena; empty: in memory alone
+    RingOptions ring;
+    std::vector<ChannelKeys> keys;  // of the data connections by their numbers; none: plain
+  };
+  // Errors: kInvalidArgument for a ring beyond what a source may ask for; kResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<LaneReceiver>> Create(transport::Fabric& fabric,
+                                                              Options options);
   ~LaneReceiver();
 
   std::vector<v1::ArenaChunk> chunks() const;
+  // Nothing where there is no ring.
+  std::optional<v1::ArenaChunk> ring() const;
   // At least `bytes` more. kResourceExhausted when there is no memory for it.
   absl::StatusOr<std::vector<v1::ArenaChunk>> Grow(uint64_t bytes);
 
-  // Takes one more data connection.
-  absl::Status Accept(std::unique_ptr<transport::Incoming> incoming);
+  // Takes one more data connection, the source's `number`th from 0 on. Each comes once.
+  absl::Status Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming);
 
   // Ends the connections and takes the arena's registration back, so that nobody can write to it
   // any more. The first error of any connection, if there was one.
@@ -36,20 +56,35 @@ class LaneReceiver {
   const checkpoint::Arena& arena() const { return *arena_; }
 
  private:
-  LaneReceiver(transport::Fabric& fabric, std::unique_ptr<checkpoint::Arena> arena)
-      : fabric_(fabric), arena_(std::move(arena)) {}
+  // What one connection's thread knows.
+  struct Lane {
+    std::unique_ptr<SealedChannel> channel;
+    uint64_t sequence = 0;
+    Answer answer;  // the next one
+    std::vector<std::byte> unsealed;
+    std::vector<std::byte> unpacked;
+  };
 
-  void Serve(transport::Connection& connection);
-  absl::Status Apply(absl::string_view message, transport::Connection& connection,
-                     uint64_t& sequence, absl::Status& refused);
+  LaneReceiver(transport::Fabric& fabric, Options options, std::unique_ptr<checkpoint::Arena> arena)
+      : fabric_(fabric), options_(std::move(options)), arena_(std::move(arena)) {}
+
+  absl::Status MakeRing();
+  void Serve(Lane& lane);
+  absl::Status Apply(absl::string_view message, Lane& lane);
+  absl::Status Land(const Batch& batch, Lane& lane);
+  absl::Status Unpack(const Batch& batch, Lane& lane);
+  absl::Status PlaceCopy(const BatchRun& run);
 
   transport::Fabric& fabric_;
+  const Options options_;
   std::unique_ptr<checkpoint::Arena> arena_;
+  std::span<std::byte> ring_memory_;
   mutable std::mutex mutex_;  // guards all below
   absl::Status failed_;
   bool closed_ = false;
+  std::unique_ptr<transport::MemoryRegion> ring_;
   std::vector<std::unique_ptr<transport::MemoryRegion>> regions_;
-  std::vector<std::unique_ptr<transport::Connection>> connections_;
+  std::map<uint32_t, Lane> lanes_;  // by the source's numbers
   std::vector<std::thread> threads_;
 };
 

@@ -1,17 +1,15 @@
 #pragma once
 
-#include <atomic>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "checkpoint/page_stream.h"
-#include "checkpoint/slot_map.h"
 #include "runtime/config.h"
-#include "runtime/migration/batch.h"
+#include "runtime/migration/arena_slots.h"
+#include "runtime/migration/lane_writer.h"
 #include "runtime/proto/starling.pb.h"
 #include "transport/fabric.h"
 
@@ -20,78 +18,55 @@ namespace starling::migration {
 struct LaneOptions {
   int queue_pairs = 2;               // connections that slabs are dealt to in turn
   uint64_t slab_bytes = 512 * 1024;  // one slab is one batch
-  int slabs = 16;                    // registered once, shared by all connections
+  int slabs = 16;                    // registered once, dealt out to the connections
+  bool compress = true;              // where it pays and the target has a ring
 };
 LaneOptions LaneOptionsFrom(const Config::Data& data);
 
-// Where a source's pages go: slabs of registered memory, written by RDMA into the slots of the
-// target's arena, each followed by a batch message that says what they are. One thread at a time,
-// but Shutdown() and bytes_sent() from any.
+// What a target is asked for beside the arena, so that batches may be packed or sealed.
+inline constexpr uint32_t kRingSlotsPerLane = 4;
+// Keys of the data connections in their order; none: the stream is plain.
+using StreamKeys = std::vector<ChannelKeys>;
+
+// Where a source's pages go: over several connections, each with a writer of its own. As a lane it
+// gives each batch to the next of them. bytes_sent() and Shutdown() from any thread.
 class LaneSink final : public checkpoint::PageSink {
  public:
-  // Asks the target for `bytes` more of arena.
-  using Grow = std::function<absl::StatusOr<std::vector<v1::ArenaChunk>>(uint64_t bytes)>;
-
-  static absl::StatusOr<std::shared_ptr<LaneSink>> Connect(transport::Fabric& fabric,
-                                                           const LaneOptions& options,
-                                                           const v1::ReserveResponse& granted,
-                                                           Grow grow, Deadline deadline);
+  static absl::StatusOr<std::shared_ptr<LaneSink>> Connect(
+      transport::Fabric& fabric, const LaneOptions& options, const v1::ReserveResponse& granted,
+      ArenaSlots::Grow grow, const StreamKeys& keys, Deadline deadline);
   ~LaneSink() override;
 
   absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) override;
-  absl::Status Put(const checkpoint::PageRun& run) override;
+  absl::Status Put(const checkpoint::PageRun& run) override { return PutAll({&run, 1}); }
   absl::Status PutAll(std::span<const checkpoint::PageRun> runs) override;
-  void Discard() override;
+  void Discard() override {}
   absl::Status PutZero(const checkpoint::PageRun& run) override;
-  absl::Status Flush(Deadline deadline) override;
 
-  // Called now and then with bytes_sent(), on the thread that puts.
-  void SetProgress(std::function<void(uint64_t)> progress) { progress_ = std::move(progress); }
+  std::span<checkpoint::PageLane* const> lanes() override { return lanes_; }
+  absl::StatusOr<std::vector<checkpoint::PageRun>> Flush(Deadline deadline) override;
+
+  // Called now and then with bytes_sent(), on one of the threads that put.
+  void SetProgress(std::function<void(uint64_t)> progress);
+  void DamageNextPage() { writers_.front()->DamageNextPage(); }
+  bool sealed() const { return sealed_; }
+  LaneCounts counts() const;  // while nobody puts
   uint64_t bytes_sent() const;
   void Shutdown();
 
  private:
-  struct Lane {
-    std::unique_ptr<transport::Connection> connection;
-    uint64_t sequence = 0;
-  };
-  struct Slab {
-    std::span<std::byte> memory;
-    std::unique_ptr<transport::MemoryRegion> region;
-    // The message behind its last batch: it may be written to again once that has completed.
-    size_t lane = 0;
-    uint64_t message = 0;
-  };
-  struct Chunk {
-    uint64_t first_slot = 0;
-    uint64_t slots = 0;
-    uint64_t address = 0;
-    uint32_t rkey = 0;
-  };
+  explicit LaneSink(ArenaSlots::Grow grow) : slots_(std::move(grow)) {}
+  LaneWriter& Current() { return *writers_[turn_]; }
+  absl::Status NextIfFull();
+  void Tell();
 
-  LaneSink(const LaneOptions& options, Grow grow) : options_(options), grow_(std::move(grow)) {}
-
-  absl::Status AddChunk(const v1::ArenaChunk& chunk);
-  absl::Status WriteSlots(uint64_t slot, uint64_t pages, size_t slab_offset);
-  absl::Status SendBatch(bool flush);
-  // Sends a batch that is full of runs; the rest of its slab stays in use.
-  absl::Status SendBatchWithinSlab();
-  Slab& CurrentSlab() { return slabs_[current_]; }
-
-  const LaneOptions options_;
-  Grow grow_;
+  ArenaSlots slots_;
+  bool sealed_ = false;
+  std::vector<std::unique_ptr<LaneWriter>> writers_;
+  std::vector<checkpoint::PageLane*> lanes_;
+  size_t turn_ = 0;
+  std::mutex mutex_;  // guards the two below
   std::function<void(uint64_t)> progress_;
-  std::byte* pool_ = nullptr;
-  size_t pool_bytes_ = 0;
-  std::vector<Slab> slabs_;
-  std::vector<Lane> lanes_;
-  std::vector<Chunk> chunks_;
-  checkpoint::SlotMap slots_;
-  size_t current_ = 0;         // slab being filled
-  bool current_free_ = false;  // it has been waited for
-  size_t used_ = 0;            // bytes of it that are in the batch
-  size_t lane_ = 0;            // the connection of the batch being made
-  Batch batch_;
   TimePoint told_{};
 };
 

@@ -47,8 +47,8 @@ TrackerFacts FactsFor(const std::string& cgroup, const checkpoint::CriuFacts& cr
 absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const TrackerFacts& facts) {
   if (wanted == "auto") {
     if (!facts.soft_dirty || facts.shared_bytes > kMostSharedBytes) return "criu-predump";
-    // pagemap-scan is for those who ask for it by name: an agent that is killed in the middle of the
-    // call that it injects takes the component with it.
+    // pagemap-scan is for those who ask for it by name: an agent that is killed in the middle of
+    // the call that it injects takes the component with it.
     return "soft-dirty";
   }
   const auto refused = [&](absl::string_view why) {
@@ -85,6 +85,7 @@ std::unique_ptr<checkpoint::PageSource> MakeSource(SourceParts parts) {
   checkpoint::MemorySource::Options options;
   options.version = parts.criu;
   options.folder = parts.folder;
+  options.threads = parts.threads;
   options.max_rate_bytes_per_s = parts.max_rate_bytes_per_s;
   options.flush_timeout = parts.step_timeout;
   return std::make_unique<checkpoint::MemorySource>(std::move(options), std::move(tracker),

@@ -35,6 +35,7 @@ struct SourceParts {
   checkpoint::CriuVersion criu;
   std::string folder;  // of images
   std::string cgroup;
+  int threads = 1;                  // that read
   double max_rate_bytes_per_s = 0;  // 0: no limit
   Duration step_timeout{};
   checkpoint::CriuWorker pre_dump;

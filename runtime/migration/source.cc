@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "base/units.h"
+#include "checkpoint/sent_pages.h"
 #include "predictor/rate_estimator.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/make_source.h"
@@ -31,6 +32,8 @@ constexpr double kArenaSlack = 1.125;
 constexpr uint64_t kArenaSpare = 16 * kMiB;
 // Between two looks at how far the memory of the last move has come.
 constexpr auto kLookAgain = std::chrono::milliseconds(20);
+// Times that pages of the frozen component are sent before the migration is called off.
+constexpr int kMostAttempts = 3;
 // How long a target is told of an abort before its lease is left to tell it.
 constexpr auto kAbortTimeout = std::chrono::seconds(2);
 
@@ -180,6 +183,11 @@ absl::Status SourceMigration::Reserve() {
                           kArenaSpare);
   reserve.set_source_host(host_.config.host);
   reserve.set_source_address(host_.config.control.listen);
+  const LaneOptions lanes = LaneOptionsFrom(host_.config.data);
+  if (lanes.compress) {
+    reserve.set_ring_slots(static_cast<uint32_t>(lanes.queue_pairs) * kRingSlotsPerLane);
+    reserve.set_ring_slot_bytes(lanes.slab_bytes);
+  }
   ASSIGN_OR_RETURN(const v1::ReserveResponse granted, peer_->Reserve(reserve, StepDeadline()));
   granted_ = true;
 
@@ -191,8 +199,7 @@ absl::Status SourceMigration::Reserve() {
     return std::vector<v1::ArenaChunk>(response.chunks().begin(), response.chunks().end());
   };
   ASSIGN_OR_RETURN(std::shared_ptr<LaneSink> sink,
-                   LaneSink::Connect(*host_.fabric, LaneOptionsFrom(host_.config.data), granted,
-                                     grow, StepDeadline()));
+                   LaneSink::Connect(*host_.fabric, lanes, granted, grow, {}, StepDeadline()));
   sink->SetProgress([this](uint64_t sent) {
     board_->Update(
         [&](v1::MigrationProgress& progress) { progress.set_bytes_sent(sent + image_bytes_); });
@@ -278,6 +285,7 @@ absl::Status SourceMigration::PreCopy() {
   parts.criu = host_.criu->version;
   parts.folder = images_;
   parts.cgroup = cgroup_;
+  parts.threads = host_.config.migration.capture_threads;
   parts.max_rate_bytes_per_s = request_.max_rate_bytes_per_s();
   parts.step_timeout = host_.config.migration.step_timeout;
   parts.pre_dump = [this](checkpoint::CriuWork work) { return PreDump(std::move(work)); };
@@ -320,7 +328,8 @@ absl::Status SourceMigration::PreCopy() {
     RETURN_IF_ERROR(StillWanted());
     RETURN_IF_ERROR(
         Annotate(round.status(), absl::StrCat("pre-copy round ", facts.rounds_done + 1)));
-    RETURN_IF_ERROR(sink_->Flush(StepDeadline()));
+    ASSIGN_OR_RETURN(const std::vector<checkpoint::PageRun> refused, sink_->Flush(StepDeadline()));
+    source_->Resend(refused);
     const Duration took = Clock::now() - round_began;
     spdlog::info("migration {}: round {}: {} pages sent, {} zero, {} unchanged; paused {:.1f} ms{}",
                  row_.id, facts.rounds_done + 1, round->pages_sent, round->pages_zero,
@@ -391,7 +400,7 @@ absl::Status SourceMigration::Capture() {
   AddPhase("send", round.sending);
   AddPhase("dump", Clock::now() - start);
   start = Clock::now();
-  RETURN_IF_ERROR(sink_->Flush(StepDeadline()));
+  RETURN_IF_ERROR(FlushFrozen());
   AddPhase("flush", Clock::now() - start);
   start = Clock::now();
   hold_.At("source-images");
@@ -402,6 +411,27 @@ absl::Status SourceMigration::Capture() {
   RETURN_IF_ERROR(
       host_.journal.Advance(row_.id, MigrationState::kFrozen, MigrationState::kCaptured));
   return StillWanted();
+}
+
+// What did not come through whole is read again from the frozen component.
+absl::Status SourceMigration::FlushFrozen() {
+  for (int attempt = 1;; ++attempt) {
+    ASSIGN_OR_RETURN(const std::vector<checkpoint::PageRun> refused, sink_->Flush(StepDeadline()));
+    if (refused.empty()) return absl::OkStatus();
+    if (attempt == kMostAttempts) {
+      return absl::DataLossError(absl::StrCat(refused.size(),
+                                              " runs of pages did not come through "
+                                              "whole in ",
+                                              attempt, " attempts"));
+    }
+    ASSIGN_OR_RETURN(const auto memory, checkpoint::OpenCgroupMemory(cgroup_));
+    checkpoint::RoundReport report;
+    for (const checkpoint::PageRun& run : refused) {
+      RETURN_IF_ERROR(checkpoint::SendFrozen(*memory, run, *sink_, report));
+    }
+    host_.Event(row_.component, "resent",
+                absl::StrCat(report.pages_sent, " pages did not come through whole"));
+  }
 }
 
 absl::Status SourceMigration::Restore() {

@@ -67,6 +67,7 @@ class SourceMigration {
   absl::Status StageDump(checkpoint::CriuWork work);
   absl::Status Dump();
   absl::Status WaitUntilWhole();
+  absl::Status FlushFrozen();
   void KeepLease();
   absl::Status StillWanted() const;
   void Enter(v1::Step step, absl::string_view message);

@@ -139,8 +139,11 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   if (::getrandom(ghost->token.data(), kTokenBytes, 0) != static_cast<ssize_t>(kTokenBytes)) {
     return ErrnoStatus("make a token");
   }
-  ASSIGN_OR_RETURN(ghost->receiver,
-                   LaneReceiver::Create(*host_.fabric, request.arena_bytes(), ghost->images));
+  LaneReceiver::Options receiver;
+  receiver.arena_bytes = request.arena_bytes();
+  receiver.images_dir = ghost->images;
+  receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
+  ASSIGN_OR_RETURN(ghost->receiver, LaneReceiver::Create(*host_.fabric, std::move(receiver)));
   // Namespaces, cgroup and network device are made now, not inside the blackout.
   keeper::StartKeeperOptions start = agent::KeeperOptions(host_.config);
   start.spec = request.spec();
@@ -152,6 +155,10 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   ghost->copy = std::make_shared<agent::Copy>(ghost->row.component, socket);
   v1::ReserveResponse response;
   for (const v1::ArenaChunk& chunk : ghost->receiver->chunks()) *response.add_chunks() = chunk;
+  if (const auto ring = ghost->receiver->ring()) {
+    *response.mutable_ring() = *ring;
+    response.set_ring_slots(request.ring_slots());
+  }
   response.set_data_address(host_.config.data.listen);
   response.set_token(ghost->token);
   response.set_lease_s(Seconds(host_.config.migration.lease));
@@ -401,7 +408,10 @@ void Targets::AcceptLoop(const std::stop_token& stop) {
       incoming->reset();
       continue;
     }
-    if (const absl::Status status = ghost->receiver->Accept(std::move(*incoming)); !status.ok()) {
+    const absl::string_view number = (*incoming)->private_data().substr(kTokenBytes, 1);
+    const uint32_t lane = number.empty() ? 0 : static_cast<uint8_t>(number[0]);
+    if (const absl::Status status = ghost->receiver->Accept(lane, std::move(*incoming));
+        !status.ok()) {
       spdlog::warn("migration {}: data connection: {}", ghost->row.id, status.ToString());
     }
   }

@@ -62,8 +62,8 @@ class ArenaTest : public ::testing::Test {
     return content;
   }
 
-  // One image as CRIU reads it: entries ascend, the pages file has the pages of the present ones one
-  // after another, and those of the parent's are looked up there.
+  // One image as CRIU reads it: entries ascend, the pages file has the pages of the present ones
+  // one after another, and those of the parent's are looked up there.
   std::map<uint64_t, uint32_t> ReadImages(const AddressSpace& space) {
     const std::string pagemap_path = absl::StrCat(folder_, "/", PagemapFileName(space));
     const Pagemap pagemap = DecodePagemap(ReadFile(pagemap_path).value()).value();
@@ -95,7 +95,8 @@ class ArenaTest : public ::testing::Test {
 
   uint32_t ReadParent(const AddressSpace& space, uint64_t page) {
     const std::string parent = absl::StrCat(folder_, "/parent/");
-    const Pagemap pagemap = DecodePagemap(ReadFile(parent + PagemapFileName(space)).value()).value();
+    const Pagemap pagemap =
+        DecodePagemap(ReadFile(parent + PagemapFileName(space)).value()).value();
     size_t offset = 0;
     uint64_t last_end = 0;
     for (const PagemapEntry& entry : pagemap.entries) {

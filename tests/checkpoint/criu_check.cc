@@ -367,7 +367,7 @@ absl::Status Check::Run() {
   Say("tracker %s", source.tracker_name());
   for (int round = 1; round <= arguments_.rounds; ++round) {
     ASSIGN_OR_RETURN(const RoundReport report, source.Round(sink));
-    RETURN_IF_ERROR(sink.Flush(Deadline::Never()));
+    RETURN_IF_ERROR(sink.Flush(Deadline::Never()).status());
     Say("round %d: %u pages sent, %u zero, %u unchanged, %.1f ms (listing %.1f), paused %.1f ms",
         round, report.pages_sent, report.pages_zero, report.pages_unchanged,
         Milliseconds(report.elapsed), Milliseconds(report.listing), Milliseconds(report.paused));
@@ -383,7 +383,7 @@ absl::Status Check::Run() {
   RETURN_IF_ERROR(source.Stage());
   if (arguments_.tracker != "criu-predump") RETURN_IF_ERROR(sandbox_->Freeze());
   ASSIGN_OR_RETURN(const FinalList list, source.Final(sink, report));
-  RETURN_IF_ERROR(sink.Flush(Deadline::Never()));
+  RETURN_IF_ERROR(sink.Flush(Deadline::Never()).status());
   Say("final: %u pages sent (%u by CRIU, %u of them shared), %u zero, %u unchanged, %.1f ms "
       "(listing %.1f, sending %.1f)",
       report.pages_sent, report.pages_from_criu, report.pages_shared, report.pages_zero,

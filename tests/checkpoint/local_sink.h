@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <utility>
+#include <vector>
 
 #include "base/status.h"
 #include "checkpoint/arena.h"
@@ -16,38 +18,71 @@ namespace starling::checkpoint {
 // and hashes as over a fabric.
 class LocalSink : public PageSink {
  public:
-  explicit LocalSink(Arena& arena, size_t room_pages = 64)
-      : arena_(arena), room_pages_(room_pages), room_(new std::byte[room_pages * kPageSize]) {}
+  explicit LocalSink(Arena& arena, size_t room_pages = 64, size_t lanes = 1) : arena_(arena) {
+    for (size_t i = 0; i < lanes; ++i) {
+      own_.push_back(std::make_unique<Lane>(*this, room_pages));
+      lanes_.push_back(own_.back().get());
+    }
+  }
 
   absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) override {
-    return std::span(room_.get(), std::min(pages, room_pages_) * kPageSize);
+    return own_[0]->Acquire(pages);
   }
   void Discard() override {}
+  absl::Status Put(const PageRun& run) override { return own_[0]->Put(run); }
+  absl::Status PutAll(std::span<const PageRun> runs) override { return own_[0]->PutAll(runs); }
+  absl::Status PutZero(const PageRun& run) override { return own_[0]->PutZero(run); }
 
-  absl::Status Put(const PageRun& run) override { return PutAll({&run, 1}); }
+  std::span<PageLane* const> lanes() override { return lanes_; }
 
-  absl::Status PutAll(std::span<const PageRun> runs) override {
-    const std::byte* from = room_.get();
-    for (const PageRun& run : runs) {
-      RETURN_IF_ERROR(PutFrom(run, from));
-      from += run.pages * kPageSize;
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status PutZero(const PageRun& run) override {
-    slots_.Zero(run);
-    return arena_.PlaceZero(run);
-  }
-
-  absl::Status Flush(Deadline) override {
+  absl::StatusOr<std::vector<PageRun>> Flush(Deadline) override {
     slots_.Recycle();
-    return absl::OkStatus();
+    return std::exchange(refuse_, {});
   }
 
+  // What the next flush returns, as if it had been damaged.
+  void Refuse(const PageRun& run) { refuse_.push_back(run); }
   uint64_t pages_put() const { return pages_put_; }
+  // By lane.
+  std::vector<uint64_t> pages_by_lane() const {
+    std::vector<uint64_t> pages;
+    for (const auto& lane : own_) pages.push_back(lane->pages);
+    return pages;
+  }
 
  private:
+  class Lane : public PageLane {
+   public:
+    Lane(LocalSink& sink, size_t room_pages)
+        : sink_(sink), room_pages_(room_pages), room_(new std::byte[room_pages * kPageSize]) {}
+    absl::StatusOr<std::span<std::byte>> Acquire(size_t wanted) override {
+      return std::span(room_.get(), std::min(wanted, room_pages_) * kPageSize);
+    }
+    void Discard() override {}
+    absl::Status Put(const PageRun& run) override { return PutAll({&run, 1}); }
+    absl::Status PutAll(std::span<const PageRun> runs) override {
+      const std::lock_guard lock(sink_.mutex_);
+      const std::byte* from = room_.get();
+      for (const PageRun& run : runs) {
+        RETURN_IF_ERROR(sink_.PutFrom(run, from));
+        from += run.pages * kPageSize;
+        pages += run.pages;
+      }
+      return absl::OkStatus();
+    }
+    absl::Status PutZero(const PageRun& run) override {
+      const std::lock_guard lock(sink_.mutex_);
+      sink_.slots_.Zero(run);
+      return sink_.arena_.PlaceZero(run);
+    }
+    uint64_t pages = 0;
+
+   private:
+    LocalSink& sink_;
+    const size_t room_pages_;
+    std::unique_ptr<std::byte[]> room_;
+  };
+
   absl::Status PutFrom(const PageRun& run, const std::byte* from) {
     while (slots_.Shortage(run) > 0) {
       RETURN_IF_ERROR(arena_.AddChunk().status());
@@ -67,10 +102,12 @@ class LocalSink : public PageSink {
   }
 
   Arena& arena_;
+  std::mutex mutex_;  // guards the slots and the count
   SlotMap slots_;
-  const size_t room_pages_;
-  std::unique_ptr<std::byte[]> room_;
   uint64_t pages_put_ = 0;
+  std::vector<std::unique_ptr<Lane>> own_;
+  std::vector<PageLane*> lanes_;
+  std::vector<PageRun> refuse_;
 };
 
 }  // namespace starling::checkpoint

@@ -21,6 +21,36 @@ namespace {
 
 constexpr int kPages = 32;
 
+// A tracker that is told which pages were written.
+class ToldTracker : public Tracker {
+ public:
+  ToldTracker(std::string cgroup, const std::vector<PageRange>& written)
+      : cgroup_(std::move(cgroup)), written_(written) {}
+  const char* name() const override { return "told"; }
+  absl::StatusOr<MemoryChanges> List() override {
+    MemoryChanges changes;
+    ASSIGN_OR_RETURN(auto processes, OpenProcesses(cgroup_));
+    for (auto& memory : processes) {
+      ProcessChanges process;
+      process.memory = std::move(memory);
+      std::vector<ResidentRange> scanned;
+      RETURN_IF_ERROR(ListResident(process, scanned));
+      process.is_new = known_.Learn(*process.memory);
+      process.changed = process.is_new ? process.resident : written_;
+      changes.processes.push_back(std::move(process));
+    }
+    return changes;
+  }
+  absl::StatusOr<MemoryChanges> ListLast() override { return List(); }
+  void Forget() override { known_.Clear(); }
+  void Sent(const AddressSpace&, uint64_t, std::span<const std::byte>) override {}
+
+ private:
+  const std::string cgroup_;
+  const std::vector<PageRange>& written_;
+  KnownProcesses known_;
+};
+
 // A source over the memory of a real child, with a CRIU that is played.
 class MemorySourceTest : public ::testing::Test {
  protected:
@@ -43,7 +73,7 @@ class MemorySourceTest : public ::testing::Test {
     ASSERT_TRUE(RemoveTree(folder_).ok());
   }
 
-  void Start(const std::function<void(int)>& body) {
+  void Start(const std::function<void(int)>& body, bool told = false) {
     child_.Start(body);
     std::ofstream(absl::StrCat(folder_, "/cgroup.procs")) << child_.pid() << "\n";
     space_ = {AddressSpace::Kind::kProcess, InnermostPid(child_.pid()).value()};
@@ -52,7 +82,7 @@ class MemorySourceTest : public ::testing::Test {
     options.folder = absl::StrCat(folder_, "/images");
     options.max_rate_bytes_per_s = max_rate_;
     source_ = std::make_unique<MemorySource>(
-        options, MakeHashTracker(folder_),
+        options, told ? std::make_unique<ToldTracker>(folder_, written_) : MakeHashTracker(folder_),
         Unstaged([this](CriuWork work) { return PlayCriu(std::move(work)); }),
         [this] { return OpenCgroupMemory(folder_); });
   }
@@ -119,6 +149,7 @@ class MemorySourceTest : public ::testing::Test {
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<LocalSink> sink_;
   std::unique_ptr<MemorySource> source_;
+  std::vector<PageRange> written_;
   std::vector<int> holes_, sent_;
   std::string parent_images_, inventory_;
   std::vector<char> answers_;
@@ -149,6 +180,60 @@ TEST_F(MemorySourceTest, RoundsBringTheArenaUpToDate) {
   EXPECT_EQ(sink_->pages_put() - before, report.pages_sent);
   EXPECT_GE(report.pages_sent, 3u);
   EXPECT_GE(report.pages_unchanged, 13u);
+}
+
+TEST_F(MemorySourceTest, PagesWrittenBeforeEveryRoundAreLeftForTheLast) {
+  Start(
+      [this](int step) {
+        const auto content = static_cast<char>('a' + step);
+        for (int page = 0; page < 4; ++page) Write(page, content);
+      },
+      /*told=*/true);
+  const auto round = [&](std::vector<PageRange> written) {
+    written_ = std::move(written);
+    child_.Step();
+    return source_->Round(*sink_).value();
+  };
+  const PageRange one = {Address(1), 1}, two = {Address(2), 1}, both = {Address(1), 2};
+  EXPECT_EQ(round({}).pages_deferred, 0u);
+  EXPECT_EQ(round({both}).pages_deferred, 0u) << "the first list says nothing of a page";
+  EXPECT_EQ(InArena(1), 'b');
+  EXPECT_EQ(round({{Address(0), 4}}).pages_deferred, 2u);
+  EXPECT_EQ(InArena(1), 'b');
+  EXPECT_EQ(InArena(0), 'c') << "written before this round alone";
+  EXPECT_EQ(round({both}).pages_deferred, 2u);
+  EXPECT_EQ(InArena(2), 'b');
+  EXPECT_EQ(round({two}).pages_deferred, 1u);
+  EXPECT_EQ(InArena(1), 'e') << "sent as soon as it rests";
+  ::kill(child_.pid(), SIGSTOP);
+  written_ = {one};
+  holes_ = {0, 1, 2, 3};
+  RoundReport report;
+  const auto list = source_->Final(*sink_, report);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(InArena(2), 'e') << "deferred, and sent although it was not written since";
+}
+
+TEST_F(MemorySourceTest, WhatWasDamagedOnItsWayComesAgain) {
+  Start([this](int) {
+    for (int page = 0; page < 4; ++page) Write(page, 'a');
+  });
+  child_.Step();
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  const std::vector<PageRun> damaged = {{space_, Address(1), 2}};
+  source_->Resend(damaged);
+  const RoundReport again = source_->Round(*sink_).value();
+  EXPECT_EQ(again.pages_sent, 2u);
+  // And what is damaged in the last round is read from the frozen component.
+  ::kill(child_.pid(), SIGSTOP);
+  source_->Resend(damaged);
+  sink_->Refuse(damaged[0]);
+  holes_ = {0, 1, 2, 3};
+  RoundReport report;
+  const uint64_t before = sink_->pages_put();
+  const auto list = source_->Final(*sink_, report);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(sink_->pages_put() - before, 2u + 2u + report.pages_from_criu);
 }
 
 TEST_F(MemorySourceTest, FinalSendsTheRestAndTakesCriusListAsTheAuthority) {

@@ -12,15 +12,24 @@ using checkpoint::AddressSpace;
 Batch SomeBatch() {
   Batch batch;
   batch.sequence = 7;
-  batch.flush = true;
+  batch.answer = true;
+  batch.encoding = Encoding::kInPlace;
+  batch.ring_slot = 3;
+  batch.packed_bytes = 1234;
+  batch.tag[15] = 7;
   BatchRun data;
   data.run = {{AddressSpace::Kind::kProcess, 1001}, 0x7f0000001000, 12};
   data.slot = 99;
   data.hash = 0x0123456789abcdef;
   BatchRun zero;
   zero.run = {{AddressSpace::Kind::kSharedMemory, 3}, 0, 1};
-  zero.zero = true;
-  batch.runs = {data, zero};
+  zero.content = BatchRun::Content::kZero;
+  BatchRun copy;
+  copy.run = {{AddressSpace::Kind::kProcess, 1001}, 0x7f0000101000, 2};
+  copy.content = BatchRun::Content::kCopy;
+  copy.slot = 111;
+  copy.from = 101;
+  batch.runs = {data, zero, copy};
   return batch;
 }
 
@@ -29,7 +38,11 @@ TEST(Batch, ComesBackAsItWas) {
   const auto decoded = DecodeBatch(EncodeBatch(batch));
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(decoded->sequence, batch.sequence);
-  EXPECT_EQ(decoded->flush, batch.flush);
+  EXPECT_EQ(decoded->answer, batch.answer);
+  EXPECT_EQ(decoded->encoding, batch.encoding);
+  EXPECT_EQ(decoded->ring_slot, batch.ring_slot);
+  EXPECT_EQ(decoded->packed_bytes, batch.packed_bytes);
+  EXPECT_EQ(decoded->tag, batch.tag);
   EXPECT_EQ(decoded->runs, batch.runs);
 }
 
@@ -82,17 +95,30 @@ TEST(Batch, TakesAnyBytesWithoutHarm) {
   }
 }
 
+TEST(Batch, RefusesCopiesOfWhatIsNotInPlace) {
+  Batch batch = SomeBatch();
+  batch.encoding = Encoding::kRingLz4;
+  EXPECT_FALSE(DecodeBatch(EncodeBatch(batch)).ok());
+  batch.runs.pop_back();
+  EXPECT_TRUE(DecodeBatch(EncodeBatch(batch)).ok());
+  batch.encoding = static_cast<Encoding>(3);
+  EXPECT_FALSE(DecodeBatch(EncodeBatch(batch)).ok());
+}
+
 TEST(Answer, ComesBackAsItWasAndIsCutToItsLimit) {
   Answer answer;
   answer.sequence = 3;
+  answer.refused = {1, 3};
   answer.error = std::string(2000, 'e');
   const auto decoded = DecodeAnswer(EncodeAnswer(answer));
   ASSERT_TRUE(decoded.ok());
   EXPECT_EQ(decoded->sequence, 3u);
-  EXPECT_FALSE(decoded->ok);
+  EXPECT_EQ(decoded->refused, answer.refused);
   EXPECT_EQ(decoded->error, std::string(512, 'e'));
   EXPECT_FALSE(DecodeAnswer("").ok());
   EXPECT_FALSE(DecodeAnswer(EncodeBatch(SomeBatch())).ok());
+  answer.refused.resize(kMaxRefused + 1);
+  EXPECT_FALSE(DecodeAnswer(EncodeAnswer(answer)).ok());
 }
 
 }  // namespace

@@ -22,12 +22,31 @@ constexpr AddressSpace kSpace = {AddressSpace::Kind::kProcess, 1000};
 
 class LaneTest : public testing::Test {
  protected:
+  struct How {
+    uint64_t slab_bytes = 64 * 1024;
+    bool sealed = false;
+    bool ring = false;
+  };
+  void Open(const transport::FakeFaults& faults, uint64_t arena_bytes, int queue_pairs) {
+    Open(faults, arena_bytes, queue_pairs, How());
+  }
   void Open(const transport::FakeFaults& faults, uint64_t arena_bytes, int queue_pairs,
-            uint64_t slab_bytes = 64 * 1024) {
+            const How& how) {
     network_ = std::make_unique<transport::FakeNetwork>(faults);
     here_ = network_->Open("10.0.0.1");
     there_ = network_->Open("10.0.0.2");
-    auto receiver = LaneReceiver::Create(*there_, arena_bytes, "");
+    LaneReceiver::Options receiving;
+    receiving.arena_bytes = arena_bytes;
+    if (how.ring || how.sealed) {
+      receiving.ring = {static_cast<uint32_t>(queue_pairs) * kRingSlotsPerLane, how.slab_bytes};
+    }
+    for (int i = 0; how.sealed && i < queue_pairs; ++i) {
+      ChannelKeys& keys = receiving.keys.emplace_back();
+      keys.to_target.fill(static_cast<uint8_t>(i + 1));
+      keys.to_source.fill(static_cast<uint8_t>(i + 101));
+    }
+    const StreamKeys keys = receiving.keys;
+    auto receiver = LaneReceiver::Create(*there_, std::move(receiving));
     ASSERT_TRUE(receiver.ok()) << receiver.status();
     receiver_ = *std::move(receiver);
     auto listener = there_->Listen("10.0.0.2", 7401);
@@ -36,7 +55,8 @@ class LaneTest : public testing::Test {
       for (int i = 0; i < queue_pairs; ++i) {
         auto incoming = (*listener)->Next(Deadline::After(std::chrono::seconds(20)));
         if (!incoming.ok()) return;
-        EXPECT_TRUE(receiver_->Accept(*std::move(incoming)).ok());
+        const auto number = static_cast<uint32_t>((*incoming)->private_data()[7]);
+        EXPECT_TRUE(receiver_->Accept(number, *std::move(incoming)).ok());
       }
     });
     v1::ReserveResponse granted;
@@ -45,10 +65,14 @@ class LaneTest : public testing::Test {
     granted.set_token("a token");
     LaneOptions options;
     options.queue_pairs = queue_pairs;
-    options.slab_bytes = slab_bytes;
+    options.slab_bytes = how.slab_bytes;
     options.slabs = 4;
+    if (const auto ring = receiver_->ring()) {
+      *granted.mutable_ring() = *ring;
+      granted.set_ring_slots(static_cast<uint32_t>(queue_pairs) * kRingSlotsPerLane);
+    }
     auto sink = LaneSink::Connect(
-        *here_, options, granted, [this](uint64_t bytes) { return receiver_->Grow(bytes); },
+        *here_, options, granted, [this](uint64_t bytes) { return receiver_->Grow(bytes); }, keys,
         Deadline::After(std::chrono::seconds(20)));
     acceptor.join();
     ASSERT_TRUE(sink.ok()) << sink.status();
@@ -115,8 +139,9 @@ TEST_F(LaneTest, LandsEveryPageOverSeveralConnectionsAndRounds) {
       }
       page += pages;
     }
-    const absl::Status flushed = sink_->Flush(Soon());
-    ASSERT_TRUE(flushed.ok()) << flushed;
+    const auto flushed = sink_->Flush(Soon());
+    ASSERT_TRUE(flushed.ok()) << flushed.status();
+    EXPECT_TRUE(flushed->empty());
     ExpectArenaHasAll();
   }
   EXPECT_GT(sink_->bytes_sent(), 600 * kPageSize);
@@ -131,7 +156,7 @@ TEST_F(LaneTest, SendsSingleScatteredPagesBeyondABatch) {
 }
 
 TEST_F(LaneTest, SendsARoomFullOfScatteredPagesBeyondABatch) {
-  Open({}, 4 << 20, 2, 1 << 20);
+  Open({}, 4 << 20, 2, {.slab_bytes = 1 << 20});
   // With long slabs, so that one room has more runs than a batch.
   std::vector<PageRun> runs;
   uint64_t next = 0;
@@ -200,6 +225,84 @@ TEST_F(LaneTest, EndsAtOnceWhenShutDown) {
   EXPECT_FALSE(sink_->Flush(Soon()).ok());
   other.join();
   network_->Heal();
+}
+
+TEST_F(LaneTest, ReturnsWhatWasDamagedOnItsWay) {
+  Open({}, 4 << 20, 2);
+  ASSERT_TRUE(Put(0, 40, 5).ok());
+  sink_->DamageNextPage();
+  ASSERT_TRUE(Put(100 * kPageSize, 3, 6).ok());
+  // Whichever writer made the damaged batch.
+  ASSERT_TRUE(Put(200 * kPageSize, 40, 7).ok());
+  const auto refused = sink_->Flush(Soon());
+  ASSERT_TRUE(refused.ok()) << refused.status();
+  ASSERT_FALSE(refused->empty());
+  for (const PageRun& run : *refused) {
+    for (uint64_t i = 0; i < run.pages; ++i) {
+      const uint64_t address = run.address + i * kPageSize;
+      ASSERT_TRUE(want_.contains(address));
+      ASSERT_TRUE(Put(address, 1, want_[address]).ok());
+    }
+  }
+  const auto again = sink_->Flush(Soon());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->empty());
+  EXPECT_GT(sink_->counts().resent_pages, 0u);
+  ExpectArenaHasAll();
+}
+
+TEST_F(LaneTest, SealedNothingOfAPageIsReadableOnTheWay) {
+  Open({}, 4 << 20, 2, {.sealed = true});
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 4; ++round) {
+    for (uint64_t page = 0; page < 400; page += 40) {
+      ASSERT_TRUE(Put(page * kPageSize, 1 + random() % 40, static_cast<uint8_t>(random())).ok());
+    }
+    const auto flushed = sink_->Flush(Soon());
+    ASSERT_TRUE(flushed.ok()) << flushed.status();
+    EXPECT_TRUE(flushed->empty());
+    ExpectArenaHasAll();
+  }
+}
+
+TEST_F(LaneTest, ManyThreadsUseItsLanesAtOnce) {
+  Open({}, 8 << 20, 3, {.ring = true});
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 3; ++i) {
+    threads.emplace_back([this, i] {
+      checkpoint::PageLane& lane = *sink_->lanes()[i];
+      for (uint64_t page = 0; page < 300; ++page) {
+        auto span = lane.Acquire(1);
+        ASSERT_TRUE(span.ok()) << span.status();
+        std::memset(span->data(), static_cast<int>(i + 1), kPageSize);
+        const uint64_t address = (page * 3 + i) * kPageSize;
+        std::memcpy(span->data(), &address, sizeof(address));
+        ASSERT_TRUE(lane.Put({kSpace, address, 1}).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (uint64_t page = 0; page < 900; ++page) {
+    want_[page * kPageSize] = static_cast<uint8_t>(page % 3 + 1);
+  }
+  ASSERT_TRUE(sink_->Flush(Soon()).ok());
+  ExpectArenaHasAll();
+}
+
+TEST_F(LaneTest, RepeatedPagesOfABatchAreSentOnce) {
+  Open({}, 4 << 20, 1);
+  auto span = sink_->Acquire(8);
+  ASSERT_TRUE(span.ok());
+  std::memset(span->data(), 3, 8 * kPageSize);
+  ASSERT_TRUE(sink_->Put({kSpace, 0, 8}).ok());
+  ASSERT_TRUE(sink_->Flush(Soon()).ok());
+  EXPECT_EQ(sink_->counts().repeated_pages, 7u);
+  EXPECT_LT(sink_->bytes_sent(), 2 * kPageSize);
+  for (uint64_t page = 0; page < 8; ++page) {
+    const auto found = receiver_->arena().Find(kSpace, page * kPageSize);
+    ASSERT_TRUE(found.has_value());
+    EXPECT_EQ((*receiver_->arena().Slots(found->slot, 1))[77], std::byte{3});
+  }
 }
 
 TEST_F(LaneTest, LeavesNothingBehind) {

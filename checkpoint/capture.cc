@@ -1,0 +1,204 @@
+#include "checkpoint/capture.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+#include "checkpoint/zero_page.h"
+
+namespace starling::checkpoint {
+namespace {
+
+// Read at once, in pages.
+constexpr uint64_t kMostPages = 1024;
+// What is worth a second thread, in pages for each thread.
+constexpr uint64_t kPagesPerThread = 2048;
+
+// What is still to be read; ranges are cut off at the front. Not thread-safe.
+class Queue {
+ public:
+  explicit Queue(std::vector<PageRange> ranges) : ranges_(std::move(ranges)) {}
+
+  bool empty() const { return first_ == ranges_.size(); }
+
+  // Up to `pages` pages from the front.
+  std::vector<PageRange> Take(uint64_t pages) {
+    std::vector<PageRange> part;
+    while (pages > 0 && !empty()) {
+      PageRange& front = ranges_[first_];
+      const uint64_t now = std::min(pages, front.pages);
+      part.push_back({front.address, now});
+      front.address += now * kPageSize;
+      front.pages -= now;
+      pages -= now;
+      if (front.pages == 0) ++first_;
+    }
+    return part;
+  }
+
+ private:
+  std::vector<PageRange> ranges_;
+  size_t first_ = 0;
+};
+
+// Removes the first `pages` pages of the ranges.
+void DropFront(std::vector<PageRange>& ranges, uint64_t pages) {
+  size_t whole = 0;
+  while (whole < ranges.size() && pages >= ranges[whole].pages) pages -= ranges[whole++].pages;
+  ranges.erase(ranges.begin(), ranges.begin() + static_cast<ptrdiff_t>(whole));
+  if (pages == 0) return;
+  ranges.front().address += pages * kPageSize;
+  ranges.front().pages -= pages;
+}
+
+void SortAndJoin(std::vector<PageRange>& ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const PageRange& a, const PageRange& b) { return a.address < b.address; });
+  std::vector<PageRange> joined;
+  for (const PageRange& range : ranges) Append(joined, range);
+  ranges = std::move(joined);
+}
+
+class Work {
+ public:
+  Work(const ProcessMemory& memory, std::vector<PageRange> ranges, const CaptureOptions& options)
+      : memory_(memory), options_(options), queue_(std::move(ranges)) {}
+
+  // One thread's part, through a lane of its own.
+  void Run(PageLane& lane) {
+    std::vector<bool> there;
+    while (true) {
+      std::vector<PageRange> part;
+      {
+        std::lock_guard lock(mutex_);
+        if (!failed_.ok() || queue_.empty()) return;
+        part = queue_.Take(kMostPages);
+      }
+      while (!part.empty()) {
+        absl::StatusOr<uint64_t> done = SendFront(part, lane, there);
+        if (!done.ok()) {
+          std::lock_guard lock(mutex_);
+          if (failed_.ok()) failed_ = done.status();
+          return;
+        }
+        DropFront(part, *done);
+      }
+    }
+  }
+
+  absl::StatusOr<Captured> Result() && {
+    RETURN_IF_ERROR(failed_);
+    for (auto* ranges : {&all_.sent, &all_.zero, &all_.gone}) SortAndJoin(*ranges);
+    return std::move(all_);
+  }
+
+ private:
+  // Reads the front of `part` into the lane's room; returns how many pages.
+  absl::StatusOr<uint64_t> SendFront(const std::vector<PageRange>& part, PageLane& lane,
+                                     std::vector<bool>& there) {
+    // No more than is given is read.
+    ASSIGN_OR_RETURN(const std::span<std::byte> room, lane.Acquire(CountPages(part)));
+    const uint64_t pages = room.size() / kPageSize;
+    std::vector<PageRange> now = Queue(part).Take(pages);
+    Captured found;
+    absl::Status status = memory_.Read(now, room, there);
+    if (status.ok()) status = Sort(now, room, there, found);
+    if (!status.ok() || found.sent.empty()) {
+      lane.Discard();
+      RETURN_IF_ERROR(status);
+    } else {
+      RETURN_IF_ERROR(lane.PutAll(Runs(found.sent)));
+    }
+    for (const PageRun& run : Runs(found.zero)) RETURN_IF_ERROR(lane.PutZero(run));
+    Duration pause{};
+    {
+      std::lock_guard lock(mutex_);
+      if (options_.pace) pause = options_.pace(CountPages(found.sent) * kPageSize);
+      const auto add = [](std::vector<PageRange>& to, const std::vector<PageRange>& more) {
+        for (const PageRange& range : more) Append(to, range);
+      };
+      add(all_.sent, found.sent);
+      add(all_.zero, found.zero);
+      add(all_.gone, found.gone);
+    }
+    if (pause > Duration::zero()) std::this_thread::sleep_for(pause);
+    return pages;
+  }
+
+  // Tells pages with content, of zeros and gone ones apart; moves those with content together at
+  // the front of the room.
+  absl::Status Sort(const std::vector<PageRange>& part, std::span<std::byte> room,
+                    const std::vector<bool>& there, Captured& found) {
+    uint64_t page = 0;
+    uint64_t kept = 0;
+    for (const PageRange& range : part) {
+      for (uint64_t i = 0; i < range.pages; ++i, ++page) {
+        const uint64_t address = range.address + i * kPageSize;
+        const std::span<std::byte> bytes = room.subspan(page * kPageSize, kPageSize);
+        if (!there[page]) {
+          if (options_.frozen) {
+            return absl::DataLossError(absl::StrFormat(
+                "page %#x of process %u exists and cannot be read", address, memory_.space().id));
+          }
+          Append(found.gone, {address, 1});
+          continue;
+        }
+        if (options_.seen) {
+          std::lock_guard lock(mutex_);
+          options_.seen(address, bytes);
+        }
+        if (AllZero(bytes)) {
+          Append(found.zero, {address, 1});
+          continue;
+        }
+        if (kept != page) std::memcpy(room.data() + kept * kPageSize, bytes.data(), kPageSize);
+        ++kept;
+        Append(found.sent, {address, 1});
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<PageRun> Runs(const std::vector<PageRange>& ranges) const {
+    std::vector<PageRun> runs;
+    runs.reserve(ranges.size());
+    for (const PageRange& range : ranges) {
+      runs.push_back({memory_.space(), range.address, range.pages});
+    }
+    return runs;
+  }
+
+  const ProcessMemory& memory_;
+  const CaptureOptions& options_;
+  std::mutex mutex_;  // guards all below, and the calls of options_
+  Queue queue_;
+  absl::Status failed_;
+  Captured all_;
+};
+
+}  // namespace
+
+absl::StatusOr<Captured> Capture(const ProcessMemory& memory, std::vector<PageRange> ranges,
+                                 PageSink& sink, const CaptureOptions& options) {
+  const size_t worth = std::max<uint64_t>(1, CountPages(ranges) / kPagesPerThread);
+  const std::span<PageLane* const> lanes = sink.lanes();
+  const size_t threads =
+      std::min({static_cast<size_t>(std::max(options.threads, 1)), worth, lanes.size()});
+  Work work(memory, std::move(ranges), options);
+  if (threads < 2) {
+    work.Run(sink);
+  } else {
+    std::vector<std::jthread> others;
+    for (size_t i = 1; i < threads; ++i) {
+      others.emplace_back([&work, lane = lanes[i]] { work.Run(*lane); });
+    }
+    work.Run(*lanes[0]);
+  }
+  return std::move(work).Result();
+}
+
+}  // namespace starling::checkpoint

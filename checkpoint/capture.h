@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "checkpoint/component_memory.h"
+#include "checkpoint/page_stream.h"
+
+namespace starling::checkpoint {
+
+// Which pages of a capture went which way, each in order of address.
+struct Captured {
+  std::vector<PageRange> sent;  // as bytes
+  std::vector<PageRange> zero;  // as zeros
+  std::vector<PageRange> gone;  // not mapped any more; the sink was told nothing of them
+};
+
+struct CaptureOptions {
+  // Threads that read, at most as many as the sink has lanes; small captures take one.
+  int threads = 1;
+  // The process is frozen: a page that exists and cannot be read is an error.
+  bool frozen = false;
+  // Each of these may be null, and is called by one thread at a time.
+  // What was read of a page, before it is sent.
+  std::function<void(uint64_t address, std::span<const std::byte> page)> seen;
+  // Bytes that went to the sink just now. Returns how long that thread shall wait before it goes
+  // on.
+  std::function<Duration(uint64_t bytes)> pace;
+};
+
+// Reads pages of a process from outside, straight into the sink's memory, in runs of adjacent
+// pages. Errors: the sink's; those of ProcessMemory::Read(); kDataLoss naming the page of a frozen
+// process that cannot be read. What was sent until then is not known.
+absl::StatusOr<Captured> Capture(const ProcessMemory& memory, std::vector<PageRange> ranges,
+                                 PageSink& sink, const CaptureOptions& options);
+
+}  // namespace starling::checkpoint

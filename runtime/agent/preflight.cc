@@ -1,0 +1,104 @@
+#include "runtime/agent/preflight.h"
+
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/migration/images.h"
+#include "runtime/migration/make_source.h"
+#include "runtime/names.h"
+#include "runtime/preflight/component_facts.h"
+#include "runtime/preflight/host_facts.h"
+#include "runtime/preflight/limits.h"
+#include "runtime/preflight/source_check.h"
+#include "runtime/preflight/storage_token.h"
+#include "runtime/preflight/target_check.h"
+
+namespace starling::agent {
+namespace {
+
+constexpr auto kKeeperTimeout = std::chrono::seconds(10);
+// Files come and go while two hosts are looked at one after the other.
+constexpr int kMostLooks = 5;
+constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
+
+// One look at the component and at the peer's side. True if one of the obstacles may be gone at the
+// next look: it is a file on shared storage, which may have been opened and removed (a database's
+// journal) between the two.
+absl::StatusOr<bool> ExamineBothSides(Host& host, const preflight::GatherOptions& gather,
+                                      const preflight::SourceHost& source, const ComponentRow& row,
+                                      PeerClient& peer, v1::CheckResponse& response) {
+  ASSIGN_OR_RETURN(const preflight::ComponentFacts facts,
+                   preflight::GatherComponent(row.spec, gather));
+  for (v1::Obstacle& obstacle : preflight::CheckSource(facts))
+    *response.add_obstacles() = std::move(obstacle);
+  v1::ExamineRequest examine = preflight::MakeExamineRequest(facts, source);
+  std::vector<v1::Obstacle> storage;
+  const preflight::StorageTokens tokens = preflight::StorageTokens::Write(
+      absl::StrCat("/proc/", gather.root_pid, "/root"), host.config.host, &examine, &storage);
+  for (v1::Obstacle& obstacle : storage) *response.add_obstacles() = std::move(obstacle);
+  ASSIGN_OR_RETURN(const v1::ExamineResponse answer,
+                   peer.Examine(examine, Deadline::After(host.config.migration.step_timeout)));
+  bool passing = false;
+  for (const v1::Obstacle& obstacle : answer.obstacles()) {
+    *response.add_obstacles() = obstacle;
+    for (const v1::FileFact& file : examine.files()) {
+      passing = passing || (file.shared() && file.path() == obstacle.thing());
+    }
+  }
+  return passing;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::CheckResponse> Preflight(Host& host, const std::string& name, Copy& copy,
+                                            const ComponentRow& row, PeerClient& peer) {
+  v1::CheckResponse response;
+  if (host.fabric == nullptr) return host.fabric_error;
+  if (!host.criu.ok()) return host.criu.status();
+  v1::HelloRequest hello;
+  hello.set_protocol(kProtocol);
+  hello.set_host(host.config.host);
+  const absl::StatusOr<v1::HelloResponse> said =
+      peer.Hello(hello, Deadline::After(host.config.migration.peer_timeout));
+  if (absl::IsUnavailable(said.status()) || absl::IsDeadlineExceeded(said.status())) {
+    const v1::Obstacle obstacle = preflight::MakeObstacle(
+        preflight::Limit::kPeerUnreachable, peer.name(), {{"cause", said.status().message()}});
+    return absl::UnavailableError(
+        absl::StrCat(obstacle.reason(), " [", obstacle.code(), "] ", obstacle.mend()));
+  }
+  RETURN_IF_ERROR(said.status());
+  const v1::HelloResponse& greeting = *said;
+  if (greeting.host() != peer.name()) {
+    return absl::FailedPreconditionError(absl::StrCat("host ", peer.name(), " at ", peer.address(),
+                                                      " calls itself ", greeting.host(),
+                                                      ": mend the [[peer]] of that address"));
+  }
+  response.set_provider(host.fabric->name());
+  response.set_peer_kernel(greeting.kernel());
+  response.set_peer_criu(greeting.criu());
+  ASSIGN_OR_RETURN(const keeper::v1::Status status, copy.Status(Deadline::After(kKeeperTimeout)));
+  ASSIGN_OR_RETURN(const std::string tracker,
+                   migration::ChooseTracker(host.config.migration.tracker,
+                                            migration::FactsFor(status.cgroup(), *host.criu)));
+  response.set_tracker(tracker);
+  preflight::GatherOptions gather;
+  gather.cgroup_path = status.cgroup();
+  gather.root_pid = status.root_pid();
+  gather.carried.push_back(migration::LogPath(host.config.log_dir, name));
+  preflight::SourceHost source;
+  source.host = host.config.host;
+  source.cpu_flags = preflight::CpuFlags();
+  source.kernel = host.kernel;
+  source.criu = checkpoint::FormatCriuVersion(host.criu->version);
+  source.protocol = kProtocol;
+  for (int look = 1;; ++look) {
+    response.clear_obstacles();
+    ASSIGN_OR_RETURN(const bool passing,
+                     ExamineBothSides(host, gather, source, row, peer, response));
+    if (!passing || look == kMostLooks) return response;
+    std::this_thread::sleep_for(kBetweenLooks);
+  }
+}
+
+}  // namespace starling::agent

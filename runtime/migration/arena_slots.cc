@@ -1,0 +1,72 @@
+#include "runtime/migration/arena_slots.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace starling::migration {
+
+using checkpoint::kPageSize;
+using checkpoint::PageRun;
+using checkpoint::SlotRun;
+
+namespace {
+
+// Room asked for at once when the arena is full, so that a growing component does not ask for every
+// page.
+constexpr uint64_t kGrowBytes = 32u << 20;
+
+}  // namespace
+
+absl::Status ArenaSlots::AddChunk(const v1::ArenaChunk& chunk) {
+  std::lock_guard lock(mutex_);
+  return AddChunkLocked(chunk);
+}
+
+absl::Status ArenaSlots::AddChunkLocked(const v1::ArenaChunk& chunk) {
+  if (chunk.bytes() == 0 || chunk.bytes() % kPageSize != 0) {
+    return absl::DataLossError(
+        absl::StrCat("the target granted a chunk of ", chunk.bytes(), " bytes, not whole pages"));
+  }
+  const uint64_t first = chunks_.empty() ? 0 : chunks_.back().first_slot + chunks_.back().slots;
+  chunks_.push_back({first, chunk.bytes() / kPageSize, chunk.address(), chunk.rkey()});
+  slots_.SetCapacity(first + chunks_.back().slots);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<SlotRun>> ArenaSlots::Assign(const PageRun& run) {
+  std::lock_guard lock(mutex_);
+  if (const uint64_t shortage = slots_.Shortage(run); shortage > 0) {
+    ASSIGN_OR_RETURN(const std::vector<v1::ArenaChunk> more,
+                     grow_(std::max(shortage * kPageSize, kGrowBytes)));
+    for (const v1::ArenaChunk& chunk : more) RETURN_IF_ERROR(AddChunkLocked(chunk));
+  }
+  return slots_.Assign(run);
+}
+
+void ArenaSlots::Zero(const PageRun& run) {
+  std::lock_guard lock(mutex_);
+  slots_.Zero(run);
+}
+
+void ArenaSlots::Recycle() {
+  std::lock_guard lock(mutex_);
+  slots_.Recycle();
+}
+
+// Slots are adjacent in the arena's numbering, but chunks are not adjacent in the peer's memory.
+absl::StatusOr<ArenaSlots::Piece> ArenaSlots::Locate(uint64_t slot, uint64_t pages) const {
+  std::lock_guard lock(mutex_);
+  auto chunk =
+      std::upper_bound(chunks_.begin(), chunks_.end(), slot,
+                       [](uint64_t wanted, const Chunk& c) { return wanted < c.first_slot; });
+  if (chunk == chunks_.begin()) return absl::InternalError("a slot before the first chunk");
+  --chunk;
+  const uint64_t inside = slot - chunk->first_slot;
+  if (inside >= chunk->slots) return absl::InternalError("a slot behind the last chunk");
+  return Piece{chunk->address + inside * kPageSize, chunk->rkey,
+               std::min(pages, chunk->slots - inside)};
+}
+
+}  // namespace starling::migration

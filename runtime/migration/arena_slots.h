@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "checkpoint/page_stream.h"
+#include "checkpoint/slot_map.h"
+#include "runtime/proto/starling.pb.h"
+
+namespace starling::migration {
+
+// The source's view of the target's arena: which slot a page gets, and where that slot is in the
+// peer's memory. Asks for more when it is full. Thread-safe.
+class ArenaSlots {
+ public:
+  // Asks the target for `bytes` more of arena.
+  using Grow = std::function<absl::StatusOr<std::vector<v1::ArenaChunk>>(uint64_t bytes)>;
+  explicit ArenaSlots(Grow grow) : grow_(std::move(grow)) {}
+
+  absl::Status AddChunk(const v1::ArenaChunk& chunk);
+
+  // As SlotMap.
+  absl::StatusOr<std::vector<checkpoint::SlotRun>> Assign(const checkpoint::PageRun& run);
+  void Zero(const checkpoint::PageRun& run);
+  void Recycle();
+
+  // Part of a run of slots that is one piece of the peer's memory.
+  struct Piece {
+    uint64_t address = 0;
+    uint32_t rkey = 0;
+    uint64_t pages = 0;
+  };
+  // The first such part. kInternal for slots that were never granted.
+  absl::StatusOr<Piece> Locate(uint64_t slot, uint64_t pages) const;
+
+ private:
+  struct Chunk {
+    uint64_t first_slot = 0;
+    uint64_t slots = 0;
+    uint64_t address = 0;
+    uint32_t rkey = 0;
+  };
+  absl::Status AddChunkLocked(const v1::ArenaChunk& chunk);
+
+  const Grow grow_;
+  mutable std::mutex mutex_;  // guards all below
+  checkpoint::SlotMap slots_;
+  std::vector<Chunk> chunks_;
+};
+
+}  // namespace starling::migration
