@@ -129,7 +129,12 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   capture.seen = [&](uint64_t address, std::span<const std::byte> page) {
     tracker_->Sent(space, address, page);
   };
-  if (!frozen) capture.pace = [this](uint64_t bytes) { return rate_.Take(bytes, Clock::now()); };
+  if (!frozen) {
+    capture.pace = [this](uint64_t bytes) {
+      const Duration pause = rate_.Take(bytes, Clock::now());
+      return options_.hold_back ? std::max(pause, options_.hold_back()) : pause;
+    };
+  }
   ASSIGN_OR_RETURN(const Captured captured,
                    Capture(*process.memory, std::move(ranges), sink, capture));
   for (const PageRange& range : captured.sent) sent_.Add({space, range.address, range.pages});

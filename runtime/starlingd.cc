@@ -89,6 +89,8 @@ absl::Status Serve(const Config& config) {
         agent_of_exits->OnExit(copy, status);
       });
   host.components = &components;
+  migration::BlackoutHistory blackouts;
+  host.blackouts = &blackouts;
   migration::Targets targets(host);
   agent::Agent agent(host, targets);
   agent_of_exits = &agent;

@@ -11,12 +11,13 @@
 #include "runtime/config.h"
 #include "runtime/journal.h"
 #include "runtime/keeper_client.h"
+#include "runtime/migration/blackout_history.h"
 #include "transport/fabric.h"
 
 namespace starling::agent {
 
 // Number of the protocol between agents; peers of another number refuse one another.
-inline constexpr uint32_t kProtocol = 1;
+inline constexpr uint32_t kProtocol = 2;
 
 // What every part of the agent stands on; made and wired once by main(), outlives all that refers
 // to it.
@@ -29,6 +30,7 @@ struct Host {
   std::string kernel;
   std::string version;
   ComponentTable* components = nullptr;
+  migration::BlackoutHistory* blackouts = nullptr;
 
   // To the log and to `starling events`. An event that cannot be kept is not worth failing for.
   void Event(absl::string_view component, absl::string_view kind, absl::string_view text) const {

@@ -69,12 +69,16 @@ absl::Status PrepareCgroupParent(const std::string& root, const std::string& fol
   const std::string path = absl::StrCat(root, "/", folder);
   RETURN_IF_ERROR(MakeDirectories(path));
   for (const std::string& group : {root, path}) {
-    ASSIGN_OR_RETURN(const std::string offered, ReadFile(absl::StrCat(group, "/cgroup.controllers")));
+    ASSIGN_OR_RETURN(const std::string offered,
+                     ReadFile(absl::StrCat(group, "/cgroup.controllers")));
     const std::vector<absl::string_view> controllers =
         absl::StrSplit(absl::StripAsciiWhitespace(offered), ' ');
+    const std::string knob = absl::StrCat(group, "/cgroup.subtree_control");
     for (absl::string_view controller : controllers) {
-      if (controller != "memory") continue;
-      RETURN_IF_ERROR(WriteKnob(absl::StrCat(group, "/cgroup.subtree_control"), "+memory"));
+      if (controller == "memory") RETURN_IF_ERROR(WriteKnob(knob, "+memory"));
+      // Only for those who ask for --auto-converge, and refused where tasks have real-time
+      // priority.
+      if (controller == "cpu") (void)WriteKnob(knob, "+cpu");
     }
   }
   return absl::OkStatus();

@@ -87,6 +87,7 @@ std::unique_ptr<checkpoint::PageSource> MakeSource(SourceParts parts) {
   options.folder = parts.folder;
   options.threads = parts.threads;
   options.max_rate_bytes_per_s = parts.max_rate_bytes_per_s;
+  options.hold_back = std::move(parts.hold_back);
   options.flush_timeout = parts.step_timeout;
   return std::make_unique<checkpoint::MemorySource>(std::move(options), std::move(tracker),
                                                     std::move(parts.dumper), std::move(memory));

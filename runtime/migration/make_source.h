@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -35,8 +36,9 @@ struct SourceParts {
   checkpoint::CriuVersion criu;
   std::string folder;  // of images
   std::string cgroup;
-  int threads = 1;                  // that read
-  double max_rate_bytes_per_s = 0;  // 0: no limit
+  int threads = 1;                      // that read
+  double max_rate_bytes_per_s = 0;      // 0: no limit
+  std::function<Duration()> hold_back;  // after each piece read: how long to rest; may be null
   Duration step_timeout{};
   checkpoint::CriuWorker pre_dump;
   checkpoint::CriuDumper dumper;

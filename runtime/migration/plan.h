@@ -12,8 +12,9 @@ namespace starling::migration {
 // What is known after a round. Rates in bytes per second; 0 where nothing has been seen yet.
 struct RoundFacts {
   uint32_t rounds_done = 0;
-  uint64_t last_round_bytes = 0;      // sent by the round just finished
-  uint64_t previous_round_bytes = 0;  // by the one before it; 0 after the first
+  uint64_t last_round_bytes = 0;      // that the round just finished sent, or left as hot
+  uint64_t previous_round_bytes = 0;  // the same of the one before it; 0 after the first
+  uint64_t deferred_bytes = 0;        // that it left as hot
   double last_round_s = 0;            // how long the round just finished took
   double link_bytes_per_s = 0;
   double dirty_bytes_per_s = 0;
@@ -32,13 +33,19 @@ struct PlanLimits {
 struct Plan {
   bool another_round = false;
   double expected_blackout_s = 0;  // if it froze now
-  std::string reason;              // for people
+  double memory_s = 0;             // of it, for memory
+  // No round more would help, and the expected blackout is above the limit because of memory.
+  bool falls_short = false;
+  std::string reason;  // for people
 };
 
-// The blackout to expect if the component froze now: what was dirtied since the last round began,
-// over the link, and the fixed part. Another round is worth it while the expected blackout is above
-// the limit and the last round sent markedly less than the one before (under 3/4 of it): rounds
-// that do not shrink never converge.
+// The blackout to expect if the component froze now: what was dirtied since the last round began or
+// was left as hot, over the link, and the fixed part. Another round is worth it while the expected
+// blackout is above the limit and the last round sent markedly less than the one before (under 3/4
+// of it): rounds that do not shrink never converge.
 Plan PlanNextRound(const RoundFacts& facts, const PlanLimits& limits);
+
+// What its user can do about a plan that falls short.
+std::string Advice(const RoundFacts& facts);
 
 }  // namespace starling::migration

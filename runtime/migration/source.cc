@@ -15,6 +15,7 @@
 #include "runtime/migration/images.h"
 #include "runtime/migration/make_source.h"
 #include "runtime/migration/plan.h"
+#include "runtime/migration/slowdown.h"
 
 namespace starling::migration {
 
@@ -29,6 +30,8 @@ constexpr auto kDestroyTimeout = std::chrono::seconds(30);
 // Room in the arena beyond what is resident now, so that a growing component seldom has to ask
 // again.
 constexpr double kArenaSlack = 1.125;
+// Each leaves a component seven tenths of the processor time that it had.
+constexpr int kMostThrottles = 8;
 constexpr uint64_t kArenaSpare = 16 * kMiB;
 // Between two looks at how far the memory of the last move has come.
 constexpr auto kLookAgain = std::chrono::milliseconds(20);
@@ -171,6 +174,8 @@ absl::Status SourceMigration::Reserve() {
   Enter(v1::RESERVE, absl::StrCat("asking host ", row_.peer, " for room"));
   ASSIGN_OR_RETURN(const keeper::v1::Status status, copy_->Status(Deadline::After(kKeeperTimeout)));
   cgroup_ = status.cgroup();
+  stalled_since_ = Clock::now();
+  if (const auto stalled = ProcessorStall(cgroup_); stalled.ok()) stalled_before_ = *stalled;
   uint64_t resident = 0;
   if (auto current = ReadFile(absl::StrCat(cgroup_, "/memory.current")); current.ok()) {
     resident = std::strtoull(current->c_str(), nullptr, 10);
@@ -272,6 +277,114 @@ absl::Status SourceMigration::WaitUntilWhole() {
   return absl::OkStatus();
 }
 
+// What the component waits for processors anyway is what it waited while room was made for it.
+std::unique_ptr<SlowdownGovernor> SourceMigration::MakeGovernor() const {
+  double usual = 0;
+  if (const auto stalled = ProcessorStall(cgroup_); stalled.ok() && stalled_before_.has_value()) {
+    usual = Seconds(*stalled - *stalled_before_) / Seconds(Clock::now() - stalled_since_);
+  }
+  return std::make_unique<SlowdownGovernor>(host_.config.migration.max_slowdown, usual);
+}
+
+// Copies until it fits, or another round would not pay, or the component is slowed down enough.
+absl::Status SourceMigration::Rounds() {
+  PlanLimits limits;
+  limits.max_rounds = request_.max_rounds() > 0
+                          ? request_.max_rounds()
+                          : static_cast<uint32_t>(host_.config.migration.max_rounds);
+  limits.max_blackout_s = request_.max_blackout_s() > 0
+                              ? request_.max_blackout_s()
+                              : Seconds(host_.config.migration.max_blackout);
+  limits.fixed_blackout_s = host_.blackouts->Expected(row_.component);
+  predictor::RateEstimator link(std::chrono::seconds(5));
+  predictor::RateEstimator dirty(std::chrono::seconds(5));
+  RoundFacts facts;
+  Throttle throttle(cgroup_);
+  throttle.Look(Clock::now());
+  int throttled = 0;
+  TimePoint round_began = Clock::now();
+  while (true) {
+    const Plan plan = PlanNextRound(facts, limits);
+    expected_blackout_s_ = plan.expected_blackout_s;
+    expected_memory_s_ = plan.memory_s;
+    board_->Update([&](v1::MigrationProgress& progress) {
+      progress.set_expected_blackout_s(plan.expected_blackout_s);
+      progress.set_rate_bytes_per_s(facts.link_bytes_per_s);
+      progress.set_dirty_bytes_per_s(facts.dirty_bytes_per_s);
+    });
+    spdlog::info("migration {}: after {} rounds: {}", row_.id, facts.rounds_done, plan.reason);
+    if (!plan.another_round) {
+      if (!plan.falls_short) return absl::OkStatus();
+      const std::string short_of = absl::StrFormat(
+          "an expected blackout of %.0f ms does not fit the limit of %.0f ms after %u rounds",
+          plan.expected_blackout_s * 1e3, limits.max_blackout_s * 1e3, facts.rounds_done);
+      if (request_.auto_converge() && throttled < kMostThrottles) {
+        ++throttled;
+        ASSIGN_OR_RETURN(const double processors, throttle.Tighten(Clock::now()));
+        host_.Event(row_.component, "throttled",
+                    absl::StrFormat("%s: left %.2f processors", short_of, processors));
+      } else {
+        const std::string said = absl::StrCat(short_of, ": ", Advice(facts));
+        host_.Event(row_.component, "does-not-converge", said);
+        if (request_.only_if_fits()) return absl::AbortedError(said);
+        board_->Update([&](v1::MigrationProgress& progress) { progress.set_message(said); });
+        return absl::OkStatus();
+      }
+    }
+    const TimePoint previous_began = std::exchange(round_began, Clock::now());
+    board_->Update(
+        [&](v1::MigrationProgress& progress) { progress.set_round(facts.rounds_done + 1); });
+    Enter(v1::PRECOPY, absl::StrCat("round ", facts.rounds_done + 1, ": ", plan.reason));
+    const uint64_t sent_before = sink_->bytes_sent();
+    ASSIGN_OR_RETURN(const checkpoint::RoundReport round, OneRound(facts.rounds_done + 1));
+    const Duration took = Clock::now() - round_began;
+    const uint64_t bytes = sink_->bytes_sent() - sent_before;
+    facts.deferred_bytes = round.pages_deferred * checkpoint::kPageSize;
+    facts.previous_round_bytes = facts.last_round_bytes;
+    facts.last_round_bytes = bytes + facts.deferred_bytes;
+    facts.last_round_s = Seconds(took);
+    link.Add(static_cast<double>(bytes), took);
+    // What the second and later rounds have was written since the round before it began.
+    if (facts.rounds_done >= 1) {
+      dirty.Add(static_cast<double>(facts.last_round_bytes), round_began - previous_began);
+    }
+    facts.link_bytes_per_s = link.rate_per_s();
+    facts.dirty_bytes_per_s = dirty.rate_per_s();
+    limits.resident_bytes = std::max(limits.resident_bytes, bytes);
+    ++facts.rounds_done;
+    rounds_ = facts.rounds_done;
+  }
+}
+
+absl::StatusOr<checkpoint::RoundReport> SourceMigration::OneRound(uint32_t number) {
+  absl::StatusOr<checkpoint::RoundReport> round = source_->Round(*sink_);
+  RETURN_IF_ERROR(StillWanted());
+  RETURN_IF_ERROR(Annotate(round.status(), absl::StrCat("pre-copy round ", number)));
+  ASSIGN_OR_RETURN(const std::vector<checkpoint::PageRun> refused, sink_->Flush(StepDeadline()));
+  if (!refused.empty()) {
+    uint64_t pages = 0;
+    for (const checkpoint::PageRun& run : refused) pages += run.pages;
+    source_->Resend(refused);
+    host_.Event(row_.component, "resent", absl::StrCat(pages, " pages did not come through whole"));
+  }
+  std::string notes;
+  if (round->pages_deferred > 0) {
+    absl::StrAppend(&notes, "; ", round->pages_deferred, " hot ones left for the last round");
+  }
+  if (round->processes_unwatched > 0) {
+    absl::StrAppend(&notes, "; ", round->processes_unwatched,
+                    " processes cannot be watched and are sent whole");
+  }
+  if (governor_->lowest_share() < 1) {
+    absl::StrAppend(&notes, "; held back to ", static_cast<int>(100 * governor_->lowest_share()),
+                    " % at times for the component's sake");
+  }
+  spdlog::info("migration {}: round {}: {} pages sent, {} zero, {} unchanged; paused {:.1f} ms{}",
+               row_.id, number, round->pages_sent, round->pages_zero, round->pages_unchanged,
+               Milliseconds(round->paused), notes);
+  return round;
+}
+
 absl::Status SourceMigration::PreCopy() {
   RETURN_IF_ERROR(
       host_.journal.Advance(row_.id, MigrationState::kReserving, MigrationState::kPreCopy));
@@ -287,6 +400,16 @@ absl::Status SourceMigration::PreCopy() {
   parts.cgroup = cgroup_;
   parts.threads = host_.config.migration.capture_threads;
   parts.max_rate_bytes_per_s = request_.max_rate_bytes_per_s();
+  governor_ = MakeGovernor();
+  parts.hold_back = [this] {
+    const TimePoint now = Clock::now();
+    if (governor_->Due(now)) {
+      if (const auto stalled = ProcessorStall(cgroup_); stalled.ok()) {
+        governor_->Look(now, *stalled);
+      }
+    }
+    return governor_->Rest(now);
+  };
   parts.step_timeout = host_.config.migration.step_timeout;
   parts.pre_dump = [this](checkpoint::CriuWork work) { return PreDump(std::move(work)); };
   parts.dumper = {[this](checkpoint::CriuWork work) { return StageDump(std::move(work)); },
@@ -298,59 +421,7 @@ absl::Status SourceMigration::PreCopy() {
   source_ = MakeSource(std::move(parts));
   report_.set_tracker(source_->tracker_name());
 
-  PlanLimits limits;
-  limits.max_rounds = request_.max_rounds() > 0
-                          ? request_.max_rounds()
-                          : static_cast<uint32_t>(host_.config.migration.max_rounds);
-  limits.max_blackout_s = request_.max_blackout_s() > 0
-                              ? request_.max_blackout_s()
-                              : Seconds(host_.config.migration.max_blackout);
-  predictor::RateEstimator link(std::chrono::seconds(5));
-  predictor::RateEstimator dirty(std::chrono::seconds(5));
-  RoundFacts facts;
-  TimePoint round_began = Clock::now();
-  while (true) {
-    const Plan plan = PlanNextRound(facts, limits);
-    expected_blackout_s_ = plan.expected_blackout_s;
-    board_->Update([&](v1::MigrationProgress& progress) {
-      progress.set_expected_blackout_s(plan.expected_blackout_s);
-      progress.set_rate_bytes_per_s(facts.link_bytes_per_s);
-      progress.set_dirty_bytes_per_s(facts.dirty_bytes_per_s);
-    });
-    spdlog::info("migration {}: after {} rounds: {}", row_.id, facts.rounds_done, plan.reason);
-    if (!plan.another_round) break;
-    const TimePoint previous_began = std::exchange(round_began, Clock::now());
-    board_->Update(
-        [&](v1::MigrationProgress& progress) { progress.set_round(facts.rounds_done + 1); });
-    Enter(v1::PRECOPY, absl::StrCat("round ", facts.rounds_done + 1, ": ", plan.reason));
-    const uint64_t sent_before = sink_->bytes_sent();
-    absl::StatusOr<checkpoint::RoundReport> round = source_->Round(*sink_);
-    RETURN_IF_ERROR(StillWanted());
-    RETURN_IF_ERROR(
-        Annotate(round.status(), absl::StrCat("pre-copy round ", facts.rounds_done + 1)));
-    ASSIGN_OR_RETURN(const std::vector<checkpoint::PageRun> refused, sink_->Flush(StepDeadline()));
-    source_->Resend(refused);
-    const Duration took = Clock::now() - round_began;
-    spdlog::info("migration {}: round {}: {} pages sent, {} zero, {} unchanged; paused {:.1f} ms{}",
-                 row_.id, facts.rounds_done + 1, round->pages_sent, round->pages_zero,
-                 round->pages_unchanged, Milliseconds(round->paused),
-                 round->processes_unwatched == 0
-                     ? std::string()
-                     : absl::StrCat("; ", round->processes_unwatched,
-                                    " processes cannot be watched and are sent whole"));
-    const uint64_t bytes = sink_->bytes_sent() - sent_before;
-    facts.previous_round_bytes = facts.last_round_bytes;
-    facts.last_round_bytes = bytes;
-    facts.last_round_s = Seconds(took);
-    link.Add(static_cast<double>(bytes), took);
-    // What the second and later rounds send was written since the round before it began.
-    if (facts.rounds_done >= 1) dirty.Add(static_cast<double>(bytes), round_began - previous_began);
-    facts.link_bytes_per_s = link.rate_per_s();
-    facts.dirty_bytes_per_s = dirty.rate_per_s();
-    limits.resident_bytes = std::max(limits.resident_bytes, bytes);
-    ++facts.rounds_done;
-    rounds_ = facts.rounds_done;
-  }
+  RETURN_IF_ERROR(Rounds());
   RETURN_IF_ERROR(Annotate(source_->Stage(), "capture"));
   AddPhase("precopy", Clock::now() - start);
   return StillWanted();
@@ -500,6 +571,7 @@ absl::Status SourceMigration::AskToCommit() {
     if (verdict.ok() && verdict->verdict() == v1::COMMITTED) {
       AddPhase("commit", Clock::now() - start);
       report_.set_held_s(Seconds(Clock::now() - frozen_at_));
+      host_.blackouts->Learn(row_.component, report_.held_s(), expected_memory_s_);
       in_doubt_ = false;
       return FinishLeft(verdict->epoch());
     }
@@ -580,6 +652,12 @@ absl::Status SourceMigration::CallOff(const absl::Status& why, bool target_knows
   }
   RETURN_IF_ERROR(host_.journal.SettleCalledOff(row_.id, why.message()));
   hold_.At("source-called-off");
+  if (request_.auto_converge() || cgroup_.empty()) {
+    // One that an agent before this one began may have been throttled as well.
+    if (const auto status = copy_->Status(Deadline::After(kKeeperTimeout)); status.ok()) {
+      Throttle::Lift(status->cgroup());
+    }
+  }
   absl::Status thawed = copy_->FenceDown(Deadline::After(kKeeperTimeout));
   thawed.Update(copy_->Thaw(Deadline::After(kKeeperTimeout)));
   // A keeper that is gone took the component with it: nothing is left to thaw.

@@ -14,6 +14,7 @@
 #include "runtime/migration/hold_points.h"
 #include "runtime/migration/lane_sink.h"
 #include "runtime/migration/progress.h"
+#include "runtime/migration/slowdown.h"
 
 namespace starling::migration {
 
@@ -54,6 +55,9 @@ class SourceMigration {
   // The steps, in their order.
   absl::Status Reserve();
   absl::Status PreCopy();
+  absl::Status Rounds();
+  absl::StatusOr<checkpoint::RoundReport> OneRound(uint32_t number);
+  std::unique_ptr<SlowdownGovernor> MakeGovernor() const;
   absl::Status Freeze();
   absl::Status Capture();
   absl::Status Restore();
@@ -100,6 +104,11 @@ class SourceMigration {
   std::string images_;  // folder of this migration's images, on run_dir's tmpfs
   uint64_t image_bytes_ = 0;
   double expected_blackout_s_ = 0;
+  double expected_memory_s_ = 0;  // of it
+  // What the component waited for processors before the first round; nothing without PSI.
+  std::optional<Duration> stalled_before_;
+  TimePoint stalled_since_{};
+  std::unique_ptr<SlowdownGovernor> governor_;
   uint32_t rounds_ = 0;
   TimePoint begun_;
   TimePoint frozen_at_{};

@@ -136,15 +136,24 @@ class Redis(Workload):
 
 # Prints the number of items of the memcached at ADDRESS PORT, and a hash of their keys and values.
 MEMCACHED_DIGEST = r"""
-import hashlib, socket, sys, urllib.parse
+import hashlib, socket, sys, time, urllib.parse
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=120) as connection:
     stream = connection.makefile("rb")
-    connection.sendall(b"lru_crawler metadump all\r\n")
-    keys = []
-    for line in iter(stream.readline, b"END\r\n"):
-        if not line.startswith(b"key="):
-            sys.exit(f"memcached lists no keys: {line}")
-        keys.append(urllib.parse.unquote_to_bytes(line.split()[0][4:]))
+    # A list passes items over that are being moved from one queue to another meanwhile.
+    for _ in range(50):
+        connection.sendall(b"stats\r\n")
+        stats = dict(line.split()[1:3] for line in iter(stream.readline, b"END\r\n"))
+        connection.sendall(b"lru_crawler metadump all\r\n")
+        keys = []
+        for line in iter(stream.readline, b"END\r\n"):
+            if not line.startswith(b"key="):
+                sys.exit(f"memcached lists no keys: {line}")
+            keys.append(urllib.parse.unquote_to_bytes(line.split()[0][4:]))
+        if len(keys) == int(stats[b"curr_items"]):
+            break
+        time.sleep(0.2)
+    else:
+        sys.exit(f"memcached has {stats[b'curr_items']} items and lists {len(keys)}")
     content = hashlib.sha256()
     for key in sorted(keys):
         connection.sendall(b"get " + key + b"\r\n")

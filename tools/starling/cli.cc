@@ -125,6 +125,8 @@ struct Options {
   double probe_timeout_s = 0;
   double max_blackout_ms = 0;
   bool eager = false;
+  bool auto_converge = false;
+  bool only_if_fits = false;
   int max_rounds = 0;
   std::string max_rate;
   bool quiet = false;
@@ -265,6 +267,13 @@ class Parser {
                      "Copy at most so many bytes a second while the component runs, such as 50M")
         ->type_name("BYTES")
         ->check(CheckRate);
+    CLI::Option* const converge =
+        migrate_->add_flag("--auto-converge", options.auto_converge,
+                           "Slow the component down where it writes faster than the link carries");
+    migrate_
+        ->add_flag("--only-if-fits", options.only_if_fits,
+                   "Call the move off where memory keeps it from fitting --max-blackout")
+        ->excludes(converge);
     AddJson(migrate_, options);
     migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
 
@@ -414,6 +423,8 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     migrate.request.set_max_blackout_s(options.max_blackout_ms / 1000);
     migrate.request.set_max_rounds(options.max_rounds);
     migrate.request.set_eager(options.eager);
+    migrate.request.set_auto_converge(options.auto_converge);
+    migrate.request.set_only_if_fits(options.only_if_fits);
     if (!options.max_rate.empty()) {
       migrate.request.set_max_rate_bytes_per_s(static_cast<double>(*ParseBytes(options.max_rate)));
     }

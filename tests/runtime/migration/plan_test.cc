@@ -76,5 +76,25 @@ TEST(Plan, NeverExpectsMoreThanTheWholeComponent) {
       2.0, 1e-9);
 }
 
+TEST(Plan, FallsShortOnlyBecauseOfMemory) {
+  // 4 s of writing 20 MB/s over 25 MB/s: 3.2 s.
+  const RoundFacts grows = After(3, 80'000'000, 100'000'000, 4, 25e6, 20e6);
+  EXPECT_TRUE(PlanNextRound(grows, Limits(0.2, 8, 0.3)).falls_short);
+  EXPECT_NE(Advice(grows).find("--auto-converge"), std::string::npos);
+  EXPECT_TRUE(PlanNextRound(After(8, 1'000'000, 50'000'000, 4, 25e6, 20e6), Limits(0.2, 8, 0.3))
+                  .falls_short);
+  // The limit is below what the freeze costs anyway: nothing that more rounds could mend.
+  const Plan plan = PlanNextRound(After(3, 80'000, 100'000, 0.1, 25e6, 1e6), Limits(0.2, 8, 0.3));
+  EXPECT_FALSE(plan.another_round);
+  EXPECT_FALSE(plan.falls_short);
+  EXPECT_NEAR(plan.memory_s, 0.004, 1e-9);
+}
+
+TEST(Plan, CountsWhatWasLeftAsHot) {
+  RoundFacts facts = After(3, 20'000'000, 100'000'000, 0.1, 25e6, 5e6);
+  facts.deferred_bytes = 10'000'000;
+  EXPECT_NEAR(PlanNextRound(facts, Limits(0.2, 8, 0)).memory_s, 0.4, 1e-9);
+}
+
 }  // namespace
 }  // namespace starling::migration

@@ -1,0 +1,106 @@
+#include "runtime/migration/slowdown.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/file.h"
+#include "base/status.h"
+
+namespace starling::migration {
+namespace {
+
+constexpr double kLess = 0.7;
+constexpr double kMore = 0.1;
+constexpr double kLeastShare = 0.05;
+constexpr double kLeastProcessors = 0.05;
+constexpr int64_t kPeriodUs = 100'000;
+
+// "key N" of a cgroup's file.
+absl::StatusOr<uint64_t> ReadCount(const std::string& path, absl::string_view key) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    uint64_t count;
+    if (absl::ConsumePrefix(&line, key) && absl::SimpleAtoi(line, &count)) return count;
+  }
+  return absl::NotFoundError(absl::StrCat(path, " has no ", key));
+}
+
+}  // namespace
+
+absl::StatusOr<Duration> ProcessorStall(const std::string& cgroup) {
+  const std::string path = absl::StrCat(cgroup, "/cpu.pressure");
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) return absl::NotFoundError(text.status().message());
+  // "some avg10=0.00 avg60=0.00 avg300=0.00 total=N", N in microseconds.
+  for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
+    if (!absl::StartsWith(line, "some ")) continue;
+    const size_t at = line.find("total=");
+    uint64_t us;
+    if (at != absl::string_view::npos && absl::SimpleAtoi(line.substr(at + 6), &us)) {
+      return Duration(std::chrono::microseconds(us));
+    }
+  }
+  return absl::NotFoundError(absl::StrCat(path, " does not say for how long tasks waited"));
+}
+
+void SlowdownGovernor::Look(TimePoint now, Duration stalled) {
+  if (looked_ != TimePoint{} && now > looked_) {
+    const double waited = Seconds(stalled - stalled_) / Seconds(now - looked_);
+    // Quickly down and slowly up, as with any resource that others need as well.
+    share_ = waited > usual_ + bound_ ? std::max(kLeastShare, share_ * kLess)
+                                      : std::min(1.0, share_ + kMore);
+    lowest_ = std::min(lowest_, share_);
+  }
+  looked_ = now;
+  stalled_ = stalled;
+}
+
+Duration SlowdownGovernor::Rest(TimePoint now) {
+  const Duration worked = worked_since_ == TimePoint{} ? Duration::zero() : now - worked_since_;
+  worked_since_ = now;
+  if (share_ >= 1) return Duration::zero();
+  const auto rest = std::chrono::duration_cast<Duration>(worked * ((1 - share_) / share_));
+  worked_since_ += rest;
+  return rest;
+}
+
+void Throttle::Look(TimePoint now) {
+  const auto used = ReadCount(absl::StrCat(cgroup_, "/cpu.stat"), "usage_usec ");
+  if (!used.ok()) return;
+  looked_ = now;
+  used_ = std::chrono::microseconds(*used);
+}
+
+absl::StatusOr<double> Throttle::Tighten(TimePoint now) {
+  const TimePoint before = looked_;
+  const Duration used_before = used_;
+  Look(now);
+  double using_now = processors_;
+  if (before != TimePoint{} && looked_ > before) {
+    const double used = Seconds(used_ - used_before) / Seconds(looked_ - before);
+    using_now = processors_ > 0 ? std::min(processors_, std::max(used, processors_ * kLess)) : used;
+  }
+  const double next = std::max(kLeastProcessors, using_now * kLess);
+  const std::string path = absl::StrCat(cgroup_, "/cpu.max");
+  if (::access(path.c_str(), W_OK) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the component cannot be slowed down: ", path,
+                     " is not there, because its cgroup has no cpu controller"));
+  }
+  RETURN_IF_ERROR(
+      WriteKnob(path, absl::StrCat(static_cast<int64_t>(next * kPeriodUs), " ", kPeriodUs)));
+  processors_ = next;
+  return next;
+}
+
+void Throttle::Lift(const std::string& cgroup) {
+  const std::string path = absl::StrCat(cgroup, "/cpu.max");
+  if (::access(path.c_str(), W_OK) == 0) (void)WriteKnob(path, "max");
+}
+
+}  // namespace starling::migration

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+
+// How much a component is slowed down by being copied, and what is done about it.
+
+namespace starling::migration {
+
+// For how long in all some task of the cgroup waited for a processor while it could have run
+// (pressure stall information, Documentation/accounting/psi.rst). kNotFound on kernels without it.
+absl::StatusOr<Duration> ProcessorStall(const std::string& cgroup);
+
+// Decides for what share of their time reading threads may work, so that the component does not
+// wait for a processor in more than `bound` of the time beyond what it did before. Pure. One thread
+// at a time.
+class SlowdownGovernor {
+ public:
+  // `usual`: the share of the time that the component waited before; a bound of 1 or more: none.
+  SlowdownGovernor(double bound, double usual) : bound_(bound), usual_(usual) {}
+
+  // Is it time to look again?
+  bool Due(TimePoint now) const { return bound_ < 1 && now - looked_ >= kEvery; }
+  void Look(TimePoint now, Duration stalled);
+  // How long to rest after having worked since the last call.
+  Duration Rest(TimePoint now);
+
+  double share() const { return share_; }  // of the time that is worked
+  double lowest_share() const { return lowest_; }
+
+ private:
+  static constexpr auto kEvery = std::chrono::milliseconds(50);
+
+  const double bound_;
+  const double usual_;
+  double share_ = 1;
+  double lowest_ = 1;
+  TimePoint looked_{};
+  Duration stalled_{};
+  TimePoint worked_since_{};
+};
+
+// The processors that a component may use, in a component that is made to write more slowly.
+class Throttle {
+ public:
+  explicit Throttle(std::string cgroup) : cgroup_(std::move(cgroup)) {}
+
+  // Leaves the component seven tenths of what it used since the last call, or may use now; a
+  // twentieth of a processor at least. Returns how many processors that is.
+  // kFailedPrecondition where the cgroup has no cpu controller.
+  absl::StatusOr<double> Tighten(TimePoint now);
+  // Remembers what was used so far.
+  void Look(TimePoint now);
+  // Lifts any limit of a throttle, also of one made by an agent before this one.
+  static void Lift(const std::string& cgroup);
+
+ private:
+  const std::string cgroup_;
+  TimePoint looked_{};
+  Duration used_{};
+  double processors_ = 0;  // allowed; 0: all
+};
+
+}  // namespace starling::migration

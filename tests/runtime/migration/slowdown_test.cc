@@ -1,0 +1,121 @@
+#include "runtime/migration/slowdown.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "runtime/migration/blackout_history.h"
+
+namespace starling::migration {
+namespace {
+
+using std::chrono::milliseconds;
+
+class SlowdownGovernorTest : public testing::Test {
+ protected:
+  // A tenth of a second in which the component waited for a share of it.
+  void Pass(SlowdownGovernor& governor, double waited) {
+    now_ += milliseconds(100);
+    stalled_ += std::chrono::duration_cast<Duration>(milliseconds(100) * waited);
+    EXPECT_TRUE(governor.Due(now_));
+    governor.Look(now_, stalled_);
+    EXPECT_FALSE(governor.Due(now_));
+  }
+  TimePoint now_ = TimePoint{} + std::chrono::hours(1);
+  Duration stalled_{};
+};
+
+TEST_F(SlowdownGovernorTest, HoldsBackBeyondTheBoundAndComesBack) {
+  SlowdownGovernor governor(0.15, 0.1);
+  Pass(governor, 0);
+  Pass(governor, 0.2);
+  EXPECT_EQ(governor.share(), 1) << "0.1 is usual, and 0.15 more is allowed";
+  for (int i = 0; i < 3; ++i) Pass(governor, 0.5);
+  EXPECT_NEAR(governor.share(), 0.343, 1e-9);
+  // Having worked for 10 ms it rests for 19.2.
+  (void)governor.Rest(now_);
+  const Duration rest = governor.Rest(now_ + milliseconds(10));
+  EXPECT_NEAR(Milliseconds(rest), 10 * (1 - 0.343) / 0.343, 0.01);
+  // The rest itself is not work.
+  EXPECT_EQ(governor.Rest(now_ + milliseconds(10) + rest), Duration::zero());
+  for (int i = 0; i < 10; ++i) Pass(governor, 0.1);
+  EXPECT_EQ(governor.share(), 1);
+  EXPECT_EQ(governor.Rest(now_ + milliseconds(10)), Duration::zero());
+  EXPECT_NEAR(governor.lowest_share(), 0.343, 1e-9);
+}
+
+TEST_F(SlowdownGovernorTest, AlwaysLeavesSomething) {
+  SlowdownGovernor governor(0, 0);
+  for (int i = 0; i < 50; ++i) Pass(governor, 1);
+  EXPECT_NEAR(governor.share(), 0.05, 1e-9);
+}
+
+TEST_F(SlowdownGovernorTest, HasNoBoundAtOne) {
+  SlowdownGovernor governor(1, 0);
+  EXPECT_FALSE(governor.Due(now_));
+}
+
+class CgroupFilesTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/starling-slowdown-XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    folder_ = name;
+  }
+  void TearDown() override { EXPECT_TRUE(RemoveTree(folder_).ok()); }
+  void Write(const std::string& file, const std::string& text) {
+    std::ofstream(absl::StrCat(folder_, "/", file)) << text;
+  }
+  std::string folder_;
+};
+
+TEST_F(CgroupFilesTest, StallIsWhatSomeTaskWaited) {
+  EXPECT_EQ(ProcessorStall(folder_).status().code(), absl::StatusCode::kNotFound);
+  Write("cpu.pressure",
+        "some avg10=1.53 avg60=0.87 avg300=0.73 total=1523000\n"
+        "full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n");
+  EXPECT_EQ(ProcessorStall(folder_).value(), milliseconds(1523));
+  Write("cpu.pressure", "some avg10=1.53\n");
+  EXPECT_FALSE(ProcessorStall(folder_).ok());
+}
+
+TEST_F(CgroupFilesTest, ThrottleGoesByWhatIsUsed) {
+  Throttle throttle(folder_);
+  const TimePoint start = TimePoint{} + std::chrono::hours(1);
+  Write("cpu.stat", "usage_usec 1000000\nuser_usec 5\n");
+  throttle.Look(start);
+  // Two processors for a second.
+  Write("cpu.stat", "usage_usec 3000000\nuser_usec 5\n");
+  EXPECT_EQ(throttle.Tighten(start + std::chrono::seconds(1)).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  Write("cpu.max", "max 100000");
+  Write("cpu.stat", "usage_usec 5000000\nuser_usec 5\n");
+  EXPECT_NEAR(throttle.Tighten(start + std::chrono::seconds(2)).value(), 1.4, 1e-9);
+  EXPECT_EQ(ReadFile(folder_ + "/cpu.max").value().substr(0, 13), "140000 100000");
+  Write("cpu.stat", "usage_usec 6400000\nuser_usec 5\n");
+  EXPECT_NEAR(throttle.Tighten(start + std::chrono::seconds(3)).value(), 0.98, 1e-9);
+  // One that hardly uses what it has is not taken for one that needs nothing.
+  EXPECT_NEAR(throttle.Tighten(start + std::chrono::seconds(4)).value(), 0.98 * 0.49, 1e-9);
+  Throttle::Lift(folder_);
+  EXPECT_EQ(ReadFile(folder_ + "/cpu.max").value().substr(0, 3), "max");
+}
+
+TEST(BlackoutHistory, LearnsOfEachComponentAndOfAll) {
+  BlackoutHistory history;
+  const double guess = history.Expected("redis");
+  EXPECT_GT(guess, 0);
+  history.Learn("redis", 1.0, 0.2);
+  EXPECT_NEAR(history.Expected("redis"), 0.8, 1e-9);
+  EXPECT_NEAR(history.Expected("nginx"), 0.8, 1e-9) << "the best that is known of others";
+  history.Learn("redis", 0.5, 0.1);
+  EXPECT_NEAR(history.Expected("redis"), 0.6, 1e-9);
+  history.Learn("nginx", 0.1, 0.3);
+  EXPECT_EQ(history.Expected("nginx"), 0);
+  EXPECT_NEAR(history.Expected("redis"), 0.6, 1e-9);
+}
+
+}  // namespace
+}  // namespace starling::migration
