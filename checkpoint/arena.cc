@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <thread>
@@ -27,6 +28,8 @@ constexpr int kMaxVectors = 512;
 
 // Below the folder of the images: the parent image that the arena's own file is the pages of.
 constexpr char kBaseFolder[] = "arena";
+// Pages whose hashes are taken at once.
+constexpr size_t kHashesAtOnce = 256;
 constexpr char kArenaFile[] = "memory";
 constexpr char kParentLink[] = "parent";  // CRIU's name for it
 
@@ -46,8 +49,19 @@ absl::Status CheckRun(const PageRun& run) {
 
 }  // namespace
 
-uint64_t HashPages(std::span<const std::byte> bytes) {
-  return XXH3_64bits(bytes.data(), bytes.size());
+uint64_t HashPages(std::span<const std::byte> bytes, uint64_t* pages) {
+  // Chained by blocks, so that nothing is allocated however long the run is.
+  std::array<uint64_t, kHashesAtOnce> block;
+  uint64_t chain = 0;
+  for (size_t at = 0; at < bytes.size();) {
+    size_t count = 0;
+    for (; count < block.size() && at < bytes.size(); ++count, at += kPageSize) {
+      block[count] = XXH3_64bits(bytes.data() + at, kPageSize);
+    }
+    if (pages != nullptr) pages = std::copy_n(block.begin(), count, pages);
+    chain = XXH3_64bits_withSeed(block.data(), count * sizeof(uint64_t), chain);
+  }
+  return chain;
 }
 
 absl::StatusOr<std::unique_ptr<Arena>> Arena::Create(const Options& options) {
@@ -103,6 +117,7 @@ absl::StatusOr<std::span<std::byte>> Arena::AddChunk() {
                        fd_.get(), static_cast<off_t>(start));
   if (chunk == MAP_FAILED) return ErrnoStatus("map a chunk of the arena");
   slots_ += chunk_slots_;
+  hashes_.resize(slots_);
   return std::span(static_cast<std::byte*>(chunk), size);
 }
 
@@ -139,13 +154,16 @@ void Arena::ForgetSlots(uint64_t slot, uint64_t pages) {
 absl::Status Arena::Place(const PageRun& run, uint64_t slot, uint64_t hash) {
   RETURN_IF_ERROR(CheckRun(run));
   ASSIGN_OR_RETURN(const std::span<std::byte> bytes, Slots(slot, run.pages));
-  const bool intact = HashPages(bytes) == hash;
+  std::vector<uint64_t> hashes(run.pages);
+  const bool intact = HashPages(bytes, hashes.data()) == hash;
   const uint64_t page = run.address / kPageSize;
   const std::lock_guard lock(mutex_);
   Space& space = SpaceOf(run.space);
   // Most pages come again to where they were.
   const auto there = space.pages.Find(page);
   const bool in_place = there && there->count >= run.pages && there->value.slot == slot;
+  if (intact)
+    std::copy(hashes.begin(), hashes.end(), hashes_.begin() + static_cast<ptrdiff_t>(slot));
   if (intact && in_place) return absl::OkStatus();
   Forget(space, page, run.pages);
   ForgetSlots(slot, run.pages);
@@ -157,6 +175,50 @@ absl::Status Arena::Place(const PageRun& run, uint64_t slot, uint64_t hash) {
   space.pages.Assign(page, run.pages, {slot});
   owners_.Assign(slot, run.pages, {space.number, page});
   return absl::OkStatus();
+}
+
+absl::Status Arena::Verify(int threads) const {
+  // What lies where, in pieces that threads take in turn.
+  struct Piece {
+    uint64_t slot, pages;
+    Owner owner;
+  };
+  std::vector<Piece> pieces;
+  {
+    const std::lock_guard lock(mutex_);
+    owners_.ForEach([&](const RunMap<Owner>::Run& run) {
+      for (uint64_t done = 0; done < run.count; done += kHashesAtOnce) {
+        pieces.push_back({run.first + done, std::min<uint64_t>(kHashesAtOnce, run.count - done),
+                          run.value.Plus(done)});
+      }
+    });
+  }
+  std::atomic<size_t> next{0};
+  std::mutex failing;
+  absl::Status failed;
+  const auto work = [&] {
+    std::array<uint64_t, kHashesAtOnce> hashes;
+    for (size_t i = next++; i < pieces.size(); i = next++) {
+      const Piece& piece = pieces[i];
+      (void)HashPages({base_ + piece.slot * kPageSize, piece.pages * kPageSize}, hashes.data());
+      const auto expected = hashes_.begin() + static_cast<ptrdiff_t>(piece.slot);
+      const auto [wrong, as_placed] = std::mismatch(
+          hashes.begin(), hashes.begin() + static_cast<ptrdiff_t>(piece.pages), expected);
+      const auto at = static_cast<uint64_t>(wrong - hashes.begin());
+      if (at == piece.pages) continue;
+      const std::lock_guard lock(failing);
+      failed = absl::DataLossError(absl::StrFormat(
+          "page %#x of %s is not what had landed: slot %u of the arena was altered since",
+          (piece.owner.page + at) * kPageSize, SpaceName(names_[piece.owner.space]),
+          piece.slot + at));
+      next = pieces.size();
+    }
+  };
+  std::vector<std::jthread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(work);
+  work();
+  others.clear();
+  return failed;
 }
 
 absl::Status Arena::PlaceZero(const PageRun& run) {

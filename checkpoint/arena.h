@@ -21,8 +21,11 @@
 
 namespace starling::checkpoint {
 
-// XXH3 (64 bits, seed 0) of a run of pages: what the source announces and the target checks.
-uint64_t HashPages(std::span<const std::byte> bytes);
+// Of a run of whole pages: what the source announces and the target checks. XXH3 (64 bits, seed 0)
+// of each page; of every 256 such hashes, one after the other, XXH3 again, with the result for
+// those before them as its seed (0 for the first). `pages`, if given, receives the hash of each
+// page.
+uint64_t HashPages(std::span<const std::byte> bytes, uint64_t* pages = nullptr);
 
 // The target's store of a ghost's memory: the latest content of every page in one memfd, made of
 // chunks of equal size that are granted one after another, and an index that says which page of the
@@ -64,6 +67,10 @@ class Arena {
   // run nor what was there is indexed any more), kOutOfRange for slots that were not granted,
   // kInvalidArgument for an impossible run.
   absl::Status Place(const PageRun& run, uint64_t slot, uint64_t hash);
+
+  // Whether every page is still what was placed; nothing may land meanwhile. kDataLoss names the
+  // first page that was found altered.
+  absl::Status Verify(int threads) const;
 
   // The run reads as zeros.
   absl::Status PlaceZero(const PageRun& run);
@@ -135,6 +142,7 @@ class Arena {
 
   mutable std::mutex mutex_;  // guards all below
   uint64_t slots_ = 0;
+  std::vector<uint64_t> hashes_;  // of each slot's page as it was placed
   absl::btree_map<AddressSpace, Space> spaces_;
   std::vector<AddressSpace> names_;
   // Slot to page, so that a slot that changes hands is nobody else's any more.

@@ -105,8 +105,10 @@ class Work {
     const uint64_t pages = room.size() / kPageSize;
     std::vector<PageRange> now = Queue(part).Take(pages);
     Captured found;
+    const TimePoint began = Clock::now();
     absl::Status status = memory_.Read(now, room, there);
     if (status.ok()) status = Sort(now, room, there, found);
+    const Duration worked = Clock::now() - began;
     if (!status.ok() || found.sent.empty()) {
       lane.Discard();
       RETURN_IF_ERROR(status);
@@ -117,7 +119,7 @@ class Work {
     Duration pause{};
     {
       std::lock_guard lock(mutex_);
-      if (options_.pace) pause = options_.pace(CountPages(found.sent) * kPageSize);
+      if (options_.pace) pause = options_.pace(CountPages(found.sent) * kPageSize, worked);
       const auto add = [](std::vector<PageRange>& to, const std::vector<PageRange>& more) {
         for (const PageRange& range : more) Append(to, range);
       };

@@ -26,9 +26,9 @@ struct CaptureOptions {
   // Each of these may be null, and is called by one thread at a time.
   // What was read of a page, before it is sent.
   std::function<void(uint64_t address, std::span<const std::byte> page)> seen;
-  // Bytes that went to the sink just now. Returns how long that thread shall wait before it goes
-  // on.
-  std::function<Duration(uint64_t bytes)> pace;
+  // Bytes that went to the sink just now, and for how long that thread worked for them (not
+  // counting what it waited for the sink). Returns how long it shall wait before it goes on.
+  std::function<Duration(uint64_t bytes, Duration worked)> pace;
 };
 
 // Reads pages of a process from outside, straight into the sink's memory, in runs of adjacent

@@ -393,6 +393,7 @@ bool LazyPages::FillSome(Space& space, bool* blocked) {
 
 void LazyPages::FillLoop() {
   (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kFillNice);
+  if (guard_.before_fill) guard_.before_fill();
   while (true) {
     std::vector<Space*> spaces;
     {

@@ -33,7 +33,8 @@ class LazyPages {
     std::function<absl::Status(int)> hold;  // a userfaultfd, borrowed; before any page of it counts
     std::function<absl::Status()> release;  // of all: every page is in place
     std::function<void(absl::Status)>
-        failed;  // a page cannot be given: the component must not go on
+        failed;                         // a page cannot be given: the component must not go on
+    std::function<void()> before_fill;  // on the thread that fills; may wait, may be null
   };
 
   // `arena`: slot s is at offset s * kPageSize. It is emptied as pages leave it.

@@ -130,9 +130,9 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
     tracker_->Sent(space, address, page);
   };
   if (!frozen) {
-    capture.pace = [this](uint64_t bytes) {
+    capture.pace = [this](uint64_t bytes, Duration worked) {
       const Duration pause = rate_.Take(bytes, Clock::now());
-      return options_.hold_back ? std::max(pause, options_.hold_back()) : pause;
+      return options_.hold_back ? std::max(pause, options_.hold_back(worked)) : pause;
     };
   }
   ASSIGN_OR_RETURN(const Captured captured,
@@ -180,6 +180,7 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
                      sink.Flush(Deadline::After(options_.flush_timeout)));
     // CRIU will list them as unchanged, and they are found to be missing then.
     Resend(refused);
+    for (const PageRun& run : refused) report.pages_resent += run.pages;
     report.sending = Clock::now() - began;
     return absl::OkStatus();
   };

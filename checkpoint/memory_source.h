@@ -30,8 +30,9 @@ class MemorySource : public PageSource {
     std::string folder;               // as CriuSource's
     int threads = 1;                  // that read, as CaptureOptions'
     double max_rate_bytes_per_s = 0;  // of rounds, not of the final one; 0: no limit
-    // Asked after each piece that was read, by one thread at a time: how long to rest. May be null.
-    std::function<Duration()> hold_back;
+    // Asked after each piece that a thread has read, by one at a time: how long it shall rest after
+    // so much work. May be null.
+    std::function<Duration(Duration worked)> hold_back;
     // Longest that the final round's pages may take to land before CRIU's are sent after them.
     Duration flush_timeout = std::chrono::seconds(120);
   };

@@ -78,6 +78,7 @@ class PageSink : public PageLane {
 struct RoundReport {
   uint64_t pages_sent = 0;
   uint64_t pages_zero = 0;
+  uint64_t pages_resent = 0;  // of a final round: damaged on their way
   // Written in each of the last rounds, and left for the last one.
   uint64_t pages_deferred = 0;
   uint64_t pages_unchanged = 0;  // known by the tracker not to have changed since the last round

@@ -56,7 +56,7 @@ _starling() {
     run) options="$options --user --ip --memory --shared --directory --env" ;;
     ps) options="$options --json --names" ;;
     check) options="$options --to --json" ;;
-    migrate) options="$options --to --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --json --quiet" ;;
+    migrate) options="$options --to --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --verify --json --quiet" ;;
     resolve) options="$options --here --there --yes" ;;
     stop) options="$options --grace" ;;
     logs) options="$options --follow --tail" ;;

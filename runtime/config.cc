@@ -199,6 +199,7 @@ const std::vector<Key>& Keys() {
       Integer("migration", "max_rounds", MEMBER(migration.max_rounds), 0, 64),
       OneOf("migration", "tracker", MEMBER(migration.tracker),
             {"auto", "pagemap-scan", "soft-dirty", "hash", "criu-predump"}),
+      OneOf("migration", "verify", MEMBER(migration.verify), {"landing", "commit"}),
       Integer("migration", "capture_threads", MEMBER(migration.capture_threads), 1, 16),
       Real("migration", "max_slowdown", MEMBER(migration.max_slowdown), 0, 1),
       Time("migration", "freeze_timeout_s", MEMBER(migration.freeze_timeout), 1, 0.1, 600),

@@ -74,6 +74,8 @@ struct Config {
     // How written memory is found: "auto", "pagemap-scan", "soft-dirty", "hash" or
     // "criu-predump".
     std::string tracker = "auto";
+    // When a target checks pages against their hashes: "landing", or once more before it commits.
+    std::string verify = "landing";
     // Threads that read memory, 1 to 16; at most one for each queue pair.
     int capture_threads = 2;
     // Rounds read more slowly while the component waits for a processor in more than this share of

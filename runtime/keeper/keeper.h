@@ -26,6 +26,7 @@ namespace starling::keeper {
 
 struct KeeperOptions {
   starling::v1::ComponentSpec spec;
+  std::string run_dir;        // of the agent
   std::string log_dir;        // the component's output goes to NAME.log there
   std::string parent_device;  // network device of the host that carries the components' addresses
   std::string init_path;      // starling-init

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "runtime/hold_points.h"
 #include "runtime/keeper/keeper.h"
 #include "runtime/keeper/protocol.h"
 #include "runtime/keeper/slow_operation.h"
@@ -240,6 +241,7 @@ absl::Status Keeper::ServeLazily(const std::string& images_dir, UniqueFd arena) 
                      status.ToString());
     (void)cgroup_->Kill();
   };
+  guard.before_fill = [hold = HoldPoints(options_.run_dir)] { hold.At("keeper-fill"); };
   ASSIGN_OR_RETURN(auto lazy, checkpoint::LazyPages::Create(std::move(arena), *std::move(index),
                                                             std::move(guard)));
   ASSIGN_OR_RETURN(const UniqueFd folder, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));

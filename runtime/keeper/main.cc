@@ -109,7 +109,9 @@ absl::StatusOr<Running> Start(Arguments& arguments) {
   if (ConnectUnix(running.socket_path).ok()) {
     return absl::AlreadyExistsError(absl::StrCat("a keeper answers at ", running.socket_path));
   }
-  ASSIGN_OR_RETURN(running.keeper, Keeper::Create(arguments.keeper));
+  KeeperOptions options = arguments.keeper;
+  options.run_dir = arguments.run_dir;
+  ASSIGN_OR_RETURN(running.keeper, Keeper::Create(options));
   ASSIGN_OR_RETURN(running.listener, ListenUnix(running.socket_path));
   return running;
 }

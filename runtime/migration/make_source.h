@@ -38,7 +38,7 @@ struct SourceParts {
   std::string cgroup;
   int threads = 1;                      // that read
   double max_rate_bytes_per_s = 0;      // 0: no limit
-  std::function<Duration()> hold_back;  // after each piece read: how long to rest; may be null
+  std::function<Duration(Duration worked)> hold_back;  // as MemorySource::Options; may be null
   Duration step_timeout{};
   checkpoint::CriuWorker pre_dump;
   checkpoint::CriuDumper dumper;

@@ -16,7 +16,8 @@ namespace {
 
 constexpr double kLess = 0.7;
 constexpr double kMore = 0.1;
-constexpr double kLeastShare = 0.05;
+constexpr double kLeastShare = 0.1;
+constexpr auto kMostWork = std::chrono::milliseconds(5);
 constexpr double kLeastProcessors = 0.05;
 constexpr int64_t kPeriodUs = 100'000;
 
@@ -60,13 +61,10 @@ void SlowdownGovernor::Look(TimePoint now, Duration stalled) {
   stalled_ = stalled;
 }
 
-Duration SlowdownGovernor::Rest(TimePoint now) {
-  const Duration worked = worked_since_ == TimePoint{} ? Duration::zero() : now - worked_since_;
-  worked_since_ = now;
-  if (share_ >= 1) return Duration::zero();
-  const auto rest = std::chrono::duration_cast<Duration>(worked * ((1 - share_) / share_));
-  worked_since_ += rest;
-  return rest;
+Duration SlowdownGovernor::Rest(Duration worked) const {
+  // A thread that was itself kept from a processor has worked less than it seems.
+  return std::chrono::duration_cast<Duration>(std::min<Duration>(worked, kMostWork) *
+                                              ((1 - share_) / share_));
 }
 
 void Throttle::Look(TimePoint now) {

@@ -24,8 +24,8 @@ class SlowdownGovernor {
   // Is it time to look again?
   bool Due(TimePoint now) const { return bound_ < 1 && now - looked_ >= kEvery; }
   void Look(TimePoint now, Duration stalled);
-  // How long to rest after having worked since the last call.
-  Duration Rest(TimePoint now);
+  // How long a thread is to rest that has worked for so long.
+  Duration Rest(Duration worked) const;
 
   double share() const { return share_; }  // of the time that is worked
   double lowest_share() const { return lowest_; }
@@ -39,7 +39,6 @@ class SlowdownGovernor {
   double lowest_ = 1;
   TimePoint looked_{};
   Duration stalled_{};
-  TimePoint worked_since_{};
 };
 
 // The processors that a component may use, in a component that is made to write more slowly.

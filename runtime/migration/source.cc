@@ -357,6 +357,7 @@ absl::Status SourceMigration::Rounds() {
 }
 
 absl::StatusOr<checkpoint::RoundReport> SourceMigration::OneRound(uint32_t number) {
+  if (hold_.Take("source-flip-page")) sink_->DamageNextPage();
   absl::StatusOr<checkpoint::RoundReport> round = source_->Round(*sink_);
   RETURN_IF_ERROR(StillWanted());
   RETURN_IF_ERROR(Annotate(round.status(), absl::StrCat("pre-copy round ", number)));
@@ -365,7 +366,7 @@ absl::StatusOr<checkpoint::RoundReport> SourceMigration::OneRound(uint32_t numbe
     uint64_t pages = 0;
     for (const checkpoint::PageRun& run : refused) pages += run.pages;
     source_->Resend(refused);
-    host_.Event(row_.component, "resent", absl::StrCat(pages, " pages did not come through whole"));
+    TellResent(pages);
   }
   std::string notes;
   if (round->pages_deferred > 0) {
@@ -401,14 +402,14 @@ absl::Status SourceMigration::PreCopy() {
   parts.threads = host_.config.migration.capture_threads;
   parts.max_rate_bytes_per_s = request_.max_rate_bytes_per_s();
   governor_ = MakeGovernor();
-  parts.hold_back = [this] {
+  parts.hold_back = [this](Duration worked) {
     const TimePoint now = Clock::now();
     if (governor_->Due(now)) {
       if (const auto stalled = ProcessorStall(cgroup_); stalled.ok()) {
         governor_->Look(now, *stalled);
       }
     }
-    return governor_->Rest(now);
+    return governor_->Rest(worked);
   };
   parts.step_timeout = host_.config.migration.step_timeout;
   parts.pre_dump = [this](checkpoint::CriuWork work) { return PreDump(std::move(work)); };
@@ -452,11 +453,13 @@ absl::Status SourceMigration::Capture() {
     ASSIGN_OR_RETURN(const UniqueFd folder, OpenFile(path, O_RDONLY));
     if (::syncfs(folder.get()) != 0) return ErrnoStatus(absl::StrCat("sync shared storage ", path));
   }
+  if (hold_.Take("source-flip-last-page")) sink_->DamageNextPage();
   checkpoint::RoundReport round;
   absl::StatusOr<checkpoint::FinalList> final = source_->Final(*sink_, round);
   RETURN_IF_ERROR(StillWanted());
   RETURN_IF_ERROR(Annotate(final.status(), "capture"));
   final_ = *std::move(final);
+  if (round.pages_resent > 0) TellResent(round.pages_resent);
   spdlog::info(
       "migration {}: final round: {} pages sent, {} of them by CRIU, {} shared; {} zero, {} "
       "unchanged",
@@ -484,6 +487,11 @@ absl::Status SourceMigration::Capture() {
   return StillWanted();
 }
 
+void SourceMigration::TellResent(uint64_t pages) {
+  host_.Event(row_.component, "resent",
+              absl::StrCat(pages, " pages did not come through whole, and are sent again"));
+}
+
 // What did not come through whole is read again from the frozen component.
 absl::Status SourceMigration::FlushFrozen() {
   for (int attempt = 1;; ++attempt) {
@@ -500,8 +508,7 @@ absl::Status SourceMigration::FlushFrozen() {
     for (const checkpoint::PageRun& run : refused) {
       RETURN_IF_ERROR(checkpoint::SendFrozen(*memory, run, *sink_, report));
     }
-    host_.Event(row_.component, "resent",
-                absl::StrCat(report.pages_sent, " pages did not come through whole"));
+    TellResent(report.pages_sent + report.pages_zero);
   }
 }
 
@@ -520,6 +527,7 @@ absl::Status SourceMigration::Restore() {
     memory->set_in_arena_before(entry.in_arena_before);
   }
   restore.set_eager(request_.eager());
+  restore.set_verify(request_.verify() || host_.config.migration.verify == "commit");
   restore.set_log_tail(ReadLogTail(LogPath(host_.config.log_dir, row_.component)));
   ASSIGN_OR_RETURN(const v1::RestoreResponse response, peer_->Restore(restore, StepDeadline()));
   for (const auto& phase : response.phases()) *report_.add_phases() = phase;

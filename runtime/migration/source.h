@@ -11,7 +11,7 @@
 #include "runtime/agent/components.h"
 #include "runtime/agent/host.h"
 #include "runtime/agent/peer_client.h"
-#include "runtime/migration/hold_points.h"
+#include "runtime/hold_points.h"
 #include "runtime/migration/lane_sink.h"
 #include "runtime/migration/progress.h"
 #include "runtime/migration/slowdown.h"
@@ -72,6 +72,7 @@ class SourceMigration {
   absl::Status Dump();
   absl::Status WaitUntilWhole();
   absl::Status FlushFrozen();
+  void TellResent(uint64_t pages);
   void KeepLease();
   absl::Status StillWanted() const;
   void Enter(v1::Step step, absl::string_view message);

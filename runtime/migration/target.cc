@@ -4,6 +4,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <future>
+
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status.h"
@@ -194,6 +196,16 @@ absl::StatusOr<v1::RestoreResponse> Targets::Restore(const v1::RestoreRequest& r
   return RestoreGhost(*ghost, request);
 }
 
+namespace {
+
+// For the test of what comes of it.
+void FlipABit(const checkpoint::Arena& arena) {
+  const auto first = arena.Slots(0, 1);
+  if (first.ok()) first->front() ^= std::byte{1};
+}
+
+}  // namespace
+
 absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
                                                           const v1::RestoreRequest& request) {
   hold_.At("target-restore");
@@ -215,6 +227,15 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   // Nothing more can be written by the source from here on: what is restored is what was checked.
   std::unique_ptr<LaneReceiver> receiver = std::move(ghost.receiver);
   RETURN_IF_ERROR(receiver->Close());
+  if (hold_.Take("target-flip-arena")) FlipABit(receiver->arena());
+  // Beside all the rest, since the wait for CRIU leaves processors free; nothing is committed
+  // before it is done.
+  std::future<absl::Status> verified;
+  if (request.verify()) {
+    verified = std::async(std::launch::async, [arena = receiver.get()] {
+      return arena->arena().Verify(kImageThreads);
+    });
+  }
   const bool lazy = host_.criu->lazy_pages && !request.eager();
   checkpoint::LazyIndex index;
   RETURN_IF_ERROR(receiver->arena()
@@ -244,6 +265,11 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
     *response.add_phases() = std::move(time);
   }
   start = Clock::now();
+  if (verified.valid()) {
+    RETURN_IF_ERROR(verified.get());
+    phase("target: rest of verifying", start);
+    start = Clock::now();
+  }
   ASSIGN_OR_RETURN(const VerdictRow verdict, host_.journal.Prepare(ghost.row.id));
   if (verdict.state != MigrationState::kPrepared) {
     return absl::AbortedError(

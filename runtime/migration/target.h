@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/agent/components.h"
 #include "runtime/agent/host.h"
-#include "runtime/migration/hold_points.h"
+#include "runtime/hold_points.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/lane_receiver.h"
 

@@ -147,6 +147,26 @@ TEST_F(ArenaTest, WrongHashIsRefusedAndNothingOfItIsKept) {
   EXPECT_EQ(arena_->totals().pages, 0u);
 }
 
+TEST_F(ArenaTest, WhatWasAlteredAfterItLandedIsFound) {
+  std::span<std::byte> chunk = arena_->AddChunk().value();
+  for (size_t i = 0; i < chunk.size(); ++i) chunk[i] = static_cast<std::byte>(i * 7 + i / 4096);
+  ASSERT_TRUE(
+      arena_->Place(Pages(kOne, 100, 5), 1, HashPages(chunk.subspan(kPageSize, 5 * kPageSize)))
+          .ok());
+  EXPECT_TRUE(arena_->Verify(1).ok());
+  chunk[0] ^= std::byte{1};  // nobody's
+  EXPECT_TRUE(arena_->Verify(2).ok());
+  chunk[4 * kPageSize + 77] ^= std::byte{4};
+  const absl::Status altered = arena_->Verify(2);
+  EXPECT_EQ(altered.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(altered.message().find("0x67000"), absl::string_view::npos) << altered;
+  // Placed anew, it is what it should be.
+  ASSERT_TRUE(
+      arena_->Place(Pages(kOne, 103, 1), 4, HashPages(chunk.subspan(4 * kPageSize, kPageSize)))
+          .ok());
+  EXPECT_TRUE(arena_->Verify(1).ok());
+}
+
 TEST_F(ArenaTest, ImpossibleRunsAndSlotsAreRefused) {
   ASSERT_TRUE(arena_->AddChunk().ok());
   EXPECT_EQ(arena_->Place({kOne, 5, 1}, 0, 0).code(), absl::StatusCode::kInvalidArgument);

@@ -65,7 +65,8 @@ TEST_F(CaptureTest, SeveralThreadsSendEachPageOnce) {
     uint64_t seen = 0;
     options.seen = [&](uint64_t, std::span<const std::byte>) { ++seen; };
     uint64_t paced = 0;
-    options.pace = [&](uint64_t bytes) {
+    options.pace = [&](uint64_t bytes, Duration worked) {
+      EXPECT_GT(worked, Duration::zero());
       paced += bytes;
       return Duration::zero();
     };

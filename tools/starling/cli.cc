@@ -127,6 +127,7 @@ struct Options {
   bool eager = false;
   bool auto_converge = false;
   bool only_if_fits = false;
+  bool verify = false;
   int max_rounds = 0;
   std::string max_rate;
   bool quiet = false;
@@ -274,6 +275,8 @@ class Parser {
         ->add_flag("--only-if-fits", options.only_if_fits,
                    "Call the move off where memory keeps it from fitting --max-blackout")
         ->excludes(converge);
+    migrate_->add_flag("--verify", options.verify,
+                       "Check all memory once more at the target before it commits");
     AddJson(migrate_, options);
     migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
 
@@ -425,6 +428,7 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     migrate.request.set_eager(options.eager);
     migrate.request.set_auto_converge(options.auto_converge);
     migrate.request.set_only_if_fits(options.only_if_fits);
+    migrate.request.set_verify(options.verify);
     if (!options.max_rate.empty()) {
       migrate.request.set_max_rate_bytes_per_s(static_cast<double>(*ParseBytes(options.max_rate)));
     }

@@ -4,7 +4,7 @@
 
 #include "absl/strings/string_view.h"
 
-namespace starling::migration {
+namespace starling {
 
 // Lets a fault test stop a migration between two steps: while the file `RUN_DIR/hold/NAME` exists,
 // the migration waits at the point NAME (after writing NAME.reached beside it), for two minutes at
@@ -15,8 +15,12 @@ class HoldPoints {
   explicit HoldPoints(const std::string& run_dir) : folder_(run_dir + "/hold") {}
   void At(absl::string_view name) const;
 
+  // For faults that a test wants done at a point: true, once, if the file `RUN_DIR/hold/NAME` is
+  // there; it is removed.
+  bool Take(absl::string_view name) const;
+
  private:
   std::string folder_;
 };
 
-}  // namespace starling::migration
+}  // namespace starling

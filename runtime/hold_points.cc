@@ -1,4 +1,4 @@
-#include "runtime/migration/hold_points.h"
+#include "runtime/hold_points.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 
-namespace starling::migration {
+namespace starling {
 
 void HoldPoints::At(absl::string_view name) const {
   const std::string path = absl::StrCat(folder_, "/", name);
@@ -23,4 +23,11 @@ void HoldPoints::At(absl::string_view name) const {
   }
 }
 
-}  // namespace starling::migration
+bool HoldPoints::Take(absl::string_view name) const {
+  const std::string path = absl::StrCat(folder_, "/", name);
+  if (::unlink(path.c_str()) != 0) return false;
+  spdlog::warn("{}: done for a test", std::string(name));
+  return true;
+}
+
+}  // namespace starling

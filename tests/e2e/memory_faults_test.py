@@ -1,0 +1,222 @@
+#!/usr/bin/python3
+"""Damages memory on its way and where it waits, and kills keepers, and looks at what comes of it.
+
+usage: memory_faults_test.py [--case NAME ...] [--list] [--kernel 6.12|6.1] [--keep] [--bed NAME]
+
+In each case a program on node1 that writes to its memory at a steady rate is moved to node2; what
+its memory has to be can be worked out from how many writes it says it has made. Ends with a table.
+Exit code 0: all passed; 1: not.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import beds
+from beds import BINARIES, Failed, wait_until
+from workloads_test import Line, Memory
+
+ADDRESS = beds.ADDRESS
+NAME = "damaged"
+
+
+class Hog(Memory):
+    mib = 48
+
+
+class Test:
+    def __init__(self, bed):
+        self.bed = bed
+        self.one, self.two = bed.nodes[1], bed.nodes[2]
+        self.hog = Hog()
+
+    # What the cases are made of -----------------------------------------------------------------
+
+    def start(self):
+        self.one.starling("run", NAME, "--ip", f"{ADDRESS}/24", "--", *self.hog.command())
+
+    def stop(self):
+        self.one.starling("cancel", NAME, check=False)
+        for node in (self.one, self.two):
+            node.shell("rm -rf /run/starling/hold", check=False)
+        for node in (self.one, self.two):
+            node.starling("stop", NAME, "--grace", "2", check=False)
+
+    def hold(self, node, point):
+        node.shell(f"mkdir -p /run/starling/hold && touch /run/starling/hold/{point}")
+
+    def release(self, node, point):
+        node.shell(f"rm -f /run/starling/hold/{point}")
+
+    def move(self, *options, there=None):
+        there = there or self.two
+        here = self.one if there is self.two else self.two
+        return here.starling("migrate", NAME, "--to", there.name, "--json", *options, check=False)
+
+    def moved(self, *options):
+        done = self.move(*options)
+        if done.code != 0:
+            raise Failed(f"migrate ended with {done.code}: {done.err.strip()[-500:]}")
+        return json.loads(done.out.strip().splitlines()[-1])["report"]
+
+    def content_is_right(self):
+        line = Line(self.bed, self.hog.port)
+        try:
+            steps, digest = line.ask("digest").split()
+        finally:
+            line.close()
+        worked_out = subprocess.run(
+            [self.hog.command()[0], "--mib", str(self.hog.mib), "--seed", str(self.hog.seed),
+             "--expect", steps], capture_output=True, text=True, check=True).stdout.split()
+        if [steps, digest] != worked_out:
+            raise Failed(f"after {steps} steps the digest is {digest}, and has to be "
+                         f"{worked_out[1]}")
+        return steps
+
+    def events(self, node, kind):
+        said = [json.loads(line) for line in
+                node.starling("events", NAME, "--json").out.splitlines()]
+        return [event["text"] for event in said if event["kind"] == kind]
+
+    def state(self, node):
+        return node.components().get(NAME, {}).get("state")
+
+    def processes(self, node):
+        return node.shell(f"cat /sys/fs/cgroup/starling/{NAME}*/cgroup.procs", check=False).out.split()
+
+    def kill_keeper(self, node):
+        pids = node.shell(f"cat /sys/fs/cgroup/starling-keepers/{NAME}*/cgroup.procs", check=False).out.split()
+        if not pids:
+            raise Failed(f"no keeper of {NAME} on {node.name}")
+        node.shell(f"kill -9 {' '.join(pids)}")
+
+    def dies_on(self, node):
+        wait_until(f"the component is seen to have died on {node.name}",
+                   lambda: not self.processes(node) and self.state(node) not in ("running", None))
+        return self.state(node)
+
+    # The cases ----------------------------------------------------------------------------------
+
+    def a_page_damaged_in_a_round_is_sent_again(self):
+        self.hold(self.one, "source-flip-page")
+        self.moved()
+        resent = self.events(self.one, "resent")
+        if not resent:
+            raise Failed("nothing was sent again")
+        return f"{resent[-1]}; right after {self.content_is_right()} steps"
+
+    def a_page_damaged_inside_the_freeze_is_sent_again(self):
+        self.hold(self.one, "source-flip-last-page")
+        self.moved()
+        resent = self.events(self.one, "resent")
+        if not resent:
+            raise Failed("nothing was sent again")
+        return f"{resent[-1]}; right after {self.content_is_right()} steps"
+
+    def memory_altered_in_the_arena_calls_the_move_off(self):
+        self.hold(self.two, "target-flip-arena")
+        done = self.move("--verify")
+        if done.code == 0 or "altered" not in done.out + done.err:
+            raise Failed(f"migrate ended with {done.code}: {done.out} {done.err}")
+        if self.state(self.one) != "running" or self.processes(self.two):
+            raise Failed(f"{self.state(self.one)} on node1, {self.processes(self.two)} on node2")
+        steps = self.content_is_right()
+        # And it can still be moved.
+        self.moved("--verify")
+        return f"called off, runs on at the source; right after {steps} steps, then moved"
+
+    def a_keeper_killed_during_the_drain_takes_the_component_along(self):
+        self.hold(self.two, "keeper-fill")
+        self.moved()
+        line = Line(self.bed, self.hog.port)
+        try:
+            self.kill_keeper(self.two)
+            state = self.dies_on(self.two)
+            try:
+                answer = line.ask("digest")
+                raise Failed(f"the dead component answered {answer}")
+            except (Failed, OSError) as broken:
+                if "answered" in str(broken):
+                    raise
+        finally:
+            line.close()
+        if self.processes(self.one):
+            raise Failed("a copy runs on node1")
+        return f"{state} on node2, and no answer with zeros in it"
+
+    def an_agent_killed_during_the_drain_does_no_harm(self):
+        self.hold(self.two, "keeper-fill")
+        self.moved()
+        self.two.shell(f"kill -9 {self.two.agent_pid()}")
+        steps = self.content_is_right()  # each page is given as it is touched
+        self.two.wait_agent()
+        self.release(self.two, "keeper-fill")
+        self.content_is_right()
+        wait_until("the component runs on node2", lambda: self.state(self.two) == "running")
+        return f"right after {steps} steps with no agent there, and after the drain"
+
+    def a_keeper_killed_while_it_is_copied_takes_the_component_along(self):
+        self.hold(self.one, "source-freeze")
+        mover = self.bed_thread()
+        wait_until("the freeze is near", lambda: self.one.shell(
+            "test -e /run/starling/hold/source-freeze.reached", check=False).code == 0)
+        self.kill_keeper(self.one)
+        self.release(self.one, "source-freeze")
+        mover.join()
+        state = self.dies_on(self.one)
+        if self.processes(self.two) or self.state(self.two) is not None:
+            raise Failed(f"node2 has {self.state(self.two)}")
+        return f"{state} on node1, nothing on node2"
+
+    def bed_thread(self):
+        import threading
+        thread = threading.Thread(target=self.move, daemon=True)
+        thread.start()
+        return thread
+
+
+CASES = [name for name in vars(Test) if name.startswith(("a_", "an_", "memory_"))]
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0],
+                                     description=__doc__.split("\n")[0])
+    parser.add_argument("--case", action="append", choices=CASES)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--kernel", default="6.12")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--bed", default="memfaults")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(CASES))
+        return 0
+    rows = []
+    with beds.Bed(options.bed, options.kernel, options.keep) as bed:
+        for case in options.case or CASES:
+            test = Test(bed)
+            try:
+                test.start()
+                said, passed = getattr(test, case)(), True
+            except (Failed, OSError, subprocess.SubprocessError, ValueError) as failure:
+                said, passed = str(failure), False
+                for node in (test.one, test.two):
+                    print(f"--- {node.name}\n" + node.shell(
+                        "tail -n 25 /var/log/starling/starlingd.log", check=False).out, flush=True)
+            finally:
+                test.stop()
+            rows.append((case.replace("_", " "), "passed" if passed else "FAILED", said))
+            print(": ".join(rows[-1]), flush=True)
+    width = max(len(row[0]) for row in rows)
+    print()
+    for case, verdict, said in rows:
+        print(f"{case:{width}}  {verdict}  {said}")
+    failed = [row[0] for row in rows if row[1] != "passed"]
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} cases passed"
+          + (": FAILED " + ", ".join(failed) if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
