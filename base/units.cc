@@ -62,4 +62,15 @@ std::string FormatBytes(uint64_t bytes) {
                    : absl::StrFormat("%.1f %s", value, kUnits[unit]);
 }
 
+std::string FormatTime(double seconds) {
+  if (!(seconds >= 0) || seconds > 1e12) return "?";
+  if (seconds < 1e-3) return absl::StrFormat("%.0f us", seconds * 1e6);
+  if (seconds < 1) return absl::StrFormat("%.1f ms", seconds * 1e3);
+  if (seconds < 60) return absl::StrFormat("%.1f s", seconds);
+  const int64_t whole = static_cast<int64_t>(seconds);
+  if (whole < 3600) return absl::StrCat(whole / 60, " min ", whole % 60, " s");
+  if (whole < 86400) return absl::StrCat(whole / 3600, " h ", whole % 3600 / 60, " min");
+  return absl::StrCat(whole / 86400, " d ", whole % 86400 / 3600, " h");
+}
+
 }  // namespace starling

@@ -19,4 +19,7 @@ absl::StatusOr<uint64_t> ParseBytes(absl::string_view text);
 // "17 B", "1.5 KiB", "256.0 MiB": for people, not for parsing.
 std::string FormatBytes(uint64_t bytes);
 
+// "850 us", "85.3 ms", "12.3 s", "4 min 5 s", "3 h 2 min", "5 d 1 h"; "?" for what is no time.
+std::string FormatTime(double seconds);
+
 }  // namespace starling

@@ -50,7 +50,7 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate cancel resolve stop logs events info replay" -- "$current")
+          "run ps check migrate cancel resolve stop logs events report info replay" -- "$current")
         return
       fi ;;
     run) options="$options --user --ip --memory --shared --directory --env" ;;
@@ -61,6 +61,7 @@ _starling() {
     stop) options="$options --grace" ;;
     logs) options="$options --follow --tail" ;;
     events) options="$options --follow --after --json" ;;
+    report) options="$options --json" ;;
     info) options="$options --json --peers" ;;
     replay) options="$options --traces --out --plots --ablations --summary-tolerance" ;;
   esac

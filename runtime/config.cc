@@ -208,6 +208,7 @@ const std::vector<Key>& Keys() {
       Time("migration", "lease_s", MEMBER(migration.lease), 1, 1, 3600),
       Time("migration", "ask_again_s", MEMBER(migration.ask_again), 1, 0.05, 60),
       Time("migration", "probe_timeout_s", MEMBER(migration.probe_timeout), 1, 0.1, 3600),
+      Integer("migration", "keep_reports", MEMBER(migration.keep_reports), 0, 100000),
       Text("criu", "binary", "an absolute path", MEMBER(criu.binary), CheckFolder),
       Text("keeper", "binary", "an absolute path, or \"\" for the one beside starlingd",
            MEMBER(keeper.binary),

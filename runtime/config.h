@@ -95,6 +95,8 @@ struct Config {
     Duration ask_again = std::chrono::seconds(1);
     // How long a probe may run when `migrate` does not say, 0.1 to 3600 s.
     Duration probe_timeout = std::chrono::seconds(10);
+    // Reports of migrations that are kept, 0 to 100000.
+    int keep_reports = 100;
   } migration;
 
   struct Criu {
@@ -113,6 +115,8 @@ struct Config {
   std::string SocketPath() const { return run_dir + "/starlingd.sock"; }
   // state_dir/journal.db.
   std::string JournalPath() const { return state_dir + "/journal.db"; }
+  // Of migrations away from here: state_dir/reports.
+  std::string ReportsPath() const { return state_dir + "/reports"; }
   // nullptr when no peer has this name. Valid while the Config is.
   const PeerConfig* FindPeer(absl::string_view name) const;
 };

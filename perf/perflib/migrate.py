@@ -1,4 +1,4 @@
-"""The demo's comparison, repeated: a Redis under load, moved by starling and by stock CRIU."""
+"""Components of growing size that write while they move, by starling and by stock CRIU."""
 
 import datetime
 import os
@@ -6,13 +6,25 @@ import os
 from demolib import bed as beds
 from demolib import comparison, rows, table
 
-from . import summary
+from . import plots, ratios, summary
 
-METRICS = ("blackout_ms", "client_gap_ms", "total_ms", "wire_bytes", "rounds")
+METRICS = ("blackout_ms", "client_gap_ms", "total_ms", "p99_before_ms", "p99_back_s", "wire_bytes",
+           "rounds", "held_ms", "expected_blackout_ms", "source_agent_peak_bytes",
+           "target_agent_peak_bytes", "target_keeper_peak_bytes", "target_agent_after_bytes")
+ROWS = ("criu-precopy", "criu-precopy-shaped", "starling")
 REPETITIONS = 5
 QUICK_REPETITIONS = 1
-MIB = 100
-QUICK_MIB = 32
+SIZES_MIB = (64, 256, 768)
+QUICK_SIZES_MIB = (16, 48)
+MEMORY_MIB = 4096  # of the bed's machines
+QUICK_MEMORY_MIB = 1536
+WRITE_SHARE = 0.25
+FLOOR_MIB = 1  # next to no memory
+
+KEYS = 128  # of the client, each in another page of the component
+VALUE_BYTES = 1024
+# Long enough for the client's 99th percentile to come back, and to know it before.
+SETTLE_S = 8
 
 
 def add_options(parser):
@@ -20,55 +32,158 @@ def add_options(parser):
     group.add_argument("--repetitions", type=int, metavar="N",
                        help=f"how often each way is measured (default {REPETITIONS}, quick "
                             f"{QUICK_REPETITIONS})")
-    group.add_argument("--mib", type=int, metavar="N",
-                       help=f"MiB of values in Redis (default {MIB}, quick {QUICK_MIB})")
-    group.add_argument("--rate", type=int, default=500, metavar="N",
-                       help="requests per second of the client (default 500)")
-    group.add_argument("--seed", type=int, default=1, metavar="N", help="of values and load")
-    group.add_argument("--only", metavar="ROW,...", default=",".join(table.WHAT),
+    group.add_argument("--sizes", metavar="MIB,...",
+                       help="resident sizes (default " + ",".join(map(str, SIZES_MIB)) + ", quick "
+                            + ",".join(map(str, QUICK_SIZES_MIB)) + ")")
+    group.add_argument("--write-share", type=float, default=WRITE_SHARE, metavar="SHARE",
+                       help="share of ib_write_bw's rate at which pages are written to (default "
+                            f"{WRITE_SHARE})")
+    group.add_argument("--rate", type=int, default=200, metavar="N",
+                       help="requests per second of the client (default 200)")
+    group.add_argument("--seed", type=int, default=1, metavar="N", help="of memory and load")
+    group.add_argument("--only", metavar="ROW,...", default=",".join(ROWS),
                        help="measure these rows only: " + ", ".join(table.WHAT))
 
 
+class Writer(rows.Load):
+    """starling-writer, and a client that reads and writes values all over its memory."""
+
+    component = "writer"
+    port = 6379
+    settle_s = SETTLE_S
+
+    def __init__(self, mib, pages_per_s, rate, seed):
+        super().__init__(rate, mib, seed)
+        self.pages_per_s = pages_per_s
+
+    def command(self, bed):
+        return [bed.node_binary("starling-writer"), "--mib", str(self.mib), "--rate",
+                f"{self.pages_per_s:.0f}", "--port", str(self.port), "--keys", str(KEYS), "--seed",
+                str(self.seed)]
+
+    def client(self):
+        return {"rate": self.rate, "preload_mib": KEYS * VALUE_BYTES / 2**20,
+                "value_bytes": VALUE_BYTES, "seed": self.seed}
+
+    # Asks for the count of steps twice; prints how many there were in a second.
+    PROGRAM = ("import socket, sys, time\n"
+               "c = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)\n"
+               "s = c.makefile('rb')\n"
+               "def ask():\n"
+               "    c.sendall(b'STEPS\\r\\n')\n"
+               "    return int(s.readline()[1:]), time.monotonic()\n"
+               "steps, began = ask()\n"
+               "time.sleep(2)\n"
+               "more, ended = ask()\n"
+               "print((more - steps) / (ended - began))\n")
+
+    def look(self, bed):
+        return {"pages_per_s": float(bed.client("/usr/bin/python3", "-c", self.PROGRAM,
+                                                bed.component_address, str(self.port)))}
+
+
+def _cells(sizes, names):
+    """What a repetition measures: (kind, size, rows)."""
+    compared = [name for name in names if not name.endswith("-shaped")]
+    cells = [("floor", FLOOR_MIB, compared)]
+    cells += [("load", size, names) for size in sizes]
+    if "starling" in names:
+        cells.append(("idle", max(sizes), ["starling"]))
+    return cells
+
+
+def _numbers(text):
+    try:
+        sizes = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        raise beds.DemoError(f"--sizes takes whole numbers of MiB, not {text!r}") from None
+    if sizes[0] < 1:
+        raise beds.DemoError("--sizes begin at 1")
+    return sizes
+
+
+def _completed(row, kind, size, repetition, link_bytes_per_s):
+    expected = (row.get("report") or {}).get("expected_blackout_s")
+    return {"repetition": repetition, "kind": kind, "size_mib": size,
+            "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "link_bytes_per_s": link_bytes_per_s,
+            "expected_blackout_ms": None if expected is None else expected * 1000, **row}
+
+
 def run(machines, arguments, note):
-    """Returns the result's parts: parameters, facts, samples, summary, failures."""
+    """Returns the result's parts: parameters, facts, samples, summary, ratios, failures."""
     quick = arguments.quick
     repetitions = arguments.repetitions or (QUICK_REPETITIONS if quick else REPETITIONS)
-    mib = arguments.mib or (QUICK_MIB if quick else MIB)
+    sizes = _numbers(arguments.sizes) if arguments.sizes else \
+        list(QUICK_SIZES_MIB if quick else SIZES_MIB)
     names = arguments.only.split(",")
     unknown = sorted(set(names) - set(table.WHAT))
     if unknown:
         raise beds.DemoError(f"there is no row {unknown[0]!r}; rows are {', '.join(table.WHAT)}")
     place = rows.Place(machines, os.path.join(beds.CHECKOUT, "build", "perf", "migrate"))
-    rate_bytes_per_s = None
-    if any(name.endswith("-shaped") for name in names):
-        rate_bytes_per_s = beds.verbs_rate(machines)
-        note(f"ib_write_bw reaches {rate_bytes_per_s / 1e6:.0f} MB/s")
+    rate_bytes_per_s = beds.verbs_rate(machines)
+    pages_per_s = arguments.write_share * rate_bytes_per_s / 4096
+    note(f"ib_write_bw reaches {rate_bytes_per_s / 1e6:.0f} MB/s; components write to "
+         f"{pages_per_s:.0f} pages per second")
     comparison.rehearse(place, names, note)
     samples, failures = [], []
     for repetition in range(repetitions):
-        note(f"repetition {repetition + 1} of {repetitions}")
-        load = rows.Load(arguments.rate, mib, arguments.seed + repetition)
-        done, failed = comparison.measure(place, load, names, rate_bytes_per_s, note)
-        at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        samples += [{"repetition": repetition, "at": at, **row} for row in done]
-        failures += [{"repetition": repetition, "name": name} for name in failed]
-        failures += [{"repetition": repetition, "name": row["name"], "flaws": table.flaws(row)}
-                     for row in done if table.flaws(row)]
+        link = rate_bytes_per_s if repetition == 0 else beds.verbs_rate(machines)
+        for kind, size, wanted in _cells(sizes, names):
+            note(f"repetition {repetition + 1} of {repetitions}: {size} MiB, {kind}")
+            load = Writer(size, pages_per_s if kind == "load" else 0, arguments.rate,
+                          arguments.seed + repetition)
+            done, failed = comparison.measure(place, load, wanted, rate_bytes_per_s, note)
+            done = [_completed(row, kind, size, repetition, link) for row in done]
+            samples += done
+            where = {"repetition": repetition, "kind": kind, "size_mib": size}
+            failures += [{**where, "name": name} for name in failed]
+            failures += [{**where, "name": row["name"], "flaws": flaws} for row in done
+                         if (flaws := table.flaws(row) + ratios.memory_flaws(row))]
     starling = next((row for row in samples if row["name"] == "starling"), {})
-    return {
-        "parameters": {"repetitions": repetitions, "mib": mib, "requests_per_s": arguments.rate,
-                       "seed": arguments.seed, "rate_bytes_per_s": rate_bytes_per_s},
+    result = {
+        "parameters": {"repetitions": repetitions, "sizes_mib": sizes,
+                       "write_share": arguments.write_share, "pages_per_s": pages_per_s,
+                       "requests_per_s": arguments.rate, "seed": arguments.seed,
+                       "rate_bytes_per_s": rate_bytes_per_s},
         "provider": starling.get("provider"), "encrypted": starling.get("encrypted"),
-        "samples": samples, "summary": summary.by_row(samples, METRICS), "failures": failures}
+        "tracker": starling.get("tracker"),
+        "ratios": ratios.ratios(samples, sizes),
+        "summary": {str(size): summary.by_row(
+            [row for row in samples if row["kind"] == "load" and row["size_mib"] == size], METRICS)
+            for size in sizes},
+        "memory_part_ms": {name: ratios.memory_part_ms(samples, name, max(sizes))
+                           for name in names if not name.endswith("-shaped")},
+        "phases": _phases(samples, max(sizes)),
+        "samples": samples, "failures": failures}
+    result["plots"] = plots.draw(os.path.join(beds.CHECKOUT, "build", "perf"), result)
+    return result
+
+
+def _phases(samples, size):
+    """{phase: summary} of starling's moves of this size under load."""
+    found = {}
+    for row in samples:
+        if (row["name"], row["kind"], row["size_mib"]) == ("starling", "load", size):
+            for name, value in row["phases"].items():
+                found.setdefault(name, []).append(value)
+    return {name: summary.summarize(values) for name, values in found.items()}
 
 
 def text(result):
-    """The summary for people: median and MAD, least and greatest."""
+    """The summary for people: median and MAD, least and greatest; the phases; the ratios."""
     lines = []
-    for name, metrics in result["summary"].items():
-        for metric in ("blackout_ms", "client_gap_ms", "total_ms"):
-            if (one := metrics[metric]) is not None:
-                lines.append(f"{table.WHAT[name]:26} {metric:14} median {one['median']:8.0f}  "
-                             f"MAD {one['mad']:6.0f}  min {one['min']:8.0f}  "
-                             f"max {one['max']:8.0f}  n {one['n']}")
+    for size, by_name in result["summary"].items():
+        for name, metrics in by_name.items():
+            for metric in ("blackout_ms", "client_gap_ms", "total_ms", "p99_back_s"):
+                if (one := metrics[metric]) is not None:
+                    lines.append(f"{size:>5} MiB  {table.WHAT[name]:26} {metric:14} median "
+                                 f"{one['median']:9.2f}  MAD {one['mad']:8.2f}  min "
+                                 f"{one['min']:9.2f}  max {one['max']:9.2f}  n {one['n']}")
+    lines += ["", "phases of starling, the largest component:"]
+    lines += [f"  {name.removesuffix('_ms'):32} {one['median']:9.1f} ms"
+              for name, one in result["phases"].items()]
+    lines += ["", "ratios:"]
+    lines += [f"  {name:32} " + ("      -" if value is None else f"{value:7.3f}")
+              for name, value in result["ratios"].items()]
     return "\n".join(lines)

@@ -2,6 +2,13 @@
 
 namespace starling::agent {
 
+v1::HostFacts FactsOf(const Host& host) {
+  v1::HostFacts facts;
+  facts.set_kernel(host.kernel);
+  if (host.criu.ok()) facts.set_criu(checkpoint::FormatCriuVersion(host.criu->version));
+  return facts;
+}
+
 keeper::StartKeeperOptions KeeperOptions(const Config& config) {
   keeper::StartKeeperOptions options;
   options.program = config.keeper.binary;

@@ -39,6 +39,9 @@ struct Host {
   }
 };
 
+// What a report says of this host.
+v1::HostFacts FactsOf(const Host& host);
+
 // How this host's keepers are started, but for what is the component's own.
 keeper::StartKeeperOptions KeeperOptions(const Config& config);
 

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "runtime/agent/rpc_status.h"
 #include "runtime/names.h"
+#include "runtime/reports/report_store.h"
 
 namespace starling::agent {
 namespace {
@@ -153,6 +154,14 @@ grpc::Status StarlingService::Events(grpc::ServerContext* context, const v1::Eve
     journal.WaitForEvent(after, Deadline::After(kFollowSlice));
   }
   return grpc::Status::OK;
+}
+
+grpc::Status StarlingService::Report(grpc::ServerContext*, const v1::ReportRequest* request,
+                                     v1::ReportResponse* response) {
+  const Config& config = agent_.host().config;
+  const ReportStore store(config.ReportsPath(), config.migration.keep_reports);
+  return Answer(store.Find(request->name()),
+                [&](v1::ReportResponse report) { *response = std::move(report); });
 }
 
 }  // namespace starling::agent

@@ -30,6 +30,7 @@ class StarlingService final : public v1::Starling::Service {
                     grpc::ServerWriter<v1::LogsChunk>*) override;
   grpc::Status Events(grpc::ServerContext*, const v1::EventsRequest*,
                       grpc::ServerWriter<v1::Event>*) override;
+  grpc::Status Report(grpc::ServerContext*, const v1::ReportRequest*, v1::ReportResponse*) override;
 
  private:
   bool Ended(const grpc::ServerContext& context) const {

@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "base/units.h"
@@ -16,6 +18,8 @@
 #include "runtime/migration/make_source.h"
 #include "runtime/migration/plan.h"
 #include "runtime/migration/slowdown.h"
+#include "runtime/reports/report_store.h"
+#include "runtime/reports/report_text.h"
 
 namespace starling::migration {
 
@@ -52,7 +56,8 @@ SourceMigration::SourceMigration(agent::Host& host, std::shared_ptr<agent::PeerC
       row_(std::move(row)),
       request_(std::move(request)),
       images_(ImagesPath(host.config.run_dir, row_.id, "out")),
-      begun_(Clock::now()) {
+      begun_(Clock::now()),
+      began_unix_s_(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch())) {
   v1::MigrationProgress first;
   first.set_schema(1);
   first.set_migration_id(row_.id);
@@ -162,6 +167,22 @@ void SourceMigration::Enter(v1::Step step, absl::string_view message) {
               absl::StrCat(row_.id, " ", v1::Step_Name(step), ": ", message));
 }
 
+v1::PageRound& SourceMigration::AddRound(const checkpoint::RoundReport& round, uint64_t wire_bytes,
+                                         Duration took) {
+  v1::PageRound& told = *report_.add_page_rounds();
+  told.set_pages(round.pages_sent);
+  told.set_zero_pages(round.pages_zero);
+  told.set_unchanged_pages(round.pages_unchanged);
+  told.set_deferred_pages(round.pages_deferred);
+  told.set_criu_pages(round.pages_from_criu);
+  told.set_shared_pages(round.pages_shared);
+  told.set_wire_bytes(wire_bytes);
+  told.set_seconds(Seconds(took));
+  told.set_listing_s(Seconds(round.listing));
+  told.set_sending_s(Seconds(round.sending));
+  return told;
+}
+
 void SourceMigration::AddPhase(absl::string_view name, Duration took) {
   v1::PhaseTime* phase = report_.add_phases();
   phase->set_name(std::string(name));
@@ -195,6 +216,7 @@ absl::Status SourceMigration::Reserve() {
   }
   ASSIGN_OR_RETURN(const v1::ReserveResponse granted, peer_->Reserve(reserve, StepDeadline()));
   granted_ = true;
+  *report_.mutable_target() = granted.host();
 
   const auto grow = [this](uint64_t bytes) -> absl::StatusOr<std::vector<v1::ArenaChunk>> {
     v1::GrowRequest request;
@@ -307,6 +329,12 @@ absl::Status SourceMigration::Rounds() {
     const Plan plan = PlanNextRound(facts, limits);
     expected_blackout_s_ = plan.expected_blackout_s;
     expected_memory_s_ = plan.memory_s;
+    report_.set_stopped_because(plan.reason);
+    if (report_.page_rounds_size() > 0) {
+      v1::PageRound& told = *report_.mutable_page_rounds()->rbegin();
+      told.set_expected_blackout_s(plan.expected_blackout_s);
+      told.set_next(plan.reason);
+    }
     board_->Update([&](v1::MigrationProgress& progress) {
       progress.set_expected_blackout_s(plan.expected_blackout_s);
       progress.set_rate_bytes_per_s(facts.link_bytes_per_s);
@@ -353,6 +381,11 @@ absl::Status SourceMigration::Rounds() {
     limits.resident_bytes = std::max(limits.resident_bytes, bytes);
     ++facts.rounds_done;
     rounds_ = facts.rounds_done;
+    v1::PageRound& told = AddRound(round, bytes, took);
+    told.set_number(rounds_);
+    told.set_paused_s(Seconds(round.paused));
+    told.set_rate_bytes_per_s(facts.link_bytes_per_s);
+    told.set_dirty_bytes_per_s(facts.dirty_bytes_per_s);
   }
 }
 
@@ -454,6 +487,7 @@ absl::Status SourceMigration::Capture() {
     if (::syncfs(folder.get()) != 0) return ErrnoStatus(absl::StrCat("sync shared storage ", path));
   }
   if (hold_.Take("source-flip-last-page")) sink_->DamageNextPage();
+  const uint64_t sent_before = sink_->bytes_sent();
   checkpoint::RoundReport round;
   absl::StatusOr<checkpoint::FinalList> final = source_->Final(*sink_, round);
   RETURN_IF_ERROR(StillWanted());
@@ -473,9 +507,10 @@ absl::Status SourceMigration::Capture() {
   AddPhase("list", round.listing);
   AddPhase("send", round.sending);
   AddPhase("dump", Clock::now() - start);
-  start = Clock::now();
+  const TimePoint dumped = Clock::now();
   RETURN_IF_ERROR(FlushFrozen());
-  AddPhase("flush", Clock::now() - start);
+  AddPhase("flush", Clock::now() - dumped);
+  AddRound(round, sink_->bytes_sent() - sent_before, Clock::now() - start);
   start = Clock::now();
   hold_.At("source-images");
   const auto not_ours = [](const std::string& file) { return !IsSkeletonImage(file); };
@@ -529,6 +564,7 @@ absl::Status SourceMigration::Restore() {
   restore.set_eager(request_.eager());
   restore.set_verify(request_.verify() || host_.config.migration.verify == "commit");
   restore.set_log_tail(ReadLogTail(LogPath(host_.config.log_dir, row_.component)));
+  list_bytes_ = restore.ByteSizeLong();
   ASSIGN_OR_RETURN(const v1::RestoreResponse response, peer_->Restore(restore, StepDeadline()));
   for (const auto& phase : response.phases()) *report_.add_phases() = phase;
   AddPhase("restore", Clock::now() - start);
@@ -620,14 +656,52 @@ absl::Status SourceMigration::AskToCommit() {
   return absl::CancelledError("the agent is going down");
 }
 
-void SourceMigration::FillReport(v1::MigrationProgress& progress) {
-  report_.set_encrypted(false);
+void SourceMigration::FinishReport() {
+  const bool left = report_.error().empty();
+  report_.set_schema(kReportSchema);
+  report_.set_migration_id(row_.id);
+  report_.set_component(row_.component);
+  report_.set_from(host_.config.host);
+  report_.set_to(row_.peer);
+  report_.set_outcome(left ? "done" : "called-off");
+  report_.set_began(began_unix_s_);
+  *report_.mutable_source() = agent::FactsOf(host_);
   report_.set_rounds(rounds_);
-  report_.set_wire_bytes((sink_ ? sink_->bytes_sent() : 0) + image_bytes_);
+  if (governor_) report_.set_lowest_reading_share(governor_->lowest_share());
+  uint64_t lanes = 0;
+  v1::SentBytes& sent = *report_.mutable_sent();
+  if (sink_) {
+    const LaneCounts counts = sink_->counts();
+    lanes = sink_->bytes_sent();
+    report_.set_encrypted(sink_->sealed());
+    report_.set_zero_pages(counts.zero_pages);
+    report_.set_repeated_pages(counts.repeated_pages);
+    report_.set_resent_pages(counts.resent_pages);
+    sent.set_compressed(std::min(lanes, counts.packed_out));
+    sent.set_compressed_from(counts.packed_in);
+    // A move that was called off may not have sent all that it counted.
+    const uint64_t whole = (counts.pages - counts.repeated_pages) * checkpoint::kPageSize;
+    sent.set_raw(std::min(lanes - sent.compressed(), whole - counts.packed_in));
+    sent.set_announcements(lanes - sent.compressed() - sent.raw());
+  }
+  sent.set_images(image_bytes_);
+  sent.set_list(list_bytes_);
+  report_.set_wire_bytes(lanes + image_bytes_ + list_bytes_);
   report_.set_total_s(Seconds(Clock::now() - begun_));
   report_.set_expected_blackout_s(expected_blackout_s_);
-  progress.set_bytes_sent(report_.wire_bytes());
-  *progress.mutable_report() = report_;
+  report_.set_expected_memory_s(expected_memory_s_);
+  const ReportStore store(host_.config.ReportsPath(), host_.config.migration.keep_reports);
+  if (const absl::Status kept = store.Save(report_); !kept.ok()) {
+    host_.Event(row_.component, "report-failed", kept.message());
+  }
+  board_->Finish([&](v1::MigrationProgress& progress) {
+    progress.set_step(left ? v1::DONE : v1::CALLED_OFF);
+    progress.set_message(
+        left ? absl::StrCat("component ", row_.component, " runs on host ", row_.peer)
+             : report_.error());
+    progress.set_bytes_sent(report_.wire_bytes());
+    *progress.mutable_report() = report_;
+  });
 }
 
 absl::Status SourceMigration::FinishLeft(uint64_t epoch) {
@@ -644,11 +718,7 @@ absl::Status SourceMigration::FinishLeft(uint64_t epoch) {
   (void)RemoveTree(images_);
   report_.set_epoch(epoch);
   host_.Event(row_.component, "left", absl::StrCat("to host ", row_.peer, " with epoch ", epoch));
-  board_->Finish([&](v1::MigrationProgress& progress) {
-    progress.set_step(v1::DONE);
-    progress.set_message(absl::StrCat("component ", row_.component, " runs on host ", row_.peer));
-    FillReport(progress);
-  });
+  FinishReport();
   return absl::OkStatus();
 }
 
@@ -668,6 +738,7 @@ absl::Status SourceMigration::CallOff(const absl::Status& why, bool target_knows
   }
   absl::Status thawed = copy_->FenceDown(Deadline::After(kKeeperTimeout));
   thawed.Update(copy_->Thaw(Deadline::After(kKeeperTimeout)));
+  if (frozen_at_ != TimePoint{}) report_.set_held_s(Seconds(Clock::now() - frozen_at_));
   // A keeper that is gone took the component with it: nothing is left to thaw.
   if (thawed.ok() || absl::IsUnavailable(thawed)) {
     RETURN_IF_ERROR(host_.journal.Settle(row_.id));
@@ -682,14 +753,11 @@ absl::Status SourceMigration::CallOff(const absl::Status& why, bool target_knows
     (void)peer_->Abort(abort, Deadline::After(kAbortTimeout));
   }
   (void)RemoveTree(images_);
-  report_.set_error(std::string(why.message()));
+  // A report without an error is one of a move that was made.
+  report_.set_error(why.message().empty() ? why.ToString() : std::string(why.message()));
   report_.set_epoch(row_.epoch);
   host_.Event(row_.component, "called-off", why.message());
-  board_->Finish([&](v1::MigrationProgress& progress) {
-    progress.set_step(v1::CALLED_OFF);
-    progress.set_message(std::string(why.message()));
-    FillReport(progress);
-  });
+  FinishReport();
   return why;
 }
 

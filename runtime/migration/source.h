@@ -76,7 +76,9 @@ class SourceMigration {
   void KeepLease();
   absl::Status StillWanted() const;
   void Enter(v1::Step step, absl::string_view message);
-  void FillReport(v1::MigrationProgress& progress);
+  // Completes the report, keeps it, and hands it out with the last progress.
+  void FinishReport();
+  v1::PageRound& AddRound(const checkpoint::RoundReport& round, uint64_t wire_bytes, Duration took);
   void AddPhase(absl::string_view name, Duration took);
   Deadline StepDeadline() const;
 
@@ -104,6 +106,7 @@ class SourceMigration {
   std::string cgroup_;  // of the component
   std::string images_;  // folder of this migration's images, on run_dir's tmpfs
   uint64_t image_bytes_ = 0;
+  uint64_t list_bytes_ = 0;
   double expected_blackout_s_ = 0;
   double expected_memory_s_ = 0;  // of it
   // What the component waited for processors before the first round; nothing without PSI.
@@ -112,6 +115,7 @@ class SourceMigration {
   std::unique_ptr<SlowdownGovernor> governor_;
   uint32_t rounds_ = 0;
   TimePoint begun_;
+  double began_unix_s_;
   TimePoint frozen_at_{};
   v1::MigrationReport report_;
 };

@@ -164,6 +164,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   response.set_data_address(host_.config.data.listen);
   response.set_token(ghost->token);
   response.set_lease_s(Seconds(host_.config.migration.lease));
+  *response.mutable_host() = agent::FactsOf(host_);
   return response;
 }
 

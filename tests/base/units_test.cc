@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 namespace starling {
 namespace {
 
@@ -25,6 +28,18 @@ TEST(FormatBytes, ReadsWell) {
   EXPECT_EQ(FormatBytes(17), "17 B");
   EXPECT_EQ(FormatBytes(1536), "1.5 KiB");
   EXPECT_EQ(FormatBytes(256 * kMiB), "256.0 MiB");
+}
+
+TEST(FormatTime, ReadsWell) {
+  EXPECT_EQ(FormatTime(0.00085), "850 us");
+  EXPECT_EQ(FormatTime(0.0853), "85.3 ms");
+  EXPECT_EQ(FormatTime(12.34), "12.3 s");
+  EXPECT_EQ(FormatTime(245), "4 min 5 s");
+  EXPECT_EQ(FormatTime(3 * 3600 + 120), "3 h 2 min");
+  EXPECT_EQ(FormatTime(5 * 86400 + 3600), "5 d 1 h");
+  EXPECT_EQ(FormatTime(-1), "?");
+  EXPECT_EQ(FormatTime(std::nan("")), "?");
+  EXPECT_EQ(FormatTime(std::numeric_limits<double>::infinity()), "?");
 }
 
 }  // namespace

@@ -56,6 +56,7 @@ peer_timeout_s = 0.5
 lease_s = 20
 ask_again_s = 0.25
 probe_timeout_s = 7
+keep_reports = 3
 [criu]
 binary = "/opt/criu"
 [keeper]
@@ -90,6 +91,7 @@ address = "10.77.0.2:7400"
   EXPECT_EQ(config->migration.lease, std::chrono::seconds(20));
   EXPECT_EQ(config->migration.ask_again, std::chrono::milliseconds(250));
   EXPECT_EQ(config->migration.probe_timeout, std::chrono::seconds(7));
+  EXPECT_EQ(config->migration.keep_reports, 3);
   EXPECT_EQ(config->criu.binary, "/opt/criu");
   EXPECT_EQ(config->keeper.binary, "/opt/starling-keeper");
   // Its own entry is passed over.

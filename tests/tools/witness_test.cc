@@ -6,10 +6,13 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 
+#include "absl/strings/str_format.h"
 #include "tests/tools/faulty_redis.h"
 #include "tools/witness/beat_log.h"
 #include "tools/witness/clock.h"
@@ -18,6 +21,7 @@
 #include "tools/witness/histogram.h"
 #include "tools/witness/ledger.h"
 #include "tools/witness/protocol.h"
+#include "tools/witness/recovery.h"
 #include "tools/witness/report.h"
 #include "tools/witness/run.h"
 #include "tools/witness/values.h"
@@ -245,6 +249,73 @@ TEST(ProtocolTest, Http) {
   EXPECT_FALSE(http->Parse("SSH-2.0-OpenSSH\r\n\r\n").ok());
 }
 
+// A request every 5 ms from second 0 on, each answered after 1 ms, but for what `took_ms` says.
+std::vector<Reply> Replies(double seconds, const std::function<double(double)>& took_ms) {
+  std::vector<Reply> replies;
+  for (int i = 0; i * 0.005 < seconds; ++i) {
+    replies.push_back({i * 5 * kNsPerMs,
+                       static_cast<int64_t>(took_ms(i * 0.005) * static_cast<double>(kNsPerMs))});
+  }
+  return replies;
+}
+
+TEST(RecoveryTest, IsFromTheGapToTheFirstSecondThatIsAsBefore) {
+  // Stopped from 10 to 10.4 s, slow for two seconds more, a little slower for good.
+  const auto replies = Replies(20, [](double at) {
+    if (at >= 10 && at < 10.4) return (10.4 - at) * 1000 + 1;
+    return at < 10 ? 1.0 : at < 12.4 ? 5.0 : 1.9;
+  });
+  const auto recovery = Recover(replies, 0, 9 * kNsPerSecond, 20 * kNsPerSecond);
+  ASSERT_TRUE(recovery.has_value());
+  EXPECT_EQ(recovery->p99_before_ns, kNsPerMs);
+  // The last answer before it came 1 ms after the request due at 9.995 s.
+  EXPECT_NEAR(ToSeconds(recovery->gap_start_ns), 9.996, 1e-6);
+  EXPECT_NEAR(ToMs(recovery->gap_ns), 405, 0.01);
+  ASSERT_TRUE(recovery->p99_back_ns.has_value());
+  // A second of 200 requests may have two slow ones: it begins 10 ms before 12.4 s.
+  EXPECT_NEAR(ToSeconds(*recovery->p99_back_ns), 12.39 - 9.996, 1e-6);
+}
+
+TEST(RecoveryTest, WhatStaysSlowIsNotBack) {
+  const auto replies = Replies(20, [](double at) { return at < 10 ? 1.0 : 2.1; });
+  auto recovery = Recover(replies, 0, 10 * kNsPerSecond, 20 * kNsPerSecond);
+  ASSERT_TRUE(recovery.has_value());
+  EXPECT_FALSE(recovery->p99_back_ns.has_value());
+  // Fast again, but not for a whole second before the end.
+  const auto late =
+      Replies(20, [](double at) { return at < 10 || at > 19.5 ? 1.0 : 2.1; });
+  recovery = Recover(late, 0, 10 * kNsPerSecond, 20 * kNsPerSecond);
+  ASSERT_TRUE(recovery.has_value());
+  EXPECT_FALSE(recovery->p99_back_ns.has_value());
+}
+
+TEST(RecoveryTest, WhatIsNotFeltIsBackAtOnce) {
+  const auto replies = Replies(20, [](double) { return 1.0; });
+  const auto recovery = Recover(replies, 0, 10 * kNsPerSecond, 20 * kNsPerSecond);
+  ASSERT_TRUE(recovery.has_value());
+  ASSERT_TRUE(recovery->p99_back_ns.has_value());
+  EXPECT_LT(*recovery->p99_back_ns, 5 * kNsPerMs);
+}
+
+TEST(RecoveryTest, TooFewRepliesTellNothing) {
+  const auto replies = Replies(20, [](double) { return 1.0; });
+  EXPECT_FALSE(Recover(replies, 0, kNsPerSecond / 4, 20 * kNsPerSecond).has_value());
+  EXPECT_FALSE(Recover(replies, 0, 20 * kNsPerSecond, 20 * kNsPerSecond).has_value());
+  EXPECT_FALSE(Recover({}, 0, kNsPerSecond, 2 * kNsPerSecond).has_value());
+}
+
+TEST(RecoveryTest, EventsAreLinesOfTimeAndName) {
+  const auto events = ParseEvents("1.5 the first move\n\n2 back\n");
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_EQ(events->size(), 2u);
+  EXPECT_EQ((*events)[0].at_ns, 1500 * kNsPerMs);
+  EXPECT_EQ((*events)[0].name, "the first move");
+  EXPECT_EQ((*events)[1].name, "back");
+  for (const char* wrong : {"soon", "-1 x", "nan x", "2 b\n1 a", "1e300 x"}) {
+    EXPECT_FALSE(ParseEvents(wrong).ok()) << wrong;
+  }
+}
+
 class WitnessTest : public testing::Test {
  protected:
   WitnessTest() {
@@ -388,6 +459,23 @@ TEST_F(WitnessTest, TheJsonCarriesTheVerdict) {
   EXPECT_EQ(json.at("lost_writes"), 0);
   EXPECT_EQ(json.at("flawless"), false);
   EXPECT_GT(json.at("answer_gaps").at("gaps").size(), 0u);
+}
+
+TEST_F(WitnessTest, TellsWhatWasFeltOfAnEvent) {
+  options_.duration_s = 3;
+  options_.events_file = testing::TempDir() + "/witness-events";
+  // The server pauses at its 2,000th answer, a second after the start.
+  std::ofstream(options_.events_file)
+      << absl::StrFormat("%.6f pause\n", ToSeconds(Now()) + 0.5);
+  const Result result = Watch({.pause_at = 2000, .pause_ms = 300});
+  ASSERT_EQ(result.events.size(), 1u);
+  ASSERT_TRUE(result.events[0].second.has_value()) << ToText(result);
+  EXPECT_GE(result.events[0].second->gap_ns, 290 * kNsPerMs);
+  const auto json = nlohmann::json::parse(ToJson(result));
+  EXPECT_EQ(json.at("events").at(0).at("name"), "pause");
+  EXPECT_GE(json.at("events").at(0).at("gap_ms"), 290);
+  EXPECT_TRUE(json.at("events").at(0).contains("p99_back_s"));
+  unlink(options_.events_file.c_str());
 }
 
 TEST(HeartbeatListenerTest, HearsBeatsAndNothingElse) {

@@ -80,6 +80,10 @@ class Hosts:
         return subprocess.Popen([*self._over(node), shlex.join(command)], **options)
 
     @staticmethod
+    def client(*command, timeout=120):
+        return beds.run(command, timeout)
+
+    @staticmethod
     def start_client(*command, **options):
         return subprocess.Popen(command, **options)
 

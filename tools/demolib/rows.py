@@ -8,10 +8,10 @@ import shlex
 import subprocess
 import time
 
+from . import agents
 from . import bed as beds
 from . import witness as witnesses
 
-COMPONENT = "redis"
 COMPONENT_MAC = "52:54:00:aa:00:50"
 REDIS_PORT = 6379
 REDIS = ["redis-server", "--port", str(REDIS_PORT), "--bind", "0.0.0.0", "--protected-mode", "no",
@@ -23,12 +23,30 @@ PATIENCE_S = 600  # with any one step of a node; a hang is to end as an error
 
 
 class Load:
-    """What the component is to do while it moves."""
+    """A component and what it is to do while it moves: here a Redis and its client."""
+
+    component = "redis"
+    port = REDIS_PORT
+    settle_s = SETTLE_S  # of load before the move, and after it
 
     def __init__(self, rate, mib, seed=1):
         self.rate = rate
         self.mib = mib
         self.seed = seed
+
+    def command(self, bed):
+        """The program's command line, in a node."""
+        del bed
+        return REDIS
+
+    def client(self):
+        """How the witness asks."""
+        return {"rate": self.rate, "preload_mib": self.mib, "seed": self.seed}
+
+    def look(self, bed):
+        """What is to be known of the component just before it moves."""
+        del bed
+        return {}
 
 
 class Place:
@@ -134,16 +152,14 @@ def _heartbeat(place):
             f"{place.bed.client_address}:{witnesses.HEARTBEAT_PORT}"]
 
 
-def component(place):
+def component(place, load):
     """The component's command line."""
-    return [*_heartbeat(place), "--", *REDIS]
+    return [*_heartbeat(place), "--", *load.command(place.bed)]
 
 
 def _watch(place, load, name):
-    return witnesses.Witness(place.bed, place.witness(),
-                             os.path.join(place.results, name),
-                             f"{place.bed.component_address}:{REDIS_PORT}", rate=load.rate,
-                             preload_mib=load.mib, seed=load.seed)
+    return witnesses.Witness(place.bed, place.witness(), os.path.join(place.results, name),
+                             f"{place.bed.component_address}:{load.port}", **load.client())
 
 
 def _measure(place, load, name, move):
@@ -152,17 +168,22 @@ def _measure(place, load, name, move):
     witness = _watch(place, load, name)
     try:
         witness.wait_ready()
-        witnesses.settle(SETTLE_S)
+        quiet_began, quiet = time.monotonic(), place.bed.wire_bytes()
+        witnesses.settle(load.settle_s)
+        seen = load.look(place.bed)
         wire = place.bed.wire_bytes()
         began = time.monotonic()
+        quiet_bytes_per_s = (wire - quiet) / (began - quiet_began)
+        witness.mark("move")
         moved = move()
         ended = time.monotonic()
         wire = place.bed.wire_bytes() - wire
-        witnesses.settle(SETTLE_S)
-        seen = witness.report()
+        witnesses.settle(load.settle_s)
+        report = witness.report()
     finally:
         witness.kill()
-    return {"name": name, **witnesses.figures(seen, began, ended), "wire_bytes": wire, **moved}
+    return {"name": name, **witnesses.figures(report, began, ended), "wire_bytes": wire,
+            "quiet_bytes_per_s": quiet_bytes_per_s, "moving_s": ended - began, **seen, **moved}
 
 
 def criu_name(precopy, shaped):
@@ -174,7 +195,7 @@ def criu_row(place, pair, load, *, precopy, rate_bytes_per_s=None):
     """Moves the component with CRIU: a plain copy of the images, or pre-copy into its page server;
     with `rate_bytes_per_s` over a link shaped to that rate."""
     pair.prepare()
-    pair.source.do("launch", command=shlex.join(component(place)))
+    pair.source.do("launch", command=shlex.join(component(place, load)))
 
     def move():
         moved = pair.source.do("move", target=place.bed.node_address(2), precopy=precopy)
@@ -191,10 +212,12 @@ def criu_row(place, pair, load, *, precopy, rate_bytes_per_s=None):
         pair.clean()
 
 
-def starling_row(place, load):
+def starling_row(place, load, name="starling"):
     """Moves the component with `starling migrate`, as a user would."""
-    with StarlingComponent(place, COMPONENT, component(place)) as moving:
-        return _measure(place, load, "starling", moving.migrate)
+    with StarlingComponent(place, load.component, component(place, load)) as moving:
+        memory = agents.Memory(place.bed)
+        row = _measure(place, load, name, moving.migrate)
+        return {**row, **memory.figures()}
 
 
 def rehearse_starling(place):
@@ -241,4 +264,5 @@ def _told(said):
             "encrypted": report["encrypted"], "tracker": report.get("tracker"),
             "held_ms": report["held_s"] * 1000,
             "phases": {f"{phase['name']}_ms": phase["seconds"] * 1000
-                       for phase in report["phases"]}}
+                       for phase in report["phases"]},
+            "report": report}

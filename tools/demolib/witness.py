@@ -17,17 +17,18 @@ class Witness:
     def __init__(self, bed, binary, folder, server, *, protocol="redis", rate, preload_mib,
                  value_bytes=1024, seed=1):
         os.makedirs(folder, exist_ok=True)
+        self._events = os.path.join(folder, "witness.events")
         self._json = os.path.join(folder, "witness.json")
         self._stop = os.path.join(folder, "witness.stop")
-        for path in (self._json, self._stop):
+        for path in (self._json, self._stop, self._events):
             if os.path.exists(path):
                 os.remove(path)
         self._process = bed.start_client(
             binary, "--protocol", protocol, "--connect", server,
             "--heartbeat-port", str(HEARTBEAT_PORT), "--rate", str(rate),
             "--value-size", str(value_bytes), "--preload-mib", str(preload_mib),
-            "--seed", str(seed), "--stop-file", self._stop, "--json", self._json, "--wait-ready",
-            "--ready-timeout", "180", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            "--seed", str(seed), "--stop-file", self._stop, "--events", self._events, "--json",
+            self._json, "--wait-ready", "--ready-timeout", "180", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True)
 
     def wait_ready(self, timeout_s=240):
@@ -37,6 +38,11 @@ class Witness:
         if line.strip() != "ready":
             self.kill()
             raise beds.DemoError(f"the witness did not get ready: {self._process.stderr.read()}")
+
+    def mark(self, name):
+        """Something happens now: the report says how long it was felt."""
+        with open(self._events, "a", encoding="utf-8") as events:
+            events.write(f"{time.monotonic():.6f} {name}\n")
 
     def report(self, timeout_s=240):
         """Ends the run, lets the witness read everything back, and returns its report."""
@@ -65,7 +71,10 @@ def figures(report, began_s, ended_s):
     longest = heartbeat["gaps"][0]
     inside = longest["at_monotonic_s"] + longest["ms"] / 1000 >= began_s and \
         longest["at_monotonic_s"] <= ended_s
+    event = next(iter(report["events"]), {})
     return {
+        "p99_before_ms": event.get("p99_before_ms"),
+        "p99_back_s": event.get("p99_back_s"),
         "blackout_ms": heartbeat["longest_gap_ms"],
         "client_gap_ms": answers["longest_gap_ms"],
         "lost_writes": report["lost_writes"],

@@ -98,6 +98,14 @@ constexpr char kEventsFooter[] = R"(Examples:
   starling events --follow
   starling events redis --json | jq -r .text)";
 
+constexpr char kReportFooter[] =
+    R"(Each host keeps the reports of moves away from it, of those that were called off too: every
+phase, every round, what went over the wire, and what was expected.
+
+Examples:
+  starling report redis
+  starling report redis --json | jq .phases)";
+
 constexpr char kReplayFooter[] =
     R"(Needs no agent. The folder holds traces as docs/predictor.md describes; what is missing of them
 is left out. Tables go to standard output.
@@ -311,6 +319,11 @@ class Parser {
         ->type_name("NUMBER");
     AddJson(events_, options);
 
+    report_ = Add("report", "Show what a migration away from this host was like", kReportFooter);
+    report_->add_option("NAME", options.name, "A component, for its latest one; or a migration's id")
+        ->required();
+    AddJson(report_, options);
+
     info_ = Add("info", "Say what this host's agent is", "");
     AddJson(info_, options);
     info_->add_flag("--peers", options.peers, "Only the names of its peers, one a line");
@@ -348,6 +361,7 @@ class Parser {
   CLI::App* stop_;
   CLI::App* logs_;
   CLI::App* events_;
+  CLI::App* report_;
   CLI::App* info_;
   CLI::App* replay_;
 
@@ -464,6 +478,7 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     events.set_after(options.after);
     return Events(session, events, format);
   }
+  if (parser.Chose(parser.report_)) return Report(session, options.name, format);
   return Info(session, options.peers  ? InfoForm::kPeers
                        : options.json ? InfoForm::kJson
                                       : InfoForm::kText);

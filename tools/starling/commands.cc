@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/text.h"
 #include "tools/starling/render.h"
 
 namespace starling::cli {
@@ -196,6 +197,20 @@ ExitCode Events(Session& session, const v1::EventsRequest& request, Format forma
   }
   const grpc::Status status = reader->Finish();
   return status.ok() ? ExitCode::kOk : FailCall(session, status);
+}
+
+ExitCode Report(Session& session, const std::string& name, Format format) {
+  v1::ReportRequest request;
+  request.set_name(name);
+  v1::ReportResponse report;
+  ExitCode code;
+  if (!Ask(session, &v1::Starling::Stub::Report, request, &report, &code)) return code;
+  const std::string& shown = format == Format::kJson ? report.json() : report.text();
+  for (absl::string_view line : absl::StrSplit(absl::StripTrailingAsciiWhitespace(shown), '\n')) {
+    session.io.out << Printable(line) << "\n";
+  }
+  session.io.out << std::flush;
+  return ExitCode::kOk;
 }
 
 ExitCode Info(Session& session, InfoForm form) {

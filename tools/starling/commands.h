@@ -59,6 +59,8 @@ ExitCode Stop(Session& session, const v1::StopRequest& request);
 ExitCode Logs(Session& session, const v1::LogsRequest& request);
 ExitCode Events(Session& session, const v1::EventsRequest& request, Format format);
 
+ExitCode Report(Session& session, const std::string& name, Format format);
+
 enum class InfoForm { kText, kJson, kPeers };
 ExitCode Info(Session& session, InfoForm form);
 

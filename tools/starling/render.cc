@@ -11,7 +11,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "base/text.h"
 #include "base/units.h"
+#include "runtime/reports/report_text.h"
 
 namespace starling::cli {
 namespace {
@@ -33,25 +35,6 @@ std::string EnumName(absl::string_view name) {
 std::string Rate(double bytes_per_s) {
   const double bounded = std::clamp(bytes_per_s, 0.0, 1e18);
   return absl::StrCat(FormatBytes(static_cast<uint64_t>(bounded)), "/s");
-}
-
-// A table with two spaces between columns; the last column is not padded.
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      absl::StrAppend(&line, row[i], std::string(widths[i] - row[i].size() + 2, ' '));
-    }
-    absl::StripTrailingAsciiWhitespace(&line);
-    absl::StrAppend(&text, line, "\n");
-  }
-  return text;
 }
 
 // What a person wants to know beside the state.
@@ -91,14 +74,6 @@ Json ComponentObject(const v1::Component& component) {
 
 }  // namespace
 
-std::string Printable(absl::string_view text) {
-  std::string shown(text);
-  for (char& c : shown) {
-    if (absl::ascii_iscntrl(c)) c = '?';
-  }
-  return shown;
-}
-
 std::string StateName(v1::ComponentState state) {
   if (state == v1::COMPONENT_STATE_UNSPECIFIED || !v1::ComponentState_IsValid(state)) return "?";
   return EnumName(v1::ComponentState_Name(state));
@@ -108,17 +83,6 @@ std::string StepName(v1::Step step) {
   if (step == v1::PRECOPY) return "pre-copy";
   if (step == v1::STEP_UNSPECIFIED || !v1::Step_IsValid(step)) return "?";
   return EnumName(v1::Step_Name(step));
-}
-
-std::string FormatTime(double seconds) {
-  if (!(seconds >= 0) || seconds > 1e12) return "?";
-  if (seconds < 1e-3) return absl::StrFormat("%.0f us", seconds * 1e6);
-  if (seconds < 1) return absl::StrFormat("%.1f ms", seconds * 1e3);
-  if (seconds < 60) return absl::StrFormat("%.1f s", seconds);
-  const int64_t whole = static_cast<int64_t>(seconds);
-  if (whole < 3600) return absl::StrCat(whole / 60, " min ", whole % 60, " s");
-  if (whole < 86400) return absl::StrCat(whole / 3600, " h ", whole % 3600 / 60, " min");
-  return absl::StrCat(whole / 86400, " d ", whole % 86400 / 3600, " h");
 }
 
 std::string ComponentTable(const v1::ListResponse& list) {
@@ -315,47 +279,16 @@ std::string ReportJson(const v1::MigrationProgress& last, ExitCode code, absl::s
     json["report"] = nullptr;
     return Dump(json);
   }
-  const v1::MigrationReport& report = last.report();
-  Json& out = json["report"];
-  out["provider"] = report.provider();
-  out["encrypted"] = report.encrypted();
-  out["tracker"] = report.tracker();
-  out["rounds"] = report.rounds();
-  out["wire_bytes"] = report.wire_bytes();
-  out["total_s"] = report.total_s();
-  out["held_s"] = report.held_s();
-  out["expected_blackout_s"] = Known(report.expected_blackout_s());
-  out["epoch"] = report.epoch();
-  out["error"] = report.error();
-  out["phases"] = Json::array();
-  for (const v1::PhaseTime& phase : report.phases()) {
-    out["phases"].push_back({{"name", phase.name()}, {"seconds", phase.seconds()}});
-  }
+  json["report"] = Json::parse(MigrationReportJson(last.report()));
   return Dump(json);
 }
 
 std::string ReportText(const v1::MigrationProgress& last) {
   const v1::MigrationReport& report = last.report();
-  const std::string name = Printable(last.component());
-  std::string text;
-  if (last.step() == v1::DONE) {
-    text = absl::StrCat(name, " runs on ", Printable(last.to()), " (epoch ", report.epoch(), ")");
-  } else {
-    text = absl::StrCat("called off, ", name, " runs on ", Printable(last.from()),
-                        report.error().empty() ? "" : ": ", Printable(report.error()));
-  }
-  absl::StrAppend(&text, "\n  total ", FormatTime(report.total_s()), ", held ",
-                  FormatTime(report.held_s()), ", ", report.rounds(), " rounds, ",
-                  FormatBytes(report.wire_bytes()), " on the wire by ",
-                  report.provider().empty() ? "nothing" : Printable(report.provider()),
-                  report.encrypted() ? ", encrypted" : ", not encrypted", ", tracked by ",
-                  report.tracker().empty() ? "nothing" : Printable(report.tracker()));
-  if (report.phases_size() > 0) {
-    std::vector<std::string> phases;
-    for (const v1::PhaseTime& phase : report.phases()) {
-      phases.push_back(absl::StrCat(Printable(phase.name()), " ", FormatTime(phase.seconds())));
-    }
-    absl::StrAppend(&text, "\n  ", absl::StrJoin(phases, ", "));
+  std::string text = ReportSummary(last.component(), last.from(), last.to(), report);
+  if (!report.file().empty()) {
+    absl::StrAppend(&text, "\n  all of it: starling report ", Printable(report.migration_id()), " (",
+                    Printable(report.file()), ")");
   }
   return text;
 }

@@ -8,8 +8,7 @@
 #include "tools/starling/exit_code.h"
 
 // What `starling` shows, as pure functions of the agent's messages. Nothing here ends with a
-// newline except tables. Text from elsewhere loses its control characters, so that no peer and no
-// component can drive a terminal.
+// newline except tables. Text from elsewhere loses its control characters (see Printable()).
 
 namespace starling::cli {
 
@@ -17,15 +16,9 @@ namespace starling::cli {
 // added.
 inline constexpr int kJsonSchema = 1;
 
-// `text` with '?' for each control character.
-std::string Printable(absl::string_view text);
-
 // "running", "in-doubt"; "pre-copy", "called-off".
 std::string StateName(v1::ComponentState state);
 std::string StepName(v1::Step step);
-
-// "850 us", "85.3 ms", "12.3 s", "4 min 5 s", "3 h 2 min", "5 d 1 h".
-std::string FormatTime(double seconds);
 
 // --- ps ---
 std::string ComponentTable(const v1::ListResponse& list);

@@ -116,6 +116,9 @@ void Client::Enter(const Request& request, const Answer& answer, int64_t now) {
     ++statistics_.answers;
     statistics_.latency.Add(now - request.scheduled_ns);
     statistics_.answer_gaps.Arrive(now, statistics_.answers);
+    if (keep_replies_) {
+      statistics_.replies.push_back({request.scheduled_ns, now - request.scheduled_ns});
+    }
   }
   if (answer.kind == Answer::Kind::kRefused) {
     if (statistics_.refused++ == 0) statistics_.first_refusal = std::string(answer.payload);

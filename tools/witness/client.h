@@ -6,12 +6,14 @@
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "tools/witness/gap_recorder.h"
 #include "tools/witness/histogram.h"
 #include "tools/witness/ledger.h"
 #include "tools/witness/protocol.h"
+#include "tools/witness/recovery.h"
 #include "tools/witness/socket.h"
 
 namespace starling::witness {
@@ -25,6 +27,7 @@ struct ClientStatistics {
   std::string first_refusal;
   Histogram latency;        // from the scheduled time of the request to its answer
   GapRecorder answer_gaps;  // between one answer and the next
+  std::vector<Reply> replies;  // each of them, when they are kept
 };
 
 // One connection that carries requests in order and enters every answer into a ledger. Never
@@ -33,6 +36,9 @@ class Client {
  public:
   // `protocol` and `ledger` outlive the client.
   Client(const Protocol& protocol, Ledger& ledger, Socket connection);
+
+  // Keeps every measured reply time from here on: 16 bytes each.
+  void KeepReplies() { keep_replies_ = true; }
 
   // Queue a request. `scheduled_ns` is when it should have been sent.
   void Write(uint32_t key, int64_t scheduled_ns, bool measured);
@@ -74,6 +80,7 @@ class Client {
   size_t out_at_ = 0;
   std::string in_;
   size_t in_at_ = 0;
+  bool keep_replies_ = false;
   ClientStatistics statistics_;
 };
 

@@ -106,6 +106,9 @@ int main(int argc, char** argv) {
                  "Seconds to wait for late answers at the end")
       ->capture_default_str();
   app.add_option("--stop-file", options.stop_file, "Stop when this file exists");
+  app.add_option("--events", options.events_file,
+                 "Lines of \"SECONDS NAME\" (monotonic clock), read at the end: for each, how long "
+                 "until the\n99th percentile of reply times was back within twice of before");
   app.add_option("--json", json_file, "Write the report there as JSON");
   app.add_flag("--wait-ready", wait_ready, "Print a line \"ready\" when measuring starts");
   app.add_option(

@@ -48,6 +48,21 @@ Json LatencyToJson(const Histogram& latency) {
           {"max", ToMs(latency.max_ns())}};
 }
 
+Json EventToJson(const Event& event, const std::optional<Recovery>& recovery, int64_t started_ns) {
+  Json json = {{"name", event.name},
+               {"at_s", ToSeconds(event.at_ns - started_ns)},
+               {"p99_before_ms", nullptr},
+               {"gap_ms", nullptr},
+               {"gap_at_s", nullptr},
+               {"p99_back_s", nullptr}};
+  if (!recovery.has_value()) return json;
+  json["p99_before_ms"] = ToMs(recovery->p99_before_ns);
+  json["gap_ms"] = ToMs(recovery->gap_ns);
+  json["gap_at_s"] = ToSeconds(recovery->gap_start_ns - started_ns);
+  if (recovery->p99_back_ns.has_value()) json["p99_back_s"] = ToSeconds(*recovery->p99_back_ns);
+  return json;
+}
+
 std::string GapLine(const GapRecorder& recorder, int64_t started_ns) {
   std::string line =
       absl::StrFormat("p50 %.2f, p99.9 %.2f; longest", ToMs(recorder.distribution().Quantile(0.5)),
@@ -102,7 +117,13 @@ std::string ToJson(const Result& result) {
     AddGaps(seen.gaps, result.started_ns, true, &heartbeat);
     out["heartbeat"] = std::move(heartbeat);
   }
-  return out.dump(2) + "\n";
+  if (!result.options.events_file.empty()) {
+    out["events"] = Json::array();
+    for (const auto& [event, recovery] : result.events) {
+      out["events"].push_back(EventToJson(event, recovery, result.started_ns));
+    }
+  }
+  return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string ToText(const Result& result) {
@@ -137,6 +158,20 @@ std::string ToText(const Result& result) {
         beats.received(), beats.lost(), beats.duplicated(), beats.reordered(), beats.senders());
     absl::StrAppendFormat(&text, "  gaps between heartbeats (ms): %s\n",
                           GapLine(result.heartbeat->gaps, result.started_ns));
+  }
+  for (const auto& [event, recovery] : result.events) {
+    absl::StrAppendFormat(&text, "  %s at %.1f s: ", event.name,
+                          ToSeconds(event.at_ns - result.started_ns));
+    if (!recovery.has_value()) {
+      text += "too few replies to tell what of it was felt\n";
+    } else if (!recovery->p99_back_ns.has_value()) {
+      absl::StrAppendFormat(&text, "p99 was %.2f ms and was not seen back within twice that\n",
+                            ToMs(recovery->p99_before_ns));
+    } else {
+      absl::StrAppendFormat(
+          &text, "p99 was %.2f ms; back within twice that %.2f s after the longest gap began\n",
+          ToMs(recovery->p99_before_ns), ToSeconds(*recovery->p99_back_ns));
+    }
   }
   return text;
 }

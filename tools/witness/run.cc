@@ -45,6 +45,7 @@ class Course {
     StopMeasuring();
     if (client_ != nullptr) Verify();
     Conclude();
+    if (absl::Status told = TellEvents(); !told.ok()) return told;
     return std::move(result_);
   }
 
@@ -63,6 +64,7 @@ class Course {
       absl::StatusOr<Socket> connection = ConnectTcp(*options_.server, deadline);
       if (!connection.ok()) return connection.status();
       client_ = std::make_unique<Client>(protocol_, ledger_, *std::move(connection));
+      if (!options_.events_file.empty()) client_->KeepReplies();
       absl::Status filled = protocol_.can_write() ? Preload() : AssumeSite();
       if (!filled.ok()) return filled;
       next_scheduled_ns_ = Now();
@@ -205,6 +207,29 @@ class Course {
     result_.writes_acknowledged = ledger_.acknowledged();
     result_.lost_writes = ledger_.lost_writes();
     result_.wrong_values = ledger_.wrong_values();
+  }
+
+  absl::Status TellEvents() {
+    if (options_.events_file.empty()) return absl::OkStatus();
+    std::ifstream file(options_.events_file);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    absl::StatusOr<std::vector<Event>> events = ParseEvents(text);
+    if (!events.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options_.events_file, ": ", events.status().message()));
+    }
+    int64_t from_ns = result_.started_ns;
+    for (size_t i = 0; i < events->size(); ++i) {
+      const bool last = i + 1 == events->size();
+      std::optional<Recovery> recovery;
+      if (result_.client.has_value()) {
+        recovery = Recover(result_.client->replies, from_ns, (*events)[i].at_ns,
+                           last ? result_.ended_ns : (*events)[i + 1].at_ns);
+      }
+      from_ns = (*events)[i].at_ns;
+      result_.events.emplace_back(std::move((*events)[i]), recovery);
+    }
+    return absl::OkStatus();
   }
 
   void AwaitWindow(int64_t deadline_ns) {

@@ -7,12 +7,15 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "tools/witness/client.h"
 #include "tools/witness/heartbeat_listener.h"
 #include "tools/witness/protocol.h"
+#include "tools/witness/recovery.h"
 #include "tools/witness/socket.h"
 
 namespace starling::witness {
@@ -31,6 +34,7 @@ struct Options {
   size_t value_bytes = 1024;
   bool preload = false;  // write every key once before the load starts
   std::string stop_file;
+  std::string events_file;  // read at the end; see ParseEvents(). Empty: none
 };
 
 struct Result {
@@ -52,13 +56,17 @@ struct Result {
 
   std::optional<HeartbeatListener::Seen> heartbeat;
 
+  // What was done meanwhile, and what of it was felt (nothing where that cannot be told).
+  std::vector<std::pair<Event, std::optional<Recovery>>> events;
+
   // Nothing lost, wrong, refused, broken or left unverified.
   bool Flawless() const;
 };
 
 // Runs the whole course: connect, preload, warm up, `on_ready`, load until the duration is over,
 // the stop file exists or `*stop` is set by a signal that `wait_mask` lets through, then read
-// everything back. Errors are those of the set-up; what goes wrong later is in the result.
+// everything back. Errors are those of the set-up and of the events' file; what else
+// goes wrong later is in the result.
 absl::StatusOr<Result> Run(const Options& options, const Protocol& protocol,
                            const volatile sig_atomic_t* stop, const sigset_t& wait_mask,
                            const std::function<void()>& on_ready);

@@ -106,6 +106,14 @@ class FakeAgent final : public v1::Starling::Service {
     return answer;
   }
 
+  Status Report(ServerContext*, const v1::ReportRequest* request,
+                v1::ReportResponse* response) override {
+    if (request->name() != "redis") return Status(StatusCode::NOT_FOUND, "no such report");
+    response->set_json("{\"schema\":1}\n");
+    response->set_text("redis runs on node2\n  caf\x1b[2J\n");
+    return answer;
+  }
+
   Status answer;
   v1::ComponentSpec spec;
   v1::CheckResponse check;
@@ -316,8 +324,7 @@ TEST_F(CliTest, MigrateThatIsRefusedSaysEachObstacleOnItsLines) {
                   "cannot be moved:\n  /a\x1b is not there [code]\n    copy it");
   };
   EXPECT_EQ(Call("migrate redis --to node2"), 4);
-  EXPECT_EQ(err_.str(),
-            "starling: cannot be moved:\n  /a? is not there [code]\n    copy it\n");
+  EXPECT_EQ(err_.str(), "starling: cannot be moved:\n  /a? is not there [code]\n    copy it\n");
 }
 
 TEST_F(CliTest, MigrateShowsLinesAndTheReport) {
@@ -444,6 +451,15 @@ TEST_F(CliTest, StopLogsEventsCancel) {
   EXPECT_EQ(Call("events --json"), 0);
   EXPECT_EQ(OutLines().at(0)["number"], 1);
   EXPECT_EQ(Call("cancel redis"), 0);
+}
+
+TEST_F(CliTest, ReportShowsWhatTheAgentKept) {
+  EXPECT_EQ(Call("report redis"), 0);
+  EXPECT_EQ(out_.str(), "redis runs on node2\n  caf?[2J\n");
+  EXPECT_EQ(Call("report redis --json"), 0);
+  EXPECT_EQ(OutLines().at(0)["schema"], 1);
+  EXPECT_EQ(Call("report 7f3a"), 3);
+  EXPECT_EQ(Call("report"), 2);
 }
 
 TEST_F(CliTest, SaysThatNoAgentRuns) {
