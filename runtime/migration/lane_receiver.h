@@ -31,7 +31,8 @@ class LaneReceiver {
  public:
   struct Options {
     uint64_t arena_bytes = 0;  // at least
-    std::string images_dir;    // see checkpoint::Arena; empty: in memory alone
+    uint64_t max_arena_bytes = checkpoint::Arena::Options().max_bytes;
+    std::string images_dir;  // see checkpoint::Arena; empty: in memory alone
     RingOptions ring;
     std::vector<ChannelKeys> keys;  // of the data connections by their numbers; none: plain
   };

@@ -106,7 +106,11 @@ class ComponentFactsTest : public testing::Test {
   // Codes and things of all obstacles.
   std::vector<std::pair<std::string, std::string>> Check(const Process& process) {
     std::vector<std::pair<std::string, std::string>> found;
-    for (const auto& o : CheckSource(Gather(process))) found.emplace_back(o.code(), o.thing());
+    for (const auto& o : CheckSource(Gather(process))) {
+      // tsan maps a file of its own that it has removed.
+      if (o.thing().find("/tsan.rodata.") != std::string::npos) continue;
+      found.emplace_back(o.code(), o.thing());
+    }
     return found;
   }
 
