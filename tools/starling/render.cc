@@ -285,7 +285,7 @@ std::string ReportJson(const v1::MigrationProgress& last, ExitCode code, absl::s
 
 std::string ReportText(const v1::MigrationProgress& last) {
   const v1::MigrationReport& report = last.report();
-  std::string text = ReportSummary(last.component(), last.from(), last.to(), report);
+  std::string text = ReportSummary(report);
   if (!report.file().empty()) {
     absl::StrAppend(&text, "\n  all of it: starling report ", Printable(report.migration_id()), " (",
                     Printable(report.file()), ")");
