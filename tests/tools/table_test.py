@@ -65,7 +65,7 @@ class FiguresTest(unittest.TestCase):
     def report(at):
         return {"heartbeat": {"longest_gap_ms": 700.0, "duplicated": 0,
                               "gaps": [{"ms": 700.0, "at_monotonic_s": at}]},
-                "answer_gaps": {"longest_gap_ms": 800.0}, "lost_writes": 0, "wrong_values": 0,
+                "answer_gaps": {"longest_gap_ms": 800.0}, "events": [], "lost_writes": 0, "wrong_values": 0,
                 "broken_connections": 0, "unverified_values": 0, "unanswered": 0, "refused": 0}
 
     def test_a_hiccup_at_another_time_is_told_from_the_blackout(self):

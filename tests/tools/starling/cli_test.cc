@@ -334,6 +334,9 @@ TEST_F(CliTest, MigrateShowsLinesAndTheReport) {
     writer->Write(Progress(v1::PRECOPY, 1));
     writer->Write(Progress(v1::COMMIT));
     v1::MigrationProgress done = Progress(v1::DONE);
+    done.mutable_report()->set_component("redis");
+    done.mutable_report()->set_from("node1");
+    done.mutable_report()->set_to("node2");
     done.mutable_report()->set_provider("verbs");
     done.mutable_report()->set_epoch(2);
     writer->Write(done);
@@ -374,6 +377,8 @@ TEST_F(CliTest, MigrateTellsHowItEndedOtherwise) {
   // Called off, with a report.
   agent_.on_migrate = [](ServerContext*, ServerWriter<v1::MigrationProgress>* writer) {
     v1::MigrationProgress off = Progress(v1::CALLED_OFF);
+    off.mutable_report()->set_component("redis");
+    off.mutable_report()->set_from("node1");
     off.mutable_report()->set_error("the link was cut");
     writer->Write(off);
     return Status(StatusCode::ABORTED, "the link was cut");

@@ -66,8 +66,8 @@ class CompletionTest : public testing::Test {
 };
 
 TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
-  EXPECT_THAT(Offered({"re"}), ElementsAre("resolve", "replay"));
-  EXPECT_EQ(Offered({""}).size(), 11u);
+  EXPECT_THAT(Offered({"re"}), ElementsAre("resolve", "report", "replay"));
+  EXPECT_EQ(Offered({""}).size(), 12u);
   EXPECT_THAT(Offered({"migrate", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "w"}), ElementsAre("web"));
   EXPECT_THAT(Offered({"migrate", "web", "--to", ""}), ElementsAre("node2", "node3"));
