@@ -19,7 +19,6 @@ from beds import BINARIES, Failed, wait_until
 from workloads_test import Line, Memory
 
 ADDRESS = beds.ADDRESS
-NAME = "damaged"
 
 
 class Hog(Memory):
@@ -27,22 +26,23 @@ class Hog(Memory):
 
 
 class Test:
-    def __init__(self, bed):
+    def __init__(self, bed, name):
         self.bed = bed
+        self.name = name
         self.one, self.two = bed.nodes[1], bed.nodes[2]
         self.hog = Hog()
 
     # What the cases are made of -----------------------------------------------------------------
 
     def start(self):
-        self.one.starling("run", NAME, "--ip", f"{ADDRESS}/24", "--", *self.hog.command())
+        self.one.starling("run", self.name, "--ip", f"{ADDRESS}/24", "--", *self.hog.command())
 
     def stop(self):
-        self.one.starling("cancel", NAME, check=False)
+        self.one.starling("cancel", self.name, check=False)
         for node in (self.one, self.two):
             node.shell("rm -rf /run/starling/hold", check=False)
         for node in (self.one, self.two):
-            node.starling("stop", NAME, "--grace", "2", check=False)
+            node.starling("stop", self.name, "--grace", "2", check=False)
 
     def hold(self, node, point):
         node.shell(f"mkdir -p /run/starling/hold && touch /run/starling/hold/{point}")
@@ -53,7 +53,7 @@ class Test:
     def move(self, *options, there=None):
         there = there or self.two
         here = self.one if there is self.two else self.two
-        return here.starling("migrate", NAME, "--to", there.name, "--json", *options, check=False)
+        return here.starling("migrate", self.name, "--to", there.name, "--json", *options, check=False)
 
     def moved(self, *options):
         done = self.move(*options)
@@ -77,14 +77,14 @@ class Test:
 
     def events(self, node, kind):
         said = [json.loads(line) for line in
-                node.starling("events", NAME, "--json").out.splitlines()]
+                node.starling("events", self.name, "--json").out.splitlines()]
         return [event["text"] for event in said if event["kind"] == kind]
 
     def state(self, node):
-        return node.components().get(NAME, {}).get("state")
+        return node.components().get(self.name, {}).get("state")
 
     def processes(self, node):
-        return node.shell(f"cat /sys/fs/cgroup/starling/{NAME}*/cgroup.procs", check=False).out.split()
+        return node.shell(f"cat /sys/fs/cgroup/starling/{self.name}*/cgroup.procs", check=False).out.split()
 
     def kill_keeper(self, node):
         # The only component here, and so the only keeper.
@@ -193,7 +193,7 @@ def main():
     rows = []
     with beds.Bed(options.bed, options.kernel, options.keep) as bed:
         for case in options.case or CASES:
-            test = Test(bed)
+            test = Test(bed, f"damaged-{len(rows)}")
             try:
                 test.start()
                 said, passed = getattr(test, case)(), True
