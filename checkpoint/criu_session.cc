@@ -603,7 +603,8 @@ absl::StatusOr<CriuResult> CriuSession::Restore(const RestoreRequest& request,
   wire.request.set_type(RESTORE);
   criu_opts& opts = *wire.request.mutable_opts();
   CommonOptions(opts, log_level_, log_file_);
-  opts.set_tcp_established(request.tcp_established);
+  opts.set_tcp_established(request.tcp_established && !request.tcp_close);
+  opts.set_tcp_close(request.tcp_close);
   opts.set_shell_job(false);
   opts.set_file_locks(request.file_locks);
   opts.set_link_remap(request.link_remap);

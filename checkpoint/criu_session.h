@@ -101,6 +101,7 @@ struct DumpRequest {
 
 struct RestoreRequest {
   bool tcp_established = true;
+  bool tcp_close = false;  // instead: established connections are there, and closed
   bool file_locks = true;
   bool link_remap = true;
   bool external_unix_sockets = false;

@@ -28,7 +28,7 @@ _starling() {
         return ;;
       --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
       --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
-      --summary-tolerance)
+      --summary-tolerance | --ship | --every | --keep | --encrypt-key | --number | --name)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
       -*) ;;
@@ -37,11 +37,16 @@ _starling() {
   done
 
   case $previous in
-    --socket | --shared | --directory | --traces | --out | --plots) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+    --socket | --shared | --ship | --encrypt-key | --directory | --traces | --out | --plots) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
     --user) mapfile -t COMPREPLY < <(compgen -u -- "$current"); return ;;
-    --to) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
+    --to) if [[ $command == checkpoint ]]; then
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -d -- "$current")
+        return
+      fi
+      mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
     --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
-    --tail | --after | --summary-tolerance) return ;;
+    --tail | --after | --summary-tolerance | --every | --keep | --number | --name) return ;;
   esac
 
   local options="--help --socket"
@@ -50,13 +55,15 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate cancel resolve stop logs events report info replay" -- "$current")
+          "run ps check migrate checkpoint restore cancel resolve stop logs events report info replay" -- "$current")
         return
       fi ;;
-    run) options="$options --user --ip --memory --shared --directory --env" ;;
+    run) options="$options --user --ip --memory --shared --ship --directory --env" ;;
     ps) options="$options --json --names" ;;
     check) options="$options --to --json" ;;
     migrate) options="$options --to --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --verify --json --quiet" ;;
+    checkpoint) options="$options --to --every --keep --encrypt-key --json" ;;
+    restore) options="$options --name --number --original-gone --encrypt-key --json" ;;
     resolve) options="$options --here --there --yes" ;;
     stop) options="$options --grace" ;;
     logs) options="$options --follow --tail" ;;
@@ -65,7 +72,10 @@ _starling() {
     info) options="$options --json --peers" ;;
     replay) options="$options --traces --out --plots --ablations --summary-tolerance" ;;
   esac
-  if [[ $current == -* || -n $name || $command == ps || $command == info || $command == run ||
+  if [[ $command == restore && $current != -* && -z $name ]]; then
+    compopt -o filenames
+    mapfile -t COMPREPLY < <(compgen -d -- "$current")
+  elif [[ $current == -* || -n $name || $command == ps || $command == info || $command == run ||
     $command == replay ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
   else

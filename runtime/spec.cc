@@ -3,8 +3,10 @@
 #include <stdio.h>
 
 #include <array>
+#include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/units.h"
@@ -19,6 +21,9 @@ constexpr int kMaxWords = 4096;
 constexpr size_t kMaxWordBytes = 128 * kKiB;
 constexpr uint64_t kMinMemory = 4 * kMiB;
 constexpr int kMaxShared = 64;
+constexpr int kMaxShip = 64;
+// With its slash. Other names are made of it.
+constexpr size_t kMaxShipName = 161;
 
 // Protocol buffers carry text as UTF-8 only. Overlong forms and surrogates are not told apart here:
 // the message's own parser refuses those.
@@ -84,6 +89,43 @@ absl::Status CheckMac(absl::string_view mac) {
   return absl::InvalidArgumentError("mac: a local unicast address, such as 02:00:5e:10:00:01");
 }
 
+bool Nested(absl::string_view a, absl::string_view b) {
+  if (a.size() > b.size()) std::swap(a, b);
+  return a == "/" || a == b || absl::StartsWith(b, absl::StrCat(a, "/"));
+}
+
+// Paths that are put in place by a rename, each for itself.
+absl::Status CheckShip(const v1::ComponentSpec& spec) {
+  if (spec.ship_size() > kMaxShip) {
+    return absl::InvalidArgumentError(absl::StrCat("ship: more than ", kMaxShip, " paths"));
+  }
+  RETURN_IF_ERROR(CheckWords(spec.ship(), "ship"));
+  for (int i = 0; i < spec.ship_size(); ++i) {
+    const std::string& path = spec.ship(i);
+    RETURN_IF_ERROR(Annotate(CheckAbsolutePath(path), "ship"));
+    if (path == "/") {
+      return absl::InvalidArgumentError("ship: '/' cannot be moved: name what is below it");
+    }
+    if (path.size() - path.rfind('/') > kMaxShipName) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "ship: the last part of '", path, "' is longer than ", kMaxShipName - 1, " bytes"));
+    }
+    for (int j = 0; j < i; ++j) {
+      if (Nested(path, spec.ship(j))) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("ship: '", path, "' and '", spec.ship(j), "' lie one in the other"));
+      }
+    }
+    for (const std::string& shared : spec.shared()) {
+      if (Nested(path, shared)) {
+        return absl::InvalidArgumentError(absl::StrCat("ship: '", path, "' and the shared path '",
+                                                       shared, "' lie one in the other"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckSpec(const v1::ComponentSpec& spec) {
@@ -112,6 +154,7 @@ absl::Status CheckSpec(const v1::ComponentSpec& spec) {
   for (const std::string& path : spec.shared()) {
     RETURN_IF_ERROR(Annotate(CheckAbsolutePath(path), "shared"));
   }
+  RETURN_IF_ERROR(CheckShip(spec));
   if (!IsUtf8(spec.directory())) return absl::InvalidArgumentError("directory: is not UTF-8");
   if (!spec.directory().empty()) {
     RETURN_IF_ERROR(Annotate(CheckAbsolutePath(spec.directory()), "directory"));

@@ -11,7 +11,10 @@
 #include "absl/strings/str_replace.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "base/units.h"
 #include "runtime/agent/preflight.h"
+#include "runtime/checkpoints/restorer.h"
+#include "runtime/checkpoints/taker.h"
 #include "runtime/keeper_client.h"
 #include "runtime/migration/make_source.h"
 #include "runtime/names.h"
@@ -57,6 +60,18 @@ absl::Status NoSuchComponent(const std::string& name, const std::string& host) {
 
 // A file may have a line break in its name.
 std::string OneLine(absl::string_view text) { return absl::StrReplaceAll(text, {{"\n", "?"}}); }
+
+// OK without obstacles; else all of them in one error.
+template <typename Obstacles>
+absl::Status Refusal(std::string all, const Obstacles& obstacles) {
+  if (obstacles.empty()) return absl::OkStatus();
+  for (const v1::Obstacle& obstacle : obstacles) {
+    const std::string what = absl::StrCat(obstacle.thing(), ": ", obstacle.reason());
+    absl::StrAppend(&all, "\n  ", OneLine(what), " [", obstacle.code(), "]\n    ",
+                    OneLine(obstacle.mend()));
+  }
+  return absl::FailedPreconditionError(all);
+}
 
 }  // namespace
 
@@ -236,7 +251,7 @@ absl::StatusOr<v1::CheckResponse> Agent::Check(const std::string& name, const st
   ASSIGN_OR_RETURN(const std::shared_ptr<Copy> copy, Living(name));
   ASSIGN_OR_RETURN(const std::shared_ptr<PeerClient> peer, Peer(to));
   ASSIGN_OR_RETURN(const ComponentRow row, host_.journal.GetComponent(name));
-  return Preflight(host_, name, *copy, row, *peer);
+  return Preflight(host_, *copy, row, *peer);
 }
 
 absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateRequest& request) {
@@ -249,17 +264,10 @@ absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateR
   // It may have ended, or left, while this call waited.
   ASSIGN_OR_RETURN(copy, Living(name));
   ASSIGN_OR_RETURN(const ComponentRow component, host_.journal.GetComponent(name));
-  ASSIGN_OR_RETURN(const v1::CheckResponse check, Preflight(host_, name, *copy, component, *peer));
-  if (check.obstacles_size() > 0) {
-    std::string all =
-        absl::StrCat("component ", name, " cannot be moved to host ", request.to(), ":");
-    for (const v1::Obstacle& obstacle : check.obstacles()) {
-      const std::string what = absl::StrCat(obstacle.thing(), ": ", obstacle.reason());
-      absl::StrAppend(&all, "\n  ", OneLine(what), " [", obstacle.code(), "]\n    ",
-                      OneLine(obstacle.mend()));
-    }
-    return absl::FailedPreconditionError(all);
-  }
+  ASSIGN_OR_RETURN(const v1::CheckResponse check, Preflight(host_, *copy, component, *peer));
+  RETURN_IF_ERROR(
+      Refusal(absl::StrCat("component ", name, " cannot be moved to host ", request.to(), ":"),
+              check.obstacles()));
   MigrationRow row;
   ASSIGN_OR_RETURN(row.id, NewId());
   row.role = MigrationRole::kSource;
@@ -371,6 +379,21 @@ void Agent::OnExit(const std::shared_ptr<Copy>& copy,
   }
 }
 
+// A component that is held and does not move was held for a checkpoint, or restored from one, by an
+// agent that is gone.
+void Agent::LetRunAgain(const Copy& copy, const keeper::v1::Status& status) {
+  const bool busy = status.phase() == keeper::v1::Status::BUSY;
+  if (!status.frozen() && !status.fenced() && !busy) return;
+  absl::Status running = copy.CancelCriu(Deadline::After(kKeeperTimeout));
+  running.Update(copy.FenceDown(Deadline::After(kKeeperTimeout)));
+  running.Update(copy.Thaw(Deadline::After(kKeeperTimeout)));
+  if (!running.ok()) {
+    host_.Event(copy.name(), "thaw-failed", running.message());
+    return;
+  }
+  host_.Event(copy.name(), "runs-on", "it was held when the agent was restarted");
+}
+
 v1::InfoResponse Agent::Info() const {
   v1::InfoResponse info;
   info.set_host(host_.config.host);
@@ -399,6 +422,13 @@ v1::HelloResponse Agent::Hello() const {
 absl::StatusOr<v1::ExamineResponse> Agent::Examine(const v1::ExamineRequest& request) {
   RETURN_IF_ERROR(CheckComponentName(request.spec().name()));
   if (host_.fabric == nullptr) return host_.fabric_error;
+  v1::ExamineResponse response;
+  for (v1::Obstacle& obstacle : ExamineHere(request))
+    *response.add_obstacles() = std::move(obstacle);
+  return response;
+}
+
+std::vector<v1::Obstacle> Agent::ExamineHere(const v1::ExamineRequest& request) const {
   preflight::HostOptions options;
   options.host = host_.config.host;
   options.protocol = kProtocol;
@@ -410,10 +440,123 @@ absl::StatusOr<v1::ExamineResponse> Agent::Examine(const v1::ExamineRequest& req
   options.name_taken = host_.components->Find(request.spec().name()) != nullptr;
   options.cgroup_path = "/sys/fs/cgroup";
   options.parent_device = host_.config.network.parent;
-  const preflight::HostFacts facts = preflight::GatherHost(request, options);
-  v1::ExamineResponse response;
-  for (v1::Obstacle& obstacle : preflight::CheckTarget(request, facts))
-    *response.add_obstacles() = std::move(obstacle);
+  return preflight::CheckTarget(request, preflight::GatherHost(request, options));
+}
+
+absl::StatusOr<v1::CheckpointResponse> Agent::Checkpoint(const v1::CheckpointRequest& request) {
+  const std::string& name = request.name();
+  RETURN_IF_ERROR(Annotate(CheckAbsolutePath(request.folder()), "folder"));
+  if (!host_.criu.ok()) return host_.criu.status();
+  ASSIGN_OR_RETURN(std::shared_ptr<Copy> copy, Living(name));
+  ASSIGN_OR_RETURN(const ComponentTable::Claim claim,
+                   host_.components->Take(name, "a checkpoint of it is being taken"));
+  // It may have ended, or left, while this call waited.
+  ASSIGN_OR_RETURN(copy, Living(name));
+  ASSIGN_OR_RETURN(const ComponentRow row, host_.journal.GetComponent(name));
+  ASSIGN_OR_RETURN(const keeper::v1::Status status, copy->Status(Deadline::After(kKeeperTimeout)));
+  ASSIGN_OR_RETURN(const preflight::ComponentFacts facts, Gather(host_, row.spec, status));
+  std::vector<v1::Obstacle> obstacles = preflight::CheckSource(facts);
+  for (v1::Obstacle& obstacle : preflight::CheckCheckpoint(facts)) {
+    obstacles.push_back(std::move(obstacle));
+  }
+  RETURN_IF_ERROR(
+      Refusal(absl::StrCat("no checkpoint can be taken of component ", name, ":"), obstacles));
+  v1::CheckpointAbout about;
+  *about.mutable_spec() = row.spec;
+  about.set_epoch(row.epoch);
+  about.set_host(host_.config.host);
+  *about.mutable_needs() = preflight::MakeExamineRequest(facts, ThisHost(host_));
+  about.set_log_path(migration::LogPath(host_.config.log_dir, name));
+  about.set_connections(preflight::EstablishedConnections(facts));
+  checkpoints::Taker taker(host_, copy, std::move(about), request);
+  const absl::StatusOr<v1::CheckpointResponse> taken = taker.Run();
+  if (!taken.ok()) {
+    host_.Event(name, "checkpoint-failed", taken.status().message());
+    return taken.status();
+  }
+  host_.Event(name, "checkpoint",
+              absl::StrCat(taken->file(), ": ", FormatBytes(taken->bytes_written()), " written of ",
+                           FormatBytes(taken->content_bytes()), ", held for ",
+                           static_cast<int64_t>(taken->held_s() * 1e3), " ms"));
+  return taken;
+}
+
+absl::Status Agent::OriginalIsGone(const std::string& name, bool told_so) {
+  const absl::StatusOr<ComponentRow> row = host_.journal.GetComponent(name);
+  const bool here = host_.components->Find(name) != nullptr ||
+                    (row.ok() && (row->state == v1::RUNNING || row->state == v1::ARRIVING));
+  if (here) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("component ", name, " runs on host ", host_.config.host,
+                     ", and at any time only one copy may: stop it first"));
+  }
+  if (row.ok() && row->state == v1::LEFT && !told_so) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "component ", name, " has left for host ", row->where,
+        " and may run there: stop it there first, or say --original-gone if it never will again"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::RestoreCheckpointResponse> Agent::RestoreCheckpoint(
+    const v1::RestoreCheckpointRequest& request) {
+  RETURN_IF_ERROR(Annotate(CheckAbsolutePath(request.folder()), "folder"));
+  if (!request.name().empty()) RETURN_IF_ERROR(CheckComponentName(request.name()));
+  if (!host_.criu.ok()) return host_.criu.status();
+  absl::StatusOr<std::unique_ptr<checkpoints::Restorer>> opened =
+      checkpoints::Restorer::Open(host_, request);
+  // "Not found" is kept for components and hosts.
+  if (absl::IsNotFound(opened.status()))
+    return absl::InvalidArgumentError(opened.status().message());
+  RETURN_IF_ERROR(opened.status());
+  checkpoints::Restorer& restorer = **opened;
+  const std::string original = restorer.about().spec().name();
+  const v1::ComponentSpec spec = restorer.spec();
+  const std::string& name = spec.name();
+  ASSIGN_OR_RETURN(const ComponentTable::Claim claim,
+                   host_.components->Take(name, "it is being restored from a checkpoint"));
+  RETURN_IF_ERROR(OriginalIsGone(original, request.original_gone()));
+  if (name != original) RETURN_IF_ERROR(OriginalIsGone(name, /*told_so=*/false));
+  if (!spec.ip().empty() && host_.config.network.parent.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("host ", host_.config.host,
+                     " gives components no addresses of their own: set network.parent in its "
+                     "configuration"));
+  }
+  v1::ExamineRequest needs = restorer.about().needs();
+  *needs.mutable_spec() = spec;
+  needs.set_protocol(kProtocol);  // no agent is spoken with
+  needs.clear_shipped();          // looked at by the restorer, which knows what is there
+  RETURN_IF_ERROR(Refusal(
+      absl::StrCat("component ", name, " cannot be restored on host ", host_.config.host, ":"),
+      ExamineHere(needs)));
+  const absl::StatusOr<ComponentRow> old = host_.journal.GetComponent(name);
+  RETURN_IF_ERROR(restorer.CheckPaths(old.ok() ? &old->spec : nullptr));
+
+  // Of a higher epoch than any copy that this host or the checkpoint knows of.
+  ComponentRow row;
+  row.epoch = std::max(old.ok() ? old->epoch : 0, restorer.about().epoch()) + 1;
+  row.spec = spec;
+  row.state = v1::RUNNING;
+  row.since = Now();
+  RETURN_IF_ERROR(host_.journal.PutComponent(row));
+  const absl::StatusOr<std::shared_ptr<Copy>> copy = restorer.Restore(row.epoch);
+  absl::Status status = copy.status();
+  if (status.ok()) status = restorer.Finish();
+  if (!status.ok()) {
+    opened->reset();  // takes everything back before the journal forgets it
+    (void)host_.journal.ForgetComponent(name);
+    if (old.ok()) (void)host_.journal.PutComponent(*old);
+    return Annotate(status, absl::StrCat("restore component ", name));
+  }
+  host_.components->Add(*copy);
+  host_.Event(name, "restored",
+              absl::StrCat("from checkpoint ", restorer.number(), " in ", request.folder()));
+  v1::RestoreCheckpointResponse response;
+  ASSIGN_OR_RETURN(*response.mutable_component(), Described(name));
+  response.set_number(restorer.number());
+  response.set_connections(restorer.about().connections());
+  response.set_taken(restorer.about().time());
   return response;
 }
 
@@ -425,9 +568,13 @@ absl::Status Agent::Recover() {
                    host_.journal.ListMigrations(/*unsettled_only=*/true));
   std::map<std::string, MigrationRow> leaving;
   std::set<std::string> arriving;
+  std::set<std::string> arriving_names;
   for (const MigrationRow& row : migrations) {
     if (row.role == MigrationRole::kSource) leaving[row.component] = row;
-    if (row.role == MigrationRole::kTarget) arriving.insert(row.id);
+    if (row.role == MigrationRole::kTarget) {
+      arriving.insert(row.id);
+      arriving_names.insert(row.component);
+    }
   }
   ASSIGN_OR_RETURN(const std::vector<keeper::KeeperEntry> keepers,
                    keeper::ListKeepers(host_.config.run_dir));
@@ -452,6 +599,7 @@ absl::Status Agent::Recover() {
     // The exit of one that ended while no agent was there is seen by the first look of its watcher.
     if (host_.components->Find(name) == nullptr) host_.components->Add(copy);
     spdlog::info("component {}: its keeper was found again", name);
+    if (!leaving.contains(name)) LetRunAgain(*copy, *status);
   }
   for (const auto& [name, row] : known) {
     if (row.state != v1::RUNNING || host_.components->Find(name) != nullptr) continue;
@@ -463,6 +611,14 @@ absl::Status Agent::Recover() {
                 row.boot_id == host_.journal.boot_id()
                     ? "its keeper is gone, and the component with it"
                     : "its host was restarted under it");
+  }
+  // Files of a restore from a checkpoint that an agent before this one did not finish.
+  for (const auto& [name, row] : known) {
+    if (arriving_names.contains(name) || leaving.contains(name)) continue;
+    const bool lives = host_.components->Find(name) != nullptr;
+    const absl::Status settled =
+        lives ? migration::Keep(row.spec, /*keep_old=*/true) : migration::TakeBack(row.spec);
+    if (!settled.ok()) host_.Event(name, "cleanup-failed", settled.message());
   }
   for (const auto& [name, row] : leaving) {
     std::shared_ptr<Copy> copy = host_.components->Find(name);

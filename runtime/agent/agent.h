@@ -37,6 +37,10 @@ class Agent {
   absl::StatusOr<std::shared_ptr<migration::ProgressBoard>> Migrate(
       const v1::MigrateRequest& request);
   absl::Status Cancel(const std::string& name);
+  // Returns when the checkpoint is whole; the component runs on.
+  absl::StatusOr<v1::CheckpointResponse> Checkpoint(const v1::CheckpointRequest& request);
+  absl::StatusOr<v1::RestoreCheckpointResponse> RestoreCheckpoint(
+      const v1::RestoreCheckpointRequest& request);
   absl::StatusOr<v1::Component> Resolve(const std::string& name, bool here);
   absl::StatusOr<v1::Component> Stop(const std::string& name, double grace_s);
   v1::InfoResponse Info() const;
@@ -55,6 +59,10 @@ class Agent {
 
   absl::StatusOr<std::shared_ptr<PeerClient>> Peer(const std::string& host);
   absl::StatusOr<std::shared_ptr<Copy>> Living(const std::string& name);
+  std::vector<v1::Obstacle> ExamineHere(const v1::ExamineRequest& request) const;
+  // Whether the original of a checkpoint may still run, as far as this host knows.
+  absl::Status OriginalIsGone(const std::string& name, bool told_so);
+  void LetRunAgain(const Copy& copy, const keeper::v1::Status& status);
   v1::Component Describe(const ComponentRow& row);
   absl::StatusOr<v1::Component> Described(const std::string& name);
   void StartMigration(std::shared_ptr<migration::SourceMigration> migration,

@@ -137,6 +137,24 @@ absl::StatusOr<uint64_t> PeerClient::SendImages(const std::string& migration_id,
   return sent;
 }
 
+absl::Status PeerClient::SendFiles(
+    const std::function<absl::Status(const std::function<bool(const v1::FilePiece&)>&)>& send,
+    Deadline deadline) {
+  grpc::ClientContext context;
+  SetDeadline(context, deadline);
+  v1::FilesResponse response;
+  auto writer = stub_->SendFiles(&context, &response);
+  const absl::Status sent =
+      send([&writer](const v1::FilePiece& piece) { return writer->Write(piece); });
+  // A piece that is not taken says that the stream has broken; the target's answer says why.
+  if (!sent.ok() && !absl::IsUnavailable(sent)) context.TryCancel();
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  if (!sent.ok() && !absl::IsUnavailable(sent)) return sent;
+  if (!status.ok()) return Named(FromGrpc(status));
+  return sent;
+}
+
 bool Unheard(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
          absl::IsCancelled(status);

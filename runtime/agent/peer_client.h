@@ -32,6 +32,10 @@ class PeerClient {
 
   // Sends every regular file of `folder` but those whose name `skip` accepts; returns the bytes
   // sent.
+  // One stream of a component's files: `send` hands over the pieces. Its error, or the target's.
+  absl::Status SendFiles(
+      const std::function<absl::Status(const std::function<bool(const v1::FilePiece&)>&)>& send,
+      Deadline deadline);
   absl::StatusOr<uint64_t> SendImages(const std::string& migration_id, const std::string& folder,
                                       const std::function<bool(const std::string&)>& skip,
                                       Deadline deadline);

@@ -65,6 +65,22 @@ grpc::Status PeerService::SendImages(grpc::ServerContext*,
   return grpc::Status::OK;
 }
 
+grpc::Status PeerService::SendFiles(grpc::ServerContext*, grpc::ServerReader<v1::FilePiece>* reader,
+                                    v1::FilesResponse* response) {
+  v1::FilePiece piece;
+  if (!reader->Read(&piece))
+    return ToGrpc(absl::InvalidArgumentError("a stream of files without any"));
+  const absl::StatusOr<std::shared_ptr<migration::FileReceiver>> receiver =
+      targets_.Files(piece.migration_id());
+  if (!receiver.ok()) return ToGrpc(receiver.status());
+  do {
+    if (const absl::Status taken = (*receiver)->Take(piece); !taken.ok()) return ToGrpc(taken);
+  } while (reader->Read(&piece));
+  if (const absl::Status synced = (*receiver)->Sync(); !synced.ok()) return ToGrpc(synced);
+  response->set_bytes((*receiver)->bytes());
+  return grpc::Status::OK;
+}
+
 grpc::Status PeerService::Restore(grpc::ServerContext*, const v1::RestoreRequest* request,
                                   v1::RestoreResponse* response) {
   return Answer(targets_.Restore(*request), response);

@@ -20,6 +20,8 @@ class PeerService final : public v1::Peer::Service {
   grpc::Status Renew(grpc::ServerContext*, const v1::RenewRequest*, v1::RenewResponse*) override;
   grpc::Status SendImages(grpc::ServerContext*, grpc::ServerReader<v1::ImagePiece>*,
                           v1::ImagesResponse*) override;
+  grpc::Status SendFiles(grpc::ServerContext*, grpc::ServerReader<v1::FilePiece>*,
+                         v1::FilesResponse*) override;
   grpc::Status Restore(grpc::ServerContext*, const v1::RestoreRequest*,
                        v1::RestoreResponse*) override;
   grpc::Status Probe(grpc::ServerContext*, const v1::ProbeRequest*, v1::ProbeResponse*) override;

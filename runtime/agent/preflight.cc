@@ -25,17 +25,16 @@ constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 // One look at the component and at the peer's side. True if one of the obstacles may be gone at the
 // next look: it is a file on shared storage, which may have been opened and removed (a database's
 // journal) between the two.
-absl::StatusOr<bool> ExamineBothSides(Host& host, const preflight::GatherOptions& gather,
-                                      const preflight::SourceHost& source, const ComponentRow& row,
-                                      PeerClient& peer, v1::CheckResponse& response) {
-  ASSIGN_OR_RETURN(const preflight::ComponentFacts facts,
-                   preflight::GatherComponent(row.spec, gather));
+absl::StatusOr<bool> ExamineBothSides(Host& host, const keeper::v1::Status& status,
+                                      const ComponentRow& row, PeerClient& peer,
+                                      v1::CheckResponse& response) {
+  ASSIGN_OR_RETURN(const preflight::ComponentFacts facts, Gather(host, row.spec, status));
   for (v1::Obstacle& obstacle : preflight::CheckSource(facts))
     *response.add_obstacles() = std::move(obstacle);
-  v1::ExamineRequest examine = preflight::MakeExamineRequest(facts, source);
+  v1::ExamineRequest examine = preflight::MakeExamineRequest(facts, ThisHost(host));
   std::vector<v1::Obstacle> storage;
   const preflight::StorageTokens tokens = preflight::StorageTokens::Write(
-      absl::StrCat("/proc/", gather.root_pid, "/root"), host.config.host, &examine, &storage);
+      absl::StrCat("/proc/", status.root_pid(), "/root"), host.config.host, &examine, &storage);
   for (v1::Obstacle& obstacle : storage) *response.add_obstacles() = std::move(obstacle);
   ASSIGN_OR_RETURN(const v1::ExamineResponse answer,
                    peer.Examine(examine, Deadline::After(host.config.migration.step_timeout)));
@@ -51,8 +50,27 @@ absl::StatusOr<bool> ExamineBothSides(Host& host, const preflight::GatherOptions
 
 }  // namespace
 
-absl::StatusOr<v1::CheckResponse> Preflight(Host& host, const std::string& name, Copy& copy,
-                                            const ComponentRow& row, PeerClient& peer) {
+absl::StatusOr<preflight::ComponentFacts> Gather(const Host& host, const v1::ComponentSpec& spec,
+                                                 const keeper::v1::Status& status) {
+  preflight::GatherOptions gather;
+  gather.cgroup_path = status.cgroup();
+  gather.root_pid = status.root_pid();
+  gather.carried.push_back(migration::LogPath(host.config.log_dir, spec.name()));
+  return preflight::GatherComponent(spec, gather);
+}
+
+preflight::SourceHost ThisHost(const Host& host) {
+  preflight::SourceHost source;
+  source.host = host.config.host;
+  source.cpu_flags = preflight::CpuFlags();
+  source.kernel = host.kernel;
+  source.criu = checkpoint::FormatCriuVersion(host.criu->version);
+  source.protocol = kProtocol;
+  return source;
+}
+
+absl::StatusOr<v1::CheckResponse> Preflight(Host& host, Copy& copy, const ComponentRow& row,
+                                            PeerClient& peer) {
   v1::CheckResponse response;
   if (host.fabric == nullptr) return host.fabric_error;
   if (!host.criu.ok()) return host.criu.status();
@@ -82,20 +100,9 @@ absl::StatusOr<v1::CheckResponse> Preflight(Host& host, const std::string& name,
                    migration::ChooseTracker(host.config.migration.tracker,
                                             migration::FactsFor(status.cgroup(), *host.criu)));
   response.set_tracker(tracker);
-  preflight::GatherOptions gather;
-  gather.cgroup_path = status.cgroup();
-  gather.root_pid = status.root_pid();
-  gather.carried.push_back(migration::LogPath(host.config.log_dir, name));
-  preflight::SourceHost source;
-  source.host = host.config.host;
-  source.cpu_flags = preflight::CpuFlags();
-  source.kernel = host.kernel;
-  source.criu = checkpoint::FormatCriuVersion(host.criu->version);
-  source.protocol = kProtocol;
   for (int look = 1;; ++look) {
     response.clear_obstacles();
-    ASSIGN_OR_RETURN(const bool passing,
-                     ExamineBothSides(host, gather, source, row, peer, response));
+    ASSIGN_OR_RETURN(const bool passing, ExamineBothSides(host, status, row, peer, response));
     if (!passing || look == kMostLooks) return response;
     std::this_thread::sleep_for(kBetweenLooks);
   }

@@ -99,6 +99,19 @@ grpc::Status StarlingService::Stop(grpc::ServerContext*, const v1::StopRequest* 
                 [&](v1::Component c) { *response->mutable_component() = std::move(c); });
 }
 
+grpc::Status StarlingService::Checkpoint(grpc::ServerContext*, const v1::CheckpointRequest* request,
+                                         v1::CheckpointResponse* response) {
+  return Answer(agent_.Checkpoint(*request),
+                [&](v1::CheckpointResponse taken) { *response = std::move(taken); });
+}
+
+grpc::Status StarlingService::RestoreCheckpoint(grpc::ServerContext*,
+                                                const v1::RestoreCheckpointRequest* request,
+                                                v1::RestoreCheckpointResponse* response) {
+  return Answer(agent_.RestoreCheckpoint(*request),
+                [&](v1::RestoreCheckpointResponse restored) { *response = std::move(restored); });
+}
+
 grpc::Status StarlingService::Logs(grpc::ServerContext* context, const v1::LogsRequest* request,
                                    grpc::ServerWriter<v1::LogsChunk>* writer) {
   if (const absl::Status name = CheckComponentName(request->name()); !name.ok())

@@ -26,6 +26,10 @@ class StarlingService final : public v1::Starling::Service {
   grpc::Status Resolve(grpc::ServerContext*, const v1::ResolveRequest*,
                        v1::ResolveResponse*) override;
   grpc::Status Stop(grpc::ServerContext*, const v1::StopRequest*, v1::StopResponse*) override;
+  grpc::Status Checkpoint(grpc::ServerContext*, const v1::CheckpointRequest*,
+                          v1::CheckpointResponse*) override;
+  grpc::Status RestoreCheckpoint(grpc::ServerContext*, const v1::RestoreCheckpointRequest*,
+                                 v1::RestoreCheckpointResponse*) override;
   grpc::Status Logs(grpc::ServerContext*, const v1::LogsRequest*,
                     grpc::ServerWriter<v1::LogsChunk>*) override;
   grpc::Status Events(grpc::ServerContext*, const v1::EventsRequest*,

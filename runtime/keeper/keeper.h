@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -116,7 +117,7 @@ class Keeper {
   // `preload`: beside what a fenced network asks for; see CriuOptions.
   absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(
       const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline,
-      const std::string& preload = "");
+      const std::string& preload = "", std::vector<checkpoint::InheritedFd> inherited = {});
   // Undoes what a CRIU that failed or was killed in a dump may have left in the frozen tree.
   absl::Status MendAfterDump();
   absl::Status RefuseWhileBusy(const char* what);

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -54,7 +55,7 @@ v1::PhaseTimes PhasesOf(const checkpoint::CriuResult& result, TimePoint begun, T
 
 absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> Keeper::StartCriu(
     const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline,
-    const std::string& preload) {
+    const std::string& preload, std::vector<checkpoint::InheritedFd> inherited) {
   ASSIGN_OR_RETURN(const UniqueFd images, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));
   checkpoint::CriuOptions criu;
   criu.binary = options_.criu;
@@ -68,6 +69,7 @@ absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> Keeper::StartCriu(
   criu.cgroup_procs = cgroup_procs;
   criu.images_dir = images.get();
   criu.page_server = page_server;
+  criu.inherited = std::move(inherited);
   return checkpoint::CriuSession::Start(criu, deadline);
 }
 
@@ -277,12 +279,23 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request, Uniqu
   }
   checkpoint::RestoreRequest restore;
   restore.lazy_pages = request.lazy();
+  restore.tcp_close = request.close_connections();
+  // A component that comes back under another name, or where logs are elsewhere, writes to the log
+  // that it has here.
+  UniqueFd log;
+  std::vector<checkpoint::InheritedFd> inherited;
+  if (absl::string_view was = request.log_path(); !was.empty()) {
+    const std::string path = absl::StrCat(options_.log_dir, "/", options_.spec.name(), ".log");
+    ASSIGN_OR_RETURN(log, OpenFile(path, O_WRONLY | O_APPEND));
+    absl::ConsumePrefix(&was, "/");
+    inherited.push_back({log.get(), std::string(was)});
+  }
   if (request.lazy()) RETURN_IF_ERROR(ServeLazily(request.images_dir(), std::move(arena)));
   // CRIU has to run, and it runs in the component's group.
   RETURN_IF_ERROR(cgroup_->RequestFrozen(false));
   ASSIGN_OR_RETURN(const UniqueFd procs, cgroup_->OpenProcs());
-  ASSIGN_OR_RETURN(auto criu,
-                   StartCriu(request.images_dir(), -1, procs.get(), deadline, options_.criu_root));
+  ASSIGN_OR_RETURN(auto criu, StartCriu(request.images_dir(), -1, procs.get(), deadline,
+                                        options_.criu_root, std::move(inherited)));
   absl::StatusOr<checkpoint::CriuResult> result = absl::AbortedError("called off");
   if (operation.SetCriu(criu.get()).ok()) {
     // The last moment before the restored tree runs: every task is stopped by CRIU. CRIU itself is

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -37,8 +38,8 @@ constexpr double kArenaSlack = 1.125;
 // Each leaves a component seven tenths of the processor time that it had.
 constexpr int kMostThrottles = 8;
 constexpr uint64_t kArenaSpare = 16 * kMiB;
-// Between two looks at how far the memory of the last move has come.
-constexpr auto kLookAgain = std::chrono::milliseconds(20);
+// A day: of terabytes over a slow link.
+constexpr auto kLongestFileRound = std::chrono::hours(24);
 // Times that pages of the frozen component are sent before the migration is called off.
 constexpr int kMostAttempts = 3;
 // How long a target is told of an abort before its lease is left to tell it.
@@ -55,6 +56,7 @@ SourceMigration::SourceMigration(agent::Host& host, std::shared_ptr<agent::PeerC
       copy_(std::move(copy)),
       row_(std::move(row)),
       request_(std::move(request)),
+      dumps_(copy_, host.config.migration.step_timeout),
       images_(ImagesPath(host.config.run_dir, row_.id, "out")),
       begun_(Clock::now()),
       began_unix_s_(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch())) {
@@ -240,65 +242,6 @@ absl::Status SourceMigration::Reserve() {
   return StillWanted();
 }
 
-namespace {
-
-template <typename Request>
-void Fill(const checkpoint::CriuWork& work, Duration timeout, Request* request) {
-  request->set_images_dir(work.images_dir);
-  request->set_parent_dir(work.parent_images);
-  request->set_timeout_s(Seconds(timeout));
-}
-
-}  // namespace
-
-// CRIU itself runs at the keeper; these hand it the folder and its end of the page stream, and keep
-// neither.
-absl::Status SourceMigration::PreDump(checkpoint::CriuWork work) {
-  const auto timeout = host_.config.migration.step_timeout;
-  keeper::v1::Request request;
-  Fill(work, timeout, request.mutable_pre_dump());
-  return copy_->Call(request, Deadline::After(timeout + kKeeperTimeout), {work.page_server.get()})
-      .status();
-}
-
-absl::Status SourceMigration::StageDump(checkpoint::CriuWork work) {
-  const auto timeout = host_.config.migration.step_timeout;
-  keeper::v1::Request request;
-  Fill(work, timeout, request.mutable_stage_dump());
-  return copy_->Call(request, Deadline::After(timeout + kKeeperTimeout), {work.page_server.get()})
-      .status();
-}
-
-absl::Status SourceMigration::Dump() {
-  keeper::v1::Request request;
-  request.mutable_dump();
-  ASSIGN_OR_RETURN(
-      keeper::v1::Reply reply,
-      copy_->Call(request, Deadline::After(host_.config.migration.step_timeout + kKeeperTimeout)));
-  dump_phases_ = std::move(*reply.mutable_phases());
-  return absl::OkStatus();
-}
-
-// A component that came here a moment ago may still have memory in this host's arena.
-absl::Status SourceMigration::WaitUntilWhole() {
-  const TimePoint start = Clock::now();
-  const Deadline deadline = StepDeadline();
-  while (true) {
-    ASSIGN_OR_RETURN(const keeper::v1::Status status,
-                     copy_->Status(Deadline::After(kKeeperTimeout)));
-    if (status.pages_waiting() == 0) break;
-    RETURN_IF_ERROR(StillWanted());
-    if (deadline.Passed()) {
-      return absl::DeadlineExceededError(
-          absl::StrCat(status.pages_waiting(),
-                       " pages of the component's last move are still being put in place"));
-    }
-    std::this_thread::sleep_for(kLookAgain);
-  }
-  AddPhase("wait-until-whole", Clock::now() - start);
-  return absl::OkStatus();
-}
-
 // What the component waits for processors anyway is what it waited while room was made for it.
 std::unique_ptr<SlowdownGovernor> SourceMigration::MakeGovernor() const {
   double usual = 0;
@@ -359,6 +302,7 @@ absl::Status SourceMigration::Rounds() {
         return absl::OkStatus();
       }
     }
+    RETURN_IF_ERROR(files_->Round(/*last=*/false));
     const TimePoint previous_began = std::exchange(round_began, Clock::now());
     board_->Update(
         [&](v1::MigrationProgress& progress) { progress.set_round(facts.rounds_done + 1); });
@@ -423,8 +367,10 @@ absl::Status SourceMigration::PreCopy() {
   RETURN_IF_ERROR(
       host_.journal.Advance(row_.id, MigrationState::kReserving, MigrationState::kPreCopy));
   hold_.At("source-precopy");
-  RETURN_IF_ERROR(WaitUntilWhole());
-  const TimePoint start = Clock::now();
+  TimePoint start = Clock::now();
+  RETURN_IF_ERROR(WaitUntilWhole(*copy_, StepDeadline(), [this] { return StillWanted(); }));
+  AddPhase("wait-until-whole", Clock::now() - start);
+  start = Clock::now();
   RETURN_IF_ERROR(MakeDirectories(images_, 0700));
   SourceParts parts;
   ASSIGN_OR_RETURN(parts.tracker,
@@ -445,9 +391,8 @@ absl::Status SourceMigration::PreCopy() {
     return governor_->Rest(worked);
   };
   parts.step_timeout = host_.config.migration.step_timeout;
-  parts.pre_dump = [this](checkpoint::CriuWork work) { return PreDump(std::move(work)); };
-  parts.dumper = {[this](checkpoint::CriuWork work) { return StageDump(std::move(work)); },
-                  [this] { return Dump(); }};
+  parts.pre_dump = dumps_.PreDumper();
+  parts.dumper = dumps_.Dumper();
   parts.freezer = [this](bool frozen) {
     const Deadline deadline = Deadline::After(host_.config.migration.freeze_timeout);
     return frozen ? copy_->Freeze(deadline) : copy_->Thaw(deadline);
@@ -455,7 +400,18 @@ absl::Status SourceMigration::PreCopy() {
   source_ = MakeSource(std::move(parts));
   report_.set_tracker(source_->tracker_name());
 
+  // A round of files while the component runs takes as long as it takes.
+  ASSIGN_OR_RETURN(files_, FileSender::Create(
+                               row_.id, row_.spec, cgroup_,
+                               [this](bool last, const auto& send) {
+                                 return peer_->SendFiles(
+                                     send,
+                                     last ? StepDeadline() : Deadline::After(kLongestFileRound));
+                               },
+                               [this] { return StillWanted(); }));
   RETURN_IF_ERROR(Rounds());
+  // Memory's last round may have taken long.
+  RETURN_IF_ERROR(files_->Round(/*last=*/false));
   RETURN_IF_ERROR(Annotate(source_->Stage(), "capture"));
   AddPhase("precopy", Clock::now() - start);
   return StillWanted();
@@ -486,6 +442,12 @@ absl::Status SourceMigration::Capture() {
     ASSIGN_OR_RETURN(const UniqueFd folder, OpenFile(path, O_RDONLY));
     if (::syncfs(folder.get()) != 0) return ErrnoStatus(absl::StrCat("sync shared storage ", path));
   }
+  // The files' last round beside the memory's: one waits for the disk, the other for CRIU.
+  std::future<std::pair<absl::Status, Duration>> files =
+      std::async(std::launch::async, [this, start] {
+        absl::Status status = files_->Round(/*last=*/true);
+        return std::make_pair(std::move(status), Clock::now() - start);
+      });
   if (hold_.Take("source-flip-last-page")) sink_->DamageNextPage();
   const uint64_t sent_before = sink_->bytes_sent();
   checkpoint::RoundReport round;
@@ -499,7 +461,7 @@ absl::Status SourceMigration::Capture() {
       "unchanged",
       row_.id, round.pages_sent, round.pages_from_criu, round.pages_shared, round.pages_zero,
       round.pages_unchanged);
-  for (v1::PhaseTime phase : dump_phases_.phases()) {
+  for (v1::PhaseTime phase : dumps_.phases().phases()) {
     phase.set_name(absl::StrCat("dump: ", phase.name()));
     *report_.add_phases() = std::move(phase);
   }
@@ -511,6 +473,9 @@ absl::Status SourceMigration::Capture() {
   RETURN_IF_ERROR(FlushFrozen());
   AddPhase("flush", Clock::now() - dumped);
   AddRound(round, sink_->bytes_sent() - sent_before, Clock::now() - start);
+  const auto [shipped, took] = files.get();
+  RETURN_IF_ERROR(shipped);
+  if (row_.spec.ship_size() > 0) AddPhase("files", took);
   start = Clock::now();
   hold_.At("source-images");
   const auto not_ours = [](const std::string& file) { return !IsSkeletonImage(file); };
@@ -686,7 +651,9 @@ void SourceMigration::FinishReport() {
   }
   sent.set_images(image_bytes_);
   sent.set_list(list_bytes_);
-  report_.set_wire_bytes(lanes + image_bytes_ + list_bytes_);
+  const uint64_t file_bytes = files_ ? files_->bytes_sent() : 0;
+  sent.set_files(file_bytes);
+  report_.set_wire_bytes(lanes + image_bytes_ + list_bytes_ + file_bytes);
   report_.set_total_s(Seconds(Clock::now() - begun_));
   report_.set_expected_blackout_s(expected_blackout_s_);
   report_.set_expected_memory_s(expected_memory_s_);
@@ -709,7 +676,8 @@ absl::Status SourceMigration::FinishLeft(uint64_t epoch) {
   hold_.At("source-left");
   host_.components->Remove(row_.component);
   // Behind the fence, so that no dying socket says a word to its client.
-  const absl::Status destroyed = copy_->Destroy(Deadline::After(kDestroyTimeout));
+  absl::Status destroyed = copy_->Destroy(Deadline::After(kDestroyTimeout));
+  if (destroyed.ok()) destroyed = SetAside(row_.spec);
   if (destroyed.ok()) {
     RETURN_IF_ERROR(host_.journal.Settle(row_.id));
   } else {

@@ -12,6 +12,8 @@
 #include "runtime/agent/host.h"
 #include "runtime/agent/peer_client.h"
 #include "runtime/hold_points.h"
+#include "runtime/migration/files.h"
+#include "runtime/migration/keeper_dumps.h"
 #include "runtime/migration/lane_sink.h"
 #include "runtime/migration/progress.h"
 #include "runtime/migration/slowdown.h"
@@ -67,10 +69,6 @@ class SourceMigration {
   absl::Status FinishLeft(uint64_t epoch);
   absl::Status CallOff(const absl::Status& why, bool target_knows);
 
-  absl::Status PreDump(checkpoint::CriuWork work);
-  absl::Status StageDump(checkpoint::CriuWork work);
-  absl::Status Dump();
-  absl::Status WaitUntilWhole();
   absl::Status FlushFrozen();
   void TellResent(uint64_t pages);
   void KeepLease();
@@ -100,8 +98,9 @@ class SourceMigration {
   std::atomic<bool> in_doubt_{false};
   std::atomic<bool> detached_{false};
 
+  KeeperDumps dumps_;
+  std::unique_ptr<FileSender> files_;
   std::unique_ptr<checkpoint::PageSource> source_;
-  keeper::v1::PhaseTimes dump_phases_;  // of the final dump, from the thread that waited for it
   checkpoint::FinalList final_;
   std::string cgroup_;  // of the component
   std::string images_;  // folder of this migration's images, on run_dir's tmpfs

@@ -116,6 +116,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   host_.Event(name, "arriving", absl::StrCat(ghost->row.id, " from host ", request.source_host()));
   ghost->last_heard = Clock::now();
   ghost->images = ImagesPath(host_.config.run_dir, ghost->row.id, "in");
+  ghost->files = std::make_shared<FileReceiver>(ghost->row.spec);
   absl::StatusOr<v1::ReserveResponse> response = [&]() -> absl::StatusOr<v1::ReserveResponse> {
     std::lock_guard busy(ghost->busy);
     return Prepare(request, ghost);
@@ -187,6 +188,13 @@ absl::StatusOr<std::string> Targets::ImagesFolder(const std::string& id) {
   return ghost->images;
 }
 
+absl::StatusOr<std::shared_ptr<FileReceiver>> Targets::Files(const std::string& id) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(id));
+  if (ghost->files == nullptr)
+    return absl::FailedPreconditionError("its files are in place already");
+  return ghost->files;
+}
+
 absl::StatusOr<v1::RestoreResponse> Targets::Restore(const v1::RestoreRequest& request) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(request.migration_id()));
   std::lock_guard busy(ghost->busy);
@@ -250,6 +258,7 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   start = Clock::now();
   RETURN_IF_ERROR(
       AppendLog(LogPath(host_.config.log_dir, ghost.row.component), request.log_tail()));
+  RETURN_IF_ERROR(ghost.files->Put());
   keeper::v1::Request restore;
   restore.mutable_restore()->set_images_dir(ghost.images);
   const auto timeout = host_.config.migration.step_timeout;
@@ -369,9 +378,12 @@ absl::StatusOr<v1::VerdictResponse> Targets::Conclude(const std::string& id,
 absl::Status Targets::LetRun(Ghost& ghost, uint64_t epoch) {
   RETURN_IF_ERROR(ghost.copy->LetRun(Deadline::After(kKeeperTimeout)));
   host_.components->Add(ghost.copy);
-  ghost.claim.Release();
   host_.Event(ghost.row.component, "arrived",
               absl::StrCat("from host ", ghost.row.peer, " with epoch ", epoch));
+  if (const absl::Status kept = Keep(ghost.row.spec); !kept.ok()) {
+    host_.Event(ghost.row.component, "cleanup-failed", kept.message());
+  }
+  ghost.claim.Release();
   (void)RemoveTree(ghost.images);
   return absl::OkStatus();
 }
@@ -381,6 +393,11 @@ void Targets::Discard(Ghost& ghost) {
   if (ghost.copy) {
     const absl::Status destroyed = ghost.copy->Destroy(Deadline::After(kDestroyTimeout));
     if (!destroyed.ok()) host_.Event(ghost.row.component, "cleanup-failed", destroyed.message());
+  }
+  // Not before everything that might have them open is dead.
+  if (ghost.files != nullptr) ghost.files->Close();
+  if (const absl::Status back = TakeBack(ghost.row.spec); !back.ok()) {
+    host_.Event(ghost.row.component, "cleanup-failed", back.message());
   }
   (void)RemoveTree(ghost.images);
   ghost.claim.Release();

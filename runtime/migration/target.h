@@ -12,6 +12,7 @@
 #include "runtime/agent/components.h"
 #include "runtime/agent/host.h"
 #include "runtime/hold_points.h"
+#include "runtime/migration/files.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/lane_receiver.h"
 
@@ -37,6 +38,8 @@ class Targets {
   absl::Status Renew(const std::string& id);
   // The folder for the stream's files.
   absl::StatusOr<std::string> ImagesFolder(const std::string& id);
+  // Where the stream's files go.
+  absl::StatusOr<std::shared_ptr<FileReceiver>> Files(const std::string& id);
   absl::StatusOr<v1::RestoreResponse> Restore(const v1::RestoreRequest& request);
   absl::StatusOr<v1::ProbeResponse> Probe(const v1::ProbeRequest& request);
   absl::StatusOr<v1::VerdictResponse> Commit(const std::string& id);
@@ -55,6 +58,7 @@ class Targets {
     agent::ComponentTable::Claim claim;
     std::shared_ptr<agent::Copy> copy;
     std::unique_ptr<LaneReceiver> receiver;
+    std::shared_ptr<FileReceiver> files;
     std::string images;
     std::string token;
     std::mutex busy;

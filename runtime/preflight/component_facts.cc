@@ -131,6 +131,9 @@ class Gatherer {
     FindPipePeers();
     AddMounts();
     AddMemory();
+    for (const std::string& path : facts_.spec.ship()) {
+      facts_.shipped.push_back(LookAtShipped(path));
+    }
     for (auto& [path, file] : files_) facts_.files.push_back(std::move(file));
     return std::move(facts_);
   }
@@ -310,6 +313,7 @@ class Gatherer {
     if (std::find(facts_.carried.begin(), facts_.carried.end(), path) != facts_.carried.end()) {
       return;
     }
+    if (IsShipped(path, facts_.spec)) return;  // the target gets it
     const bool shared = IsUnder(path, facts_.spec);
     const auto known = files_.find(path);
     if (known != files_.end()) {

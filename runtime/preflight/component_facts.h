@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/units.h"
+#include "runtime/preflight/ship_facts.h"
 #include "runtime/preflight/socket_facts.h"
 #include "runtime/proto/starling.pb.h"
 
@@ -88,6 +89,7 @@ struct ComponentFacts {
   std::map<uint64_t, SocketFact> sockets;  // by inode, those of the descriptors
   std::map<uint64_t, int> pipe_peers;      // pipe inode to a process outside that holds it too
   std::vector<MountFact> mounts;           // of the root's mount namespace
+  std::vector<ShippedFact> shipped;        // as spec.ship
   std::vector<v1::FileFact> files;         // what the target must have, by path
   std::vector<std::pair<std::string, std::string>> unseen;  // what could not be looked at, why
   uint64_t memory_bytes = 0;  // anonymous and shared memory, resident or swapped

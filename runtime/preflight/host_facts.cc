@@ -90,6 +90,9 @@ HostFacts GatherHost(const v1::ExamineRequest& request, const HostOptions& optio
     struct stat stat;
     if (::stat(path.c_str(), &stat) != 0) facts.missing_shared.push_back(path);
   }
+  for (const v1::ShippedPath& shipped : request.shipped()) {
+    facts.shipped.push_back(LookAtPlace(shipped.path()));
+  }
   const int count = std::min(request.files_size(), kMaxFiles);
   facts.files.reserve(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) facts.files.push_back(LookAt(request.files(i)));

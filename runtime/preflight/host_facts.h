@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/preflight/ship_facts.h"
 #include "runtime/proto/starling.pb.h"
 
 namespace starling::preflight {
@@ -41,6 +42,7 @@ struct HostFacts {
   bool cgroup_freezer = false;  // the cgroup folder, or the mount it will be made in, is v2
   bool ethernet = false;        // options.parent_device exists and is an Ethernet
   std::vector<std::string> missing_shared;  // shared paths of the spec that are not here
+  std::vector<ShippedPlace> shipped;        // as request.shipped
   std::vector<HostFile> files;              // as request.files, at most kMaxFiles
 };
 

@@ -79,10 +79,10 @@ const std::vector<LimitText>& Limits() {
        "{thing} cannot be looked at on {host}: {cause}.",
        "Make the file readable to the agent of {host}."},
       {Limit::kOpenForWriting, "open-for-writing",
-       "Process {pid} ({name}) has {thing} open for writing, and it is not under a declared shared "
-       "path.",
-       "Put the file on storage that all hosts share and declare its folder with --shared, or have "
-       "the component close it."},
+       "Process {pid} ({name}) has {thing} open for writing, and it is not under a shared or "
+       "shipped path.",
+       "Have its folder move along with --ship, put it on storage that all hosts share and declare "
+       "that with --shared, or have the component close the file."},
       {Limit::kDeletedLarge, "deleted-file-large",
        "Process {pid} ({name}) holds the deleted file {thing} of {size}; {limit} is the most that "
        "can be carried.",
@@ -105,6 +105,28 @@ const std::vector<LimitText>& Limits() {
        "Nothing can be written into the shared path {thing}: {cause}.",
        "Make {thing} a folder that root of this host may write into, or mount it read-only if the "
        "component only reads it."},
+      {Limit::kShippedMissing, "shipped-path-missing",
+       "At the shipped path {thing} is neither a folder nor a regular file.",
+       "Make it before the component is started; name what a symbolic link leads to, not the "
+       "link."},
+      {Limit::kShippedDevice, "shipped-device",
+       "{thing}, under the shipped path {path}, is a device.", "Remove it, or ship less."},
+      {Limit::kShippedMount, "shipped-mount",
+       "Another file system is mounted at {thing}, which is or lies under the shipped path {path}.",
+       "Ship a folder inside of that file system, or unmount it."},
+      {Limit::kShippedFolder, "shipped-folder-missing",
+       "The folder in which the shipped path {thing} lies does not exist at {host}.",
+       "Make that folder at {host}."},
+      {Limit::kShippedTaken, "shipped-path-taken",
+       "Something else is at the shipped path {thing} of {host}.",
+       "Move it away there; what a component left behind on its last move is not in the way."},
+      {Limit::kShippedSpace, "shipped-space",
+       "{host} has {available} of disk space for {thing}, and it needs {needed}.",
+       "Free disk space at {host}, or choose another host."},
+      {Limit::kCheckpointShared, "checkpoint-shared",
+       "Process {pid} ({name}) has {thing} open for writing, which is on shared storage and not in "
+       "the checkpoint.",
+       "Keep the file under a path that the component ships (--ship), or have it close the file."},
       {Limit::kMountInside, "mount-inside",
        "The component mounted {kind} on {thing} inside its mount namespace.",
        "Mount it on both hosts before the component is started, or unmount it."},

@@ -38,6 +38,13 @@ enum class Limit {
   kSharedMissing,
   kSharedNotSame,
   kSharedUnwritable,
+  kShippedMissing,
+  kShippedDevice,
+  kShippedMount,
+  kShippedFolder,
+  kShippedTaken,
+  kShippedSpace,
+  kCheckpointShared,
   kMountInside,
   kMessageQueue,
   // Processes.

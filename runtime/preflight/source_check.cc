@@ -63,6 +63,7 @@ class SourceCheck {
     for (const MappingFact& mapping : facts_.mappings) CheckMapping(mapping);
     CheckAio();
     for (const MountFact& mount : facts_.mounts) CheckMount(mount);
+    for (const ShippedFact& shipped : facts_.shipped) CheckShipped(shipped);
     for (const auto& [what, why] : facts_.unseen) {
       Add(Limit::kCannotLook, what, {{"cause", why}});
     }
@@ -230,7 +231,9 @@ class SourceCheck {
       return;
     }
     if (deleted && !shared) return AddHeld(Limit::kDeletedLinked, pid, path);
-    if (writable && !shared && !carried) AddHeld(Limit::kOpenForWriting, pid, path);
+    if (writable && !shared && !carried && !IsShipped(path, facts_.spec)) {
+      AddHeld(Limit::kOpenForWriting, pid, path);
+    }
   }
 
   void CheckPipe(const DescriptorFact& descriptor) {
@@ -370,6 +373,16 @@ class SourceCheck {
     }
   }
 
+  void CheckShipped(const ShippedFact& shipped) {
+    if (!shipped.movable) Add(Limit::kShippedMissing, shipped.path, {});
+    for (const std::string& device : shipped.devices) {
+      Add(Limit::kShippedDevice, device, {{"path", shipped.path}});
+    }
+    for (const std::string& mount : shipped.mounts) {
+      Add(Limit::kShippedMount, mount, {{"path", shipped.path}});
+    }
+  }
+
   void CheckMount(const MountFact& mount) {
     if (mount.on_host) return;
     // Views of the kernel that the runtime itself mounts, or that a fresh namespace has anyway.
@@ -392,10 +405,47 @@ std::vector<v1::Obstacle> CheckSource(const ComponentFacts& facts) {
   return SourceCheck(facts).Run();
 }
 
+std::vector<v1::Obstacle> CheckCheckpoint(const ComponentFacts& facts) {
+  std::vector<v1::Obstacle> obstacles;
+  std::set<std::string> seen;
+  const auto add = [&](int pid, const std::string& path) {
+    if (!IsUnder(path, facts.spec) || !seen.insert(path).second) return;
+    std::string name = "?";
+    for (const ProcessFact& process : facts.processes) {
+      if (process.pid == pid) name = process.name;
+    }
+    obstacles.push_back(
+        MakeObstacle(Limit::kCheckpointShared, path, {{"pid", absl::StrCat(pid)}, {"name", name}}));
+  };
+  for (const DescriptorFact& descriptor : facts.descriptors) {
+    if (S_ISREG(descriptor.mode) && IsWritable(descriptor.flags)) {
+      add(descriptor.pid, descriptor.path);
+    }
+  }
+  for (const MappingFact& mapping : facts.mappings) {
+    if (mapping.shared && mapping.writable) add(mapping.pid, mapping.path);
+  }
+  return obstacles;
+}
+
+uint32_t EstablishedConnections(const ComponentFacts& facts) {
+  uint32_t count = 0;
+  for (const auto& [inode, socket] : facts.sockets) {
+    const bool inet = socket.family == AF_INET || socket.family == AF_INET6;
+    count += inet && socket.type == SOCK_STREAM && socket.state == TCP_ESTABLISHED;
+  }
+  return count;
+}
+
 v1::ExamineRequest MakeExamineRequest(const ComponentFacts& facts, const SourceHost& source) {
   v1::ExamineRequest request;
   *request.mutable_spec() = facts.spec;
   for (const v1::FileFact& file : facts.files) *request.add_files() = file;
+  for (const ShippedFact& shipped : facts.shipped) {
+    v1::ShippedPath& path = *request.add_shipped();
+    path.set_path(shipped.path);
+    path.set_bytes(shipped.bytes);
+  }
   request.set_source_kernel(source.kernel);
   request.set_source_criu(source.criu);
   request.set_memory_bytes(facts.memory_bytes);

@@ -11,6 +11,12 @@ namespace starling::preflight {
 // All obstacles on the source's side, at once; the same code about the same thing once only. Pure.
 std::vector<v1::Obstacle> CheckSource(const ComponentFacts& facts);
 
+// What stands in the way of a checkpoint beside that. Pure.
+std::vector<v1::Obstacle> CheckCheckpoint(const ComponentFacts& facts);
+
+// TCP connections that are established. Pure.
+uint32_t EstablishedConnections(const ComponentFacts& facts);
+
 // What the source is, as the target must know it.
 struct SourceHost {
   std::string host;

@@ -65,6 +65,7 @@ class TargetCheck {
     CheckVersions();
     CheckHost();
     CheckSharedPaths();
+    CheckShipped();
     // The files' own lines come in the second pass: where the storage is another, they say nothing.
     for (int i = 0; i < request_.files_size(); ++i) {
       if (static_cast<size_t>(i) >= facts_.files.size()) break;
@@ -140,6 +141,24 @@ class TargetCheck {
   void CheckSharedPaths() {
     for (const std::string& path : facts_.missing_shared) {
       Add(Limit::kSharedMissing, path, {{"host", host_}});
+    }
+  }
+
+  void CheckShipped() {
+    for (size_t i = 0; i < facts_.shipped.size(); ++i) {
+      const v1::ShippedPath& wanted = request_.shipped(static_cast<int>(i));
+      const ShippedPlace& place = facts_.shipped[i];
+      if (!place.has_folder) {
+        Add(Limit::kShippedFolder, wanted.path(), {{"host", host_}});
+        continue;
+      }
+      if (place.taken) Add(Limit::kShippedTaken, wanted.path(), {{"host", host_}});
+      if (place.free_bytes < wanted.bytes()) {
+        Add(Limit::kShippedSpace, wanted.path(),
+            {{"host", host_},
+             {"available", FormatBytes(place.free_bytes)},
+             {"needed", FormatBytes(wanted.bytes())}});
+      }
     }
   }
 

@@ -86,6 +86,7 @@ std::string BytesText(const v1::MigrationReport& report) {
   rows.push_back({"what they are", FormatBytes(sent.announcements())});
   rows.push_back({"skeleton images", FormatBytes(sent.images())});
   rows.push_back({"list of memory", FormatBytes(sent.list())});
+  if (sent.files() > 0) rows.push_back({"shipped files", FormatBytes(sent.files())});
   rows.push_back({"in all", FormatBytes(report.wire_bytes())});
   rows.push_back({"zero pages, named", absl::StrCat(report.zero_pages())});
   rows.push_back({"repeated pages, named", absl::StrCat(report.repeated_pages())});
@@ -140,7 +141,8 @@ std::string MigrationReportJson(const v1::MigrationReport& report) {
                   {"compressed_from", report.sent().compressed_from()},
                   {"announcements", report.sent().announcements()},
                   {"images", report.sent().images()},
-                  {"list", report.sent().list()}};
+                  {"list", report.sent().list()},
+                  {"files", report.sent().files()}};
   json["zero_pages"] = report.zero_pages();
   json["repeated_pages"] = report.repeated_pages();
   json["resent_pages"] = report.resent_pages();

@@ -6,8 +6,8 @@
 
 #include <cstring>
 
+#include "checkpoint/local_sink.h"
 #include "tests/checkpoint/child_process.h"
-#include "tests/checkpoint/local_sink.h"
 
 namespace starling::checkpoint {
 namespace {

@@ -25,11 +25,11 @@
 #include "checkpoint/criu_images.h"
 #include "checkpoint/criu_session.h"
 #include "checkpoint/criu_source.h"
+#include "checkpoint/local_sink.h"
 #include "checkpoint/memory_source.h"
 #include "checkpoint/tracker.h"
 #include "tests/checkpoint/check_sandbox.h"
 #include "tests/checkpoint/check_workload.h"
-#include "tests/checkpoint/local_sink.h"
 
 namespace starling::checkpoint {
 namespace {

@@ -9,7 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
-#include "tests/checkpoint/local_sink.h"
+#include "checkpoint/local_sink.h"
 
 namespace starling::checkpoint {
 namespace {

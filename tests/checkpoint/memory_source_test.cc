@@ -13,8 +13,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "checkpoint/local_sink.h"
 #include "tests/checkpoint/child_process.h"
-#include "tests/checkpoint/local_sink.h"
 
 namespace starling::checkpoint {
 namespace {

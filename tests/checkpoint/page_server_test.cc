@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "base/file.h"
 #include "checkpoint/criu_images.h"
-#include "tests/checkpoint/local_sink.h"
+#include "checkpoint/local_sink.h"
 
 namespace starling::checkpoint {
 namespace {

@@ -17,8 +17,8 @@
 #include "checkpoint/arena.h"
 #include "checkpoint/criu_session.h"
 #include "checkpoint/criu_source.h"
+#include "checkpoint/local_sink.h"
 #include "runtime/keeper_client.h"
-#include "tests/checkpoint/local_sink.h"
 
 namespace starling::keeper {
 namespace {
@@ -53,7 +53,8 @@ class Step {
  public:
   explicit Step(const char* name) : name_(name), begun_(Clock::now()) {}
   ~Step() {
-    std::cout << absl::StrFormat("step %-26s %8.1f ms\n", name_, Milliseconds(Clock::now() - begun_));
+    std::cout << absl::StrFormat("step %-26s %8.1f ms\n", name_,
+                                 Milliseconds(Clock::now() - begun_));
   }
 
  private:
@@ -131,8 +132,8 @@ absl::Status Dump(const Arguments& arguments) {
     ASSIGN_OR_RETURN(const auto status, keeper.GetStatus());
     return checkpoint::OpenCgroupMemory(status.cgroup());
   };
-  checkpoint::CriuSource source(facts.version, kWork, PreDumper(arguments),
-                                Dumper(arguments), memory);
+  checkpoint::CriuSource source(facts.version, kWork, PreDumper(arguments), Dumper(arguments),
+                                memory);
   for (int i = 0; i < arguments.rounds; ++i) {
     ASSIGN_OR_RETURN(const checkpoint::RoundReport round, source.Round(sink));
     std::cout << "round " << i << " pages " << round.pages_sent << "\n";
@@ -196,13 +197,14 @@ absl::Status Release(const Arguments& arguments) {
   return client.Announce();
 }
 
-// A final dump whose pages nobody takes, so that CRIU stands still in the middle of it until somebody
-// ends it. Prints how it ended.
+// A final dump whose pages nobody takes, so that CRIU stands still in the middle of it until
+// somebody ends it. Prints how it ended.
 absl::Status Stall(const Arguments& arguments) {
   RETURN_IF_ERROR(RemoveTree(kWork));
   RETURN_IF_ERROR(MakeDirectories(kWork));
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return ErrnoStatus("socketpair");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    return ErrnoStatus("socketpair");
   const UniqueFd ours(ends[0]), theirs(ends[1]);
   ASSIGN_OR_RETURN(KeeperClient client, Connect(arguments));
   RETURN_IF_ERROR(client.StageDump(kWork, "", theirs.get(), seconds(100)));

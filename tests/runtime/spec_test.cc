@@ -22,6 +22,8 @@ v1::ComponentSpec Good() {
   spec.set_mac(MakeMac("redis", "10.77.0.50/24"));
   spec.set_memory_bytes(1 << 30);
   spec.add_shared("/shared/redis");
+  spec.add_ship("/var/lib/redis");
+  spec.add_ship("/var/lib/redis.conf");
   spec.set_directory("/");
   spec.add_environment("LANG=C");
   return spec;
@@ -65,6 +67,22 @@ TEST(CheckSpec, NamesTheFieldThatIsWrong) {
       {"shared",
        [](Spec& s) {
          for (int i = 0; i < 70; ++i) s.add_shared("/x");
+       }},
+      {"ship", [](Spec& s) { s.add_ship("data"); }},
+      {"ship", [](Spec& s) { s.add_ship("/"); }},
+      {"ship", [](Spec& s) { s.add_ship("/data/"); }},
+      {"ship", [](Spec& s) { s.add_ship("/data/" + std::string(161, 'x')); }},
+      {"lie one in the other", [](Spec& s) { s.add_ship("/shared/redis/data"); }},
+      {"lie one in the other", [](Spec& s) { s.add_ship("/shared"); }},
+      {"lie one in the other",
+       [](Spec& s) {
+         s.add_ship("/data");
+         s.add_ship("/data");
+       }},
+      {"lie one in the other",
+       [](Spec& s) {
+         s.add_ship("/data/a");
+         s.add_ship("/data");
        }},
       {"directory", [](Spec& s) { s.set_directory("/a/../b"); }},
       {"environment", [](Spec& s) { s.add_environment("LANG"); }},

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 
 #include "absl/strings/match.h"
@@ -30,6 +31,7 @@ constexpr char kFooter[] = R"(Examples:
   starling ps
   starling check redis --to node2
   starling migrate redis --to node2
+  starling checkpoint redis --to /backup/redis
   starling events --follow
 
 Exit codes:
@@ -80,6 +82,32 @@ Examples:
   starling migrate redis --to node2 --probe 'redis-cli -h 10.77.0.50 ping'
   starling migrate redis --to node2 --max-blackout 100 --json | jq .)";
 
+constexpr char kCheckpointFooter[] =
+    R"(Memory, processes and the files that the component ships, all of one instant. It is frozen for
+that instant and runs on, its connections with it. What did not change since the checkpoint before
+is not written again.
+
+Each component needs a folder of its own. A checkpoint appears under its name once all of it is on
+the disk; with --keep the oldest go then. --every goes on until it is interrupted or one fails.
+
+Examples:
+  starling checkpoint redis --to /backup/redis
+  starling checkpoint redis --to /backup/redis --every 300 --keep 5
+  openssl rand -hex 32 > /root/key
+  starling checkpoint redis --to /backup/redis --encrypt-key /root/key)";
+
+constexpr char kRestoreFooter[] =
+    R"(Every file of the checkpoint is read and checked before anything is started; what is damaged,
+cut short, altered or of another checkpoint is refused. Connections that were established then are
+closed: their other ends have gone on since.
+
+Refused while the original runs on this host, or has left it for another one: --original-gone is a
+person's word that it does not run there any more and never will.
+
+Examples:
+  starling restore /backup/redis
+  starling restore /backup/redis --number 12 --encrypt-key /root/key)";
+
 constexpr char kCancelFooter[] =
     R"(The component runs on here. Once the other host was asked to commit it is too late: then this is
 refused (4).)";
@@ -124,7 +152,15 @@ struct Options {
   v1::ComponentSpec spec;
   std::string memory;
   std::vector<std::string> shared;
+  std::vector<std::string> ship;
   std::vector<std::string> environment;
+
+  std::string folder;
+  double every_s = 0;
+  int keep = 0;
+  std::string key_file;
+  uint64_t number = 0;
+  bool original_gone = false;
 
   bool names = false;
   bool peers = false;
@@ -184,6 +220,20 @@ void AddJson(CLI::App* app, Options& options) {
   app->add_flag("--json", options.json, "Write JSON, for scripts");
 }
 
+void AddKey(CLI::App* app, Options& options) {
+  app->add_option("--encrypt-key", options.key_file,
+                  "File with the key: 32 bytes, or 64 hexadecimal digits")
+      ->type_name("FILE");
+}
+
+// As the agent has to read it, whose working folder is another.
+std::string Absolute(const std::string& path) {
+  if (path.empty()) return path;
+  std::string absolute = std::filesystem::absolute(path).lexically_normal().string();
+  while (absolute.size() > 1 && absolute.back() == '/') absolute.pop_back();
+  return absolute;
+}
+
 // The program: as it is when it is a path, otherwise the first of PATH.
 std::string FindProgram(const std::string& program) {
   if (absl::StrContains(program, "/") || program.empty()) return program;
@@ -226,6 +276,12 @@ class Parser {
         ->check(CheckBytes);
     run_->add_option("--shared", options.shared,
                      "A writable path on storage that all hosts share (may be repeated)")
+        ->type_name("PATH")
+        ->take_all()
+        ->expected(1)
+        ->check(Checked(CheckAbsolutePath));
+    run_->add_option("--ship", options.ship,
+                     "A file or folder that moves with it (may be repeated)")
         ->type_name("PATH")
         ->take_all()
         ->expected(1)
@@ -288,6 +344,34 @@ class Parser {
     AddJson(migrate_, options);
     migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
 
+    checkpoint_ = Add("checkpoint", "Write a running component to storage", kCheckpointFooter);
+    AddName(checkpoint_, options);
+    checkpoint_->add_option("--to", options.folder, "Folder of this component's checkpoints")
+        ->required()
+        ->type_name("DIR");
+    checkpoint_->add_option("--every", options.every_s, "Again and again, every so many seconds")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.1, 1e7));
+    checkpoint_->add_option("--keep", options.keep, "Keep the newest N (default: all)")
+        ->type_name("N")
+        ->check(CLI::Range(1, 1000000));
+    AddKey(checkpoint_, options);
+    AddJson(checkpoint_, options);
+
+    restore_ = Add("restore", "Start a component from a checkpoint", kRestoreFooter);
+    restore_->add_option("DIR", options.folder, "The folder that `checkpoint --to` wrote")
+        ->required();
+    restore_->add_option("--name", options.name, "Call it so (default: as it was called)")
+        ->type_name("NAME")
+        ->check(Checked(CheckComponentName));
+    restore_->add_option("--number", options.number, "This checkpoint (default: the newest)")
+        ->type_name("N")
+        ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 62));
+    restore_->add_flag("--original-gone", options.original_gone,
+                       "The component left for another host, and will never run there again");
+    AddKey(restore_, options);
+    AddJson(restore_, options);
+
     cancel_ = Add("cancel", "Call a migration off", kCancelFooter);
     AddName(cancel_, options);
 
@@ -320,7 +404,8 @@ class Parser {
     AddJson(events_, options);
 
     report_ = Add("report", "Show what a migration away from this host was like", kReportFooter);
-    report_->add_option("NAME", options.name, "A component, for its latest one; or a migration's id")
+    report_
+        ->add_option("NAME", options.name, "A component, for its latest one; or a migration's id")
         ->required();
     AddJson(report_, options);
 
@@ -356,6 +441,8 @@ class Parser {
   CLI::App* ps_;
   CLI::App* check_;
   CLI::App* migrate_;
+  CLI::App* checkpoint_;
+  CLI::App* restore_;
   CLI::App* cancel_;
   CLI::App* resolve_;
   CLI::App* stop_;
@@ -386,11 +473,13 @@ std::string Complete(const Parser& parser, Options& options,
     for (size_t i = 1; i < command.size(); ++i) spec.add_command(command[i]);
     if (!options.memory.empty()) spec.set_memory_bytes(*ParseBytes(options.memory));
     for (const std::string& path : options.shared) spec.add_shared(path);
+    for (const std::string& path : options.ship) spec.add_ship(path);
     for (const std::string& entry : options.environment) spec.add_environment(entry);
     return std::string(CheckSpec(spec).message());
   }
   // The parser's ranges let not-a-number through.
-  for (const double value : {options.probe_timeout_s, options.max_blackout_ms, options.grace_s}) {
+  for (const double value :
+       {options.probe_timeout_s, options.max_blackout_ms, options.grace_s, options.every_s}) {
     if (!std::isfinite(value)) return "a number is needed, not 'nan'";
   }
   if (separated) return "only `starling run` takes a command after --";
@@ -449,6 +538,25 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     migrate.format = format;
     migrate.quiet = options.quiet;
     return Migrate(session, migrate);
+  }
+  if (parser.Chose(parser.checkpoint_)) {
+    CheckpointOptions checkpoint;
+    checkpoint.request.set_name(options.name);
+    checkpoint.request.set_folder(Absolute(options.folder));
+    checkpoint.request.set_keep(static_cast<uint32_t>(options.keep));
+    checkpoint.request.set_key_file(Absolute(options.key_file));
+    checkpoint.every_s = options.every_s;
+    checkpoint.format = format;
+    return Checkpoint(session, checkpoint);
+  }
+  if (parser.Chose(parser.restore_)) {
+    v1::RestoreCheckpointRequest restore;
+    restore.set_folder(Absolute(options.folder));
+    restore.set_number(options.number);
+    restore.set_name(options.name);
+    restore.set_key_file(Absolute(options.key_file));
+    restore.set_original_gone(options.original_gone);
+    return Restore(session, restore, format);
   }
   if (parser.Chose(parser.cancel_)) return Cancel(session, options.name);
   if (parser.Chose(parser.resolve_)) {

@@ -1,6 +1,8 @@
 #include "tools/starling/commands.h"
 
+#include <chrono>
 #include <string>
+#include <thread>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -130,6 +132,36 @@ ExitCode Check(Session& session, const std::string& name, const std::string& to,
     out << std::flush;
   }
   return free ? ExitCode::kOk : ExitCode::kRefused;
+}
+
+ExitCode Checkpoint(Session& session, const CheckpointOptions& options) {
+  while (true) {
+    const auto begun = std::chrono::steady_clock::now();
+    v1::CheckpointResponse response;
+    ExitCode code;
+    if (!Ask(session, &v1::Starling::Stub::Checkpoint, options.request, &response, &code)) {
+      return code;
+    }
+    for (const std::string& warning : response.warnings()) {
+      session.io.err << "starling: " << Printable(warning) << std::endl;
+    }
+    session.io.out << (options.format == Format::kJson
+                           ? CheckpointJson(options.request.name(), response)
+                           : CheckpointText(options.request.name(), response))
+                   << std::endl;
+    if (options.every_s <= 0) return ExitCode::kOk;
+    // One that took longer than that is followed by the next at once.
+    std::this_thread::sleep_until(begun + std::chrono::duration<double>(options.every_s));
+  }
+}
+
+ExitCode Restore(Session& session, const v1::RestoreCheckpointRequest& request, Format format) {
+  v1::RestoreCheckpointResponse response;
+  ExitCode code;
+  if (!Ask(session, &v1::Starling::Stub::RestoreCheckpoint, request, &response, &code)) return code;
+  session.io.out << (format == Format::kJson ? RestoreJson(response) : RestoreText(response))
+                 << std::endl;
+  return ExitCode::kOk;
 }
 
 ExitCode Cancel(Session& session, const std::string& name) {

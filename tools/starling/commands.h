@@ -47,6 +47,14 @@ struct MigrateOptions {
 };
 ExitCode Migrate(Session& session, const MigrateOptions& options);
 
+struct CheckpointOptions {
+  v1::CheckpointRequest request;
+  double every_s = 0;  // again and again, from one beginning to the next; 0: once
+  Format format = Format::kText;
+};
+ExitCode Checkpoint(Session& session, const CheckpointOptions& options);
+ExitCode Restore(Session& session, const v1::RestoreCheckpointRequest& request, Format format);
+
 ExitCode Cancel(Session& session, const std::string& name);
 
 struct ResolveOptions {

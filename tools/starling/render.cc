@@ -53,6 +53,19 @@ std::string Detail(const v1::Component& component) {
   }
 }
 
+// A moment, by the clock of whoever reads it.
+std::string When(double time) {
+  const time_t seconds = static_cast<time_t>(time);
+  struct tm broken = {};
+  if (!std::isfinite(time) || localtime_r(&seconds, &broken) == nullptr) return "?";
+  char text[32];
+  return std::string(text, strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken));
+}
+
+std::string Connections(uint32_t count) {
+  return count == 1 ? "1 connection" : absl::StrCat(count, " connections");
+}
+
 Json ComponentObject(const v1::Component& component) {
   Json json;
   json["name"] = component.spec().name();
@@ -287,21 +300,74 @@ std::string ReportText(const v1::MigrationProgress& last) {
   const v1::MigrationReport& report = last.report();
   std::string text = ReportSummary(report);
   if (!report.file().empty()) {
-    absl::StrAppend(&text, "\n  all of it: starling report ", Printable(report.migration_id()), " (",
-                    Printable(report.file()), ")");
+    absl::StrAppend(&text, "\n  all of it: starling report ", Printable(report.migration_id()),
+                    " (", Printable(report.file()), ")");
   }
   return text;
 }
 
+std::string CheckpointText(const std::string& name, const v1::CheckpointResponse& taken) {
+  std::string text =
+      absl::StrCat("checkpoint ", taken.number(), " of ", Printable(name), ": ",
+                   FormatBytes(taken.bytes_written()), " written of ",
+                   FormatBytes(taken.content_bytes()), ", held for ", FormatTime(taken.held_s()),
+                   ", ", FormatTime(taken.total_s()), " in all: ", Printable(taken.file()));
+  if (taken.connections() > 0) {
+    absl::StrAppend(&text, "\n", Connections(taken.connections()),
+                    " established live on here; a restore finds them closed");
+  }
+  return text;
+}
+
+std::string CheckpointJson(const std::string& name, const v1::CheckpointResponse& taken) {
+  Json object = {{"schema", kJsonSchema},
+                 {"component", name},
+                 {"number", taken.number()},
+                 {"file", taken.file()},
+                 {"content_bytes", taken.content_bytes()},
+                 {"bytes_written", taken.bytes_written()},
+                 {"dropped", taken.dropped()},
+                 {"held_s", taken.held_s()},
+                 {"total_s", taken.total_s()},
+                 {"rounds", taken.rounds()},
+                 {"tracker", taken.tracker()},
+                 {"connections", taken.connections()},
+                 {"phases", Json::array()},
+                 {"warnings", Json::array()}};
+  for (const v1::PhaseTime& phase : taken.phases()) {
+    object["phases"].push_back({{"name", phase.name()}, {"seconds", phase.seconds()}});
+  }
+  for (const std::string& warning : taken.warnings()) object["warnings"].push_back(warning);
+  return Dump(object);
+}
+
+std::string RestoreText(const v1::RestoreCheckpointResponse& restored) {
+  const v1::Component& component = restored.component();
+  std::string text =
+      absl::StrCat(Printable(component.spec().name()), " is ", StateName(component.state()),
+                   " (epoch ", component.epoch(), "), as it was at ", When(restored.taken()),
+                   " (checkpoint ", restored.number(), ")");
+  if (restored.connections() > 0) {
+    absl::StrAppend(&text, "\n", Connections(restored.connections()),
+                    " established then are closed: their other ends have gone on since");
+  }
+  return text;
+}
+
+std::string RestoreJson(const v1::RestoreCheckpointResponse& restored) {
+  return Dump({{"schema", kJsonSchema},
+               {"component", restored.component().spec().name()},
+               {"epoch", restored.component().epoch()},
+               {"number", restored.number()},
+               {"taken", restored.taken()},
+               {"connections", restored.connections()}});
+}
+
 std::string EventLine(const v1::Event& event) {
-  std::string when = "?";
-  const time_t seconds = static_cast<time_t>(event.time());
-  struct tm broken = {};
-  if (std::isfinite(event.time()) && localtime_r(&seconds, &broken) != nullptr) {
-    char text[64];
-    const size_t size = strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken);
-    when = absl::StrFormat("%s.%03d", absl::string_view(text, size),
-                           static_cast<int>((event.time() - std::floor(event.time())) * 1000));
+  std::string when = When(event.time());
+  if (when != "?") {
+    absl::StrAppendFormat(&when, ".%03d",
+                          static_cast<int>((event.time() - std::floor(event.time())) * 1000));
   }
   return absl::StrCat(when, "  #", event.number(), "  ",
                       event.component().empty() ? "-" : Printable(event.component()), "  ",

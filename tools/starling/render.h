@@ -70,6 +70,12 @@ std::string ReportJson(const v1::MigrationProgress& last, ExitCode code, absl::s
 // For people, several lines.
 std::string ReportText(const v1::MigrationProgress& last);
 
+// --- checkpoint, restore ---
+std::string CheckpointText(const std::string& name, const v1::CheckpointResponse& taken);
+std::string CheckpointJson(const std::string& name, const v1::CheckpointResponse& taken);
+std::string RestoreText(const v1::RestoreCheckpointResponse& restored);
+std::string RestoreJson(const v1::RestoreCheckpointResponse& restored);
+
 // --- events, info ---
 std::string EventLine(const v1::Event& event);
 std::string EventJson(const v1::Event& event);

@@ -32,6 +32,7 @@ ComponentFacts Quiet() {
   facts.spec.set_name("db");
   facts.spec.set_ip("10.0.0.2/24");
   facts.spec.add_shared("/shared/");
+  facts.spec.add_ship("/shipped");
   facts.root_pid = kRoot;
   facts.cgroup_path = "/sys/fs/cgroup/starling/db";
   facts.carried = {"/var/log/starling/db.log"};
@@ -161,6 +162,9 @@ std::vector<Case> FileCases() {
       WithFile("path only", File("/var/lib/db", O_PATH | O_RDWR), {}),
       WithFile("written on shared", File("/shared/db", O_RDWR), {}),
       WithFile("name that only begins like the shared one", File("/shared2/db", O_RDWR),
+               {"open-for-writing"}),
+      WithFile("written where it is shipped", File("/shipped/db", O_RDWR), {}),
+      WithFile("name that only begins like the shipped one", File("/shipped2", O_RDWR),
                {"open-for-writing"}),
       WithFile("the log", File("/var/log/starling/db.log", O_WRONLY | O_APPEND), {}),
       WithFile("folder", kind(File("/var", O_RDONLY), S_IFDIR | 0755), {}),
@@ -406,6 +410,43 @@ TEST(SourceCheckTest, Table) {
     c.change(facts);
     EXPECT_EQ(Codes(facts), c.codes) << c.name;
   }
+}
+
+TEST(SourceCheckTest, WhatIsShippedHasToBeMovable) {
+  ComponentFacts facts = Quiet();
+  facts.shipped.push_back({.path = "/shipped", .movable = true});
+  EXPECT_THAT(Codes(facts), IsEmpty());
+  facts.shipped[0].movable = false;
+  EXPECT_THAT(Codes(facts), ElementsAre("shipped-path-missing"));
+  facts.shipped[0] = {.path = "/shipped",
+                      .movable = true,
+                      .devices = {"/shipped/null"},
+                      .mounts = {"/shipped/mnt"}};
+  EXPECT_THAT(Codes(facts), ElementsAre("shipped-device", "shipped-mount"));
+}
+
+TEST(SourceCheckTest, ACheckpointNeedsItsFilesToBeShipped) {
+  ComponentFacts facts = Quiet();
+  facts.descriptors = {File("/shared/db", O_RDWR), File("/shared/db", O_RDWR),
+                       File("/shared/read", O_RDONLY), File("/shipped/db", O_RDWR)};
+  facts.mappings = {Mapping("/shared/index", true, true), Mapping("/shared/lib", false, true)};
+  std::vector<std::string> things;
+  for (const v1::Obstacle& obstacle : CheckCheckpoint(facts)) {
+    EXPECT_EQ(obstacle.code(), "checkpoint-shared");
+    things.push_back(obstacle.thing());
+  }
+  EXPECT_THAT(things, ElementsAre("/shared/db", "/shared/index"));
+  EXPECT_THAT(Codes(facts), IsEmpty()) << "a move takes them along";
+}
+
+TEST(SourceCheckTest, CountsEstablishedConnections) {
+  ComponentFacts facts = Quiet();
+  AddSocket(facts, Socket(AF_INET, SOCK_STREAM, IPPROTO_TCP, TCP_LISTEN));
+  AddSocket(facts, Socket(AF_INET, SOCK_STREAM, IPPROTO_TCP, TCP_ESTABLISHED));
+  AddSocket(facts, Socket(AF_INET6, SOCK_STREAM, IPPROTO_TCP, TCP_ESTABLISHED));
+  AddSocket(facts, Socket(AF_UNIX, SOCK_STREAM, 0, TCP_ESTABLISHED));
+  AddSocket(facts, Socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP, TCP_ESTABLISHED));
+  EXPECT_EQ(EstablishedConnections(facts), 2u);
 }
 
 TEST(SourceCheckTest, NamesAllAtOnceAndEachOnce) {

@@ -19,6 +19,14 @@ struct Move {
   HostFacts host;
 };
 
+// 100 bytes are shipped, and the target sees this.
+void Ship(Move& move, const ShippedPlace& place) {
+  v1::ShippedPath& path = *move.request.add_shipped();
+  path.set_path("/var/lib/db");
+  path.set_bytes(100);
+  move.host.shipped.push_back(place);
+}
+
 // A request that its target can meet: one library, one data file.
 Move Possible() {
   Move move;
@@ -103,6 +111,26 @@ TEST(TargetCheckTest, Table) {
       {"no shared path",
        [](Move& m) { m.host.missing_shared = {"/shared"}; },
        {"shared-path-missing"}},
+      {"a place for what is shipped",
+       [](Move& m) {
+         Ship(m, {true, false, 100});
+       },
+       {}},
+      {"no folder for it",
+       [](Move& m) {
+         Ship(m, {false, false, 0});
+       },
+       {"shipped-folder-missing"}},
+      {"its place is taken",
+       [](Move& m) {
+         Ship(m, {true, true, 100});
+       },
+       {"shipped-path-taken"}},
+      {"a byte of disk too little",
+       [](Move& m) {
+         Ship(m, {true, false, 99});
+       },
+       {"shipped-space"}},
       {"file missing", [](Move& m) { m.host.files[0] = {}; }, {"open-file-missing"}},
       {"file not readable",
        [](Move& m) { m.host.files[0].error = "Permission denied"; },

@@ -14,6 +14,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -70,6 +71,23 @@ class FakeAgent final : public v1::Starling::Service {
     migrate = *request;
     return on_migrate ? on_migrate(context, writer) : answer;
   }
+  Status Checkpoint(ServerContext*, const v1::CheckpointRequest* request,
+                    v1::CheckpointResponse* response) override {
+    checkpoint = *request;
+    *response = taken;
+    // One that is repeated ends with the first that fails.
+    return ++checkpoints < 3 ? answer : Status(StatusCode::NOT_FOUND, "it has ended");
+  }
+  Status RestoreCheckpoint(ServerContext*, const v1::RestoreCheckpointRequest* request,
+                           v1::RestoreCheckpointResponse* response) override {
+    restore = *request;
+    response->mutable_component()->mutable_spec()->set_name("redis");
+    response->mutable_component()->set_state(v1::RUNNING);
+    response->mutable_component()->set_epoch(4);
+    response->set_number(7);
+    response->set_connections(2);
+    return answer;
+  }
   Status Cancel(ServerContext*, const v1::CancelRequest*, v1::CancelResponse*) override {
     return answer;
   }
@@ -118,6 +136,10 @@ class FakeAgent final : public v1::Starling::Service {
   v1::ComponentSpec spec;
   v1::CheckResponse check;
   v1::MigrateRequest migrate;
+  v1::CheckpointRequest checkpoint;
+  v1::CheckpointResponse taken;
+  int checkpoints = 0;
+  v1::RestoreCheckpointRequest restore;
   std::function<Status(ServerContext*, ServerWriter<v1::MigrationProgress>*)> on_migrate;
   int resolved = 0;
   v1::ResolveRequest::Side side = v1::ResolveRequest::SIDE_UNSPECIFIED;
@@ -190,10 +212,10 @@ class CliTest : public testing::Test {
 };
 
 TEST_F(CliTest, RunHandsOverTheSpec) {
-  EXPECT_EQ(
-      Call("run redis --user nobody --ip 10.77.0.50/24 --memory 512M --shared /shared/a "
-           "--shared /shared/b --env LANG=C --directory /srv -- /bin/prog --socket {} -- [x]"),
-      0)
+  EXPECT_EQ(Call("run redis --user nobody --ip 10.77.0.50/24 --memory 512M --shared /shared/a "
+                 "--shared /shared/b --ship /srv/data --env LANG=C --directory /srv -- /bin/prog "
+                 "--socket {} -- [x]"),
+            0)
       << err_.str();
   const v1::ComponentSpec& spec = agent_.spec;
   EXPECT_EQ(spec.name(), "redis");
@@ -202,6 +224,7 @@ TEST_F(CliTest, RunHandsOverTheSpec) {
   EXPECT_EQ(spec.ip(), "10.77.0.50/24");
   EXPECT_EQ(spec.memory_bytes(), 512u << 20);
   EXPECT_THAT(spec.shared(), testing::ElementsAre("/shared/a", "/shared/b"));
+  EXPECT_THAT(spec.ship(), testing::ElementsAre("/srv/data"));
   EXPECT_THAT(spec.environment(), testing::ElementsAre("LANG=C"));
   EXPECT_EQ(spec.directory(), "/srv");
   EXPECT_EQ(out_.str(), "redis is running (epoch 1)\n");
@@ -222,6 +245,16 @@ TEST_F(CliTest, WrongUsageReachesNoAgent) {
       {"run redis --ip 10.77.0.50 -- /bin/true", "no prefix length"},
       {"run redis --shared data -- /bin/true", "'data' is not an absolute path"},
       {"run redis --env LANG -- /bin/true", "KEY=VALUE"},
+      {"run redis --ship data -- /bin/true", "'data' is not an absolute path"},
+      {"run redis --ship /a --ship /a/b -- /bin/true", "lie one in the other"},
+      {"run redis --shared /a --ship /a/b -- /bin/true", "lie one in the other"},
+      {"checkpoint redis", "--to is required"},
+      {"checkpoint redis --to /x --keep 0", "--keep"},
+      {"checkpoint redis --to /x --every 0", "--every"},
+      {"checkpoint redis --to /x --every nan", "number"},
+      {"restore", "DIR is required"},
+      {"restore /x --name Redis", "'Redis' cannot name a component"},
+      {"restore /x --number 0", "--number"},
       {"run redis --user a:b -- /bin/true", "user"},
       {"ps -- /bin/true", "only `starling run`"},
       {"ps redis", "redis"},
@@ -255,8 +288,8 @@ TEST_F(CliTest, HelpIsThereForEveryCommandWithoutAnAgent) {
   EXPECT_THAT(out_.str(), HasSubstr("Exit codes:"));
   EXPECT_EQ(Call("--version"), 0);
   EXPECT_THAT(out_.str(), StartsWith("starling "));
-  for (const std::string command :
-       {"run", "ps", "check", "migrate", "cancel", "resolve", "stop", "logs", "events", "info"}) {
+  for (const std::string command : {"run", "ps", "check", "migrate", "checkpoint", "restore",
+                                    "cancel", "resolve", "stop", "logs", "events", "info"}) {
     EXPECT_EQ(Call(command + " --help"), 0);
     EXPECT_THAT(out_.str(), HasSubstr("Usage: starling " + command));
   }
@@ -407,6 +440,44 @@ TEST_F(CliTest, MigrateTellsHowItEndedOtherwise) {
   agent_.answer = Status::OK;
   EXPECT_EQ(Call("migrate redis --to node2"), 1);
   EXPECT_THAT(err_.str(), HasSubstr("without a result"));
+}
+
+TEST_F(CliTest, CheckpointsAreToldOf) {
+  agent_.taken.set_number(3);
+  agent_.taken.set_file("/backup/checkpoint-00000003");
+  agent_.taken.set_content_bytes(171 << 20);
+  agent_.taken.set_bytes_written(12 << 20);
+  agent_.taken.set_held_s(0.0931);
+  agent_.taken.set_total_s(1.5);
+  agent_.taken.set_connections(1);
+  agent_.taken.add_warnings("checkpoint 2 is cut short");
+  EXPECT_EQ(Call("checkpoint redis --to backup/ --keep 5 --encrypt-key ./key"), 0) << err_.str();
+  const std::string here = std::filesystem::current_path().string();
+  EXPECT_EQ(agent_.checkpoint.folder(), here + "/backup") << "the agent is somewhere else";
+  EXPECT_EQ(agent_.checkpoint.key_file(), here + "/key");
+  EXPECT_EQ(agent_.checkpoint.keep(), 5u);
+  EXPECT_THAT(out_.str(), HasSubstr("checkpoint 3 of redis: 12.0 MiB written of 171.0 MiB, held "
+                                    "for 93.1 ms"));
+  EXPECT_THAT(out_.str(), HasSubstr("1 connection established"));
+  EXPECT_EQ(err_.str(), "starling: checkpoint 2 is cut short\n");
+  // Again and again, until one fails.
+  agent_.checkpoints = 0;
+  EXPECT_EQ(Call("checkpoint redis --to /backup --every 0.1 --json"), 3);
+  ASSERT_EQ(OutLines().size(), 2u);
+  EXPECT_EQ(OutLines()[0]["number"], 3);
+  EXPECT_EQ(OutLines()[0]["component"], "redis");
+}
+
+TEST_F(CliTest, ARestoreSaysWhatIsClosed) {
+  EXPECT_EQ(Call("restore /backup/ --name other --number 7 --original-gone"), 0) << err_.str();
+  EXPECT_EQ(agent_.restore.folder(), "/backup");
+  EXPECT_EQ(agent_.restore.name(), "other");
+  EXPECT_EQ(agent_.restore.number(), 7u);
+  EXPECT_TRUE(agent_.restore.original_gone());
+  EXPECT_THAT(out_.str(), StartsWith("redis is running (epoch 4), as it was at "));
+  EXPECT_THAT(out_.str(), HasSubstr("2 connections established then are closed"));
+  EXPECT_EQ(Call("restore /backup --json"), 0);
+  EXPECT_EQ(OutLines()[0]["connections"], 2);
 }
 
 TEST_F(CliTest, CtrlCLeavesTheMigrationGoing) {

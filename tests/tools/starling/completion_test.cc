@@ -66,8 +66,8 @@ class CompletionTest : public testing::Test {
 };
 
 TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
-  EXPECT_THAT(Offered({"re"}), ElementsAre("resolve", "report", "replay"));
-  EXPECT_EQ(Offered({""}).size(), 12u);
+  EXPECT_THAT(Offered({"re"}), ElementsAre("restore", "resolve", "report", "replay"));
+  EXPECT_EQ(Offered({""}).size(), 14u);
   EXPECT_THAT(Offered({"migrate", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "w"}), ElementsAre("web"));
   EXPECT_THAT(Offered({"migrate", "web", "--to", ""}), ElementsAre("node2", "node3"));
@@ -81,8 +81,9 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
 
 // Every long option that --help shows is offered, and none that it does not.
 TEST_F(CompletionTest, OffersTheOptionsThatThereAre) {
-  for (const std::string command : {"run", "ps", "check", "migrate", "cancel", "resolve", "stop",
-                                    "logs", "events", "info", "replay"}) {
+  for (const std::string command :
+       {"run", "ps", "check", "migrate", "checkpoint", "restore", "cancel", "resolve", "stop",
+        "logs", "events", "report", "info", "replay"}) {
     const std::string help = Output(absl::StrCat(STARLING_PROGRAM, " ", command, " --help"));
     std::set<std::string> known = {"--socket"};
     const std::regex option(R"(\n  (?:-\w,)?(--[a-z-]+))");
