@@ -31,6 +31,7 @@ constexpr int kCallStop = SIGTRAP | 0x80;  // PTRACE_O_TRACESYSGOOD
 absl::StatusOr<uint64_t> FindSyscall(pid_t pid) {
   ASSIGN_OR_RETURN(const auto process, ProcessMemory::Open(pid));
   ASSIGN_OR_RETURN(const std::vector<Mapping> mappings, process->TrackedMappings());
+  if (mappings.empty()) return absl::NotFoundError(absl::StrCat("process ", pid, " has ended"));
   for (const Mapping& mapping : mappings) {
     if (mapping.name != "[vdso]") continue;
     const PageRange range{mapping.start, (mapping.end - mapping.start) / kPageSize};
