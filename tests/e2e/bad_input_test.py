@@ -304,7 +304,7 @@ def target_other_protocol(test):
         said = test.bed.client("/usr/bin/python3", "-B", RAW_GRPC, "call", test.two.address,
                                str(CONTROL_PORT), "/starling.v1.Peer/Hello", hello).out
         test.rows.append(("a peer with protocol 99", "-", said.strip()))
-        for word in ("grpc-status", "speaks protocol 1", "node7 99", "same version"):
+        for word in ("grpc-status", "speaks protocol 2", "node7 99", "same version"):
             if word not in said:
                 raise Failed(f"the agent does not say {word!r} to protocol 99: {said}")
     before = test.look()
