@@ -310,7 +310,7 @@ def target_other_protocol(test):
     before = test.look()
     with test.agent_stopped(test.two):
         fake = test.two.start("/usr/bin/python3", "-B", RAW_GRPC, "refuse", test.two.address,
-                              str(CONTROL_PORT), "host node2 speaks protocol 99 and host node1 1: "
+                              str(CONTROL_PORT), "host node2 speaks protocol 99 and host node1 2: "
                               "bring both to the same version of Starling",
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         try:
