@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status.h"
+#include "checkpoint/page_hashes.h"
 #include "checkpoint/zero_page.h"
 
 namespace starling::checkpoint {
@@ -92,7 +93,7 @@ class Work {
 
   absl::StatusOr<Captured> Result() && {
     RETURN_IF_ERROR(failed_);
-    for (auto* ranges : {&all_.sent, &all_.zero, &all_.gone}) SortAndJoin(*ranges);
+    for (auto* ranges : {&all_.sent, &all_.zero, &all_.kept, &all_.gone}) SortAndJoin(*ranges);
     return std::move(all_);
   }
 
@@ -125,6 +126,7 @@ class Work {
       };
       add(all_.sent, found.sent);
       add(all_.zero, found.zero);
+      add(all_.kept, found.kept);
       add(all_.gone, found.gone);
     }
     if (pause > Duration::zero()) std::this_thread::sleep_for(pause);
@@ -149,9 +151,13 @@ class Work {
           Append(found.gone, {address, 1});
           continue;
         }
-        if (options_.seen) {
+        if (options_.wanted) {
+          const uint64_t hash = options_.hash ? PageHashes::Of(bytes) : 0;
           std::lock_guard lock(mutex_);
-          options_.seen(address, bytes);
+          if (!options_.wanted({address, bytes, hash})) {
+            Append(found.kept, {address, 1});
+            continue;
+          }
         }
         if (AllZero(bytes)) {
           Append(found.zero, {address, 1});

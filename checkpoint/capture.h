@@ -15,7 +15,8 @@ namespace starling::checkpoint {
 struct Captured {
   std::vector<PageRange> sent;  // as bytes
   std::vector<PageRange> zero;  // as zeros
-  std::vector<PageRange> gone;  // not mapped any more; the sink was told nothing of them
+  std::vector<PageRange> kept;  // not wanted; the sink was told nothing of them
+  std::vector<PageRange> gone;  // not mapped any more; likewise
 };
 
 struct CaptureOptions {
@@ -24,8 +25,14 @@ struct CaptureOptions {
   // The process is frozen: a page that exists and cannot be read is an error.
   bool frozen = false;
   // Each of these may be null, and is called by one thread at a time.
-  // What was read of a page, before it is sent.
-  std::function<void(uint64_t address, std::span<const std::byte> page)> seen;
+  // A page that was read, before it is sent; false: it need not be.
+  struct Read {
+    uint64_t address = 0;
+    std::span<const std::byte> bytes;
+    uint64_t hash = 0;  // PageHashes::Of(bytes), with `hash`
+  };
+  std::function<bool(const Read& page)> wanted;
+  bool hash = false;  // `wanted` is given each page's hash, taken outside of its turn
   // Bytes that went to the sink just now, and for how long that thread worked for them (not
   // counting what it waited for the sink). Returns how long it shall wait before it goes on.
   std::function<Duration(uint64_t bytes, Duration worked)> pace;

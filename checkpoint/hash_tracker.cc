@@ -1,8 +1,5 @@
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include "absl/container/btree_map.h"
 #include "base/status.h"
+#include "checkpoint/page_hashes.h"
 #include "checkpoint/tracker.h"
 
 namespace starling::checkpoint {
@@ -29,7 +26,7 @@ class HashTracker : public Tracker {
       if (absl::IsNotFound(listed)) continue;
       RETURN_IF_ERROR(listed);
       process.is_new = known_.Learn(*process.memory);
-      if (process.is_new) hashes_.erase(process.memory->space());
+      if (process.is_new) hashes_.Drop(process.memory->space());
       RETURN_IF_ERROR(Compare(process));
       changes.processes.push_back(std::move(process));
     }
@@ -50,44 +47,25 @@ class HashTracker : public Tracker {
 
   void Forget() override {
     known_.Clear();
-    hashes_.clear();
+    hashes_.Clear();
   }
 
   // Of what was sent, not of what was listed: between the two it may have changed, and may change
   // back.
   void Sent(const AddressSpace& space, uint64_t address,
             std::span<const std::byte> bytes) override {
-    Hashes& hashes = hashes_[space];
     for (size_t at = 0; at < bytes.size(); at += kPageSize) {
-      const uint64_t page = (address + at) / kPageSize;
-      std::unique_ptr<Block>& block = hashes[page / kBlockPages];
-      if (!block) block = std::make_unique<Block>();
-      (*block)[page % kBlockPages] = HashOf(bytes.data() + at);
+      hashes_.Set(space, address + at, PageHashes::Of(bytes.subspan(at, kPageSize)));
     }
   }
 
  private:
-  static constexpr size_t kBlockPages = 512;
-  using Block = std::array<uint64_t, kBlockPages>;  // 0: not known
-  using Hashes = absl::btree_map<uint64_t, std::unique_ptr<Block>>;
-
-  static uint64_t HashOf(const std::byte* page) {
-    const uint64_t hash = XXH3_64bits(page, kPageSize);
-    return hash == 0 ? 1 : hash;
-  }
-
-  static uint64_t Known(const Hashes& hashes, uint64_t page) {
-    const auto block = hashes.find(page / kBlockPages);
-    return block == hashes.end() ? 0 : (*block->second)[page % kBlockPages];
-  }
-
   absl::Status Compare(ProcessChanges& process) {
-    const auto found = hashes_.find(process.memory->space());
-    if (found == hashes_.end()) {
+    const AddressSpace& space = process.memory->space();
+    if (!hashes_.Knows(space)) {
       process.changed = process.resident;
       return absl::OkStatus();
     }
-    const Hashes& hashes = found->second;
     std::vector<std::byte> bytes(kReadPages * kPageSize);
     std::vector<bool> there;
     for (const PageRange& range : process.resident) {
@@ -97,9 +75,10 @@ class HashTracker : public Tracker {
         const std::span<std::byte> room(bytes.data(), part.pages * kPageSize);
         RETURN_IF_ERROR(process.memory->Read({&part, 1}, room, there));
         for (uint64_t i = 0; i < part.pages; ++i) {
-          const uint64_t page = part.address / kPageSize + i;
-          if (there[i] && Known(hashes, page) == HashOf(room.data() + i * kPageSize)) continue;
-          Append(process.changed, {page * kPageSize, 1});
+          const uint64_t address = part.address + i * kPageSize;
+          const uint64_t hash = PageHashes::Of(room.subspan(i * kPageSize, kPageSize));
+          if (there[i] && hashes_.Find(space, address) == hash) continue;
+          Append(process.changed, {address, 1});
         }
         done += part.pages;
       }
@@ -109,7 +88,7 @@ class HashTracker : public Tracker {
 
   const std::string cgroup_;
   KnownProcesses known_;
-  absl::btree_map<AddressSpace, Hashes> hashes_;
+  PageHashes hashes_;
 };
 
 }  // namespace

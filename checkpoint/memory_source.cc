@@ -21,6 +21,9 @@ constexpr char kParent[] = "parent";
 // What a rate limit lets through at once: a quarter of a second's worth, so that the wire's own
 // pace is smoothed and not chopped.
 constexpr double kBurstSeconds = 0.25;
+// Pages whose content is remembered, 8 bytes for each; those beyond are sent whenever they may have
+// changed.
+constexpr uint64_t kMostHashes = uint64_t{8} << 20;
 
 }  // namespace
 
@@ -31,7 +34,8 @@ MemorySource::MemorySource(Options options, std::unique_ptr<Tracker> tracker, Cr
       dumper_(std::move(dumper)),
       memory_(std::move(memory)),
       stream_(options_.version, options_.folder),
-      rate_(options_.max_rate_bytes_per_s, options_.max_rate_bytes_per_s * kBurstSeconds) {}
+      rate_(options_.max_rate_bytes_per_s, options_.max_rate_bytes_per_s * kBurstSeconds),
+      hashes_(kMostHashes) {}
 
 std::string MemorySource::final_images() const {
   return absl::StrCat(stream_.folder(), "/", kFinal);
@@ -40,6 +44,7 @@ std::string MemorySource::final_images() const {
 void MemorySource::Forget() {
   tracker_->Forget();
   sent_.Clear();
+  hashes_.Clear();
   recent_.clear();
 }
 
@@ -74,6 +79,7 @@ absl::Status MemorySource::PutGone(const AddressSpace& space, std::span<const Pa
     const PageRun run{space, range.address, range.pages};
     RETURN_IF_ERROR(sink.PutZero(run));
     sent_.Remove(run);
+    hashes_.Erase(run);
   }
   return absl::OkStatus();
 }
@@ -85,6 +91,7 @@ absl::Status MemorySource::Send(const MemoryChanges& changes, bool frozen, PageS
     if (std::any_of(changes.processes.begin(), changes.processes.end(), has)) continue;
     RETURN_IF_ERROR(PutGone(space, SentRanges(space), sink));
     sent_.Drop(space);
+    hashes_.Drop(space);
     recent_.erase(space);
   }
   for (const ProcessChanges& process : changes.processes) {
@@ -100,7 +107,10 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   const std::vector<PageRange> sent = SentRanges(space);
   RETURN_IF_ERROR(PutGone(space, Subtract(sent, process.resident), sink));
   Recent& recent = recent_[space];
-  if (process.is_new) recent = Recent();
+  if (process.is_new) {
+    recent = Recent();
+    hashes_.Drop(space);
+  }
   // A tracker knows what was written; what was never sent, or was gone for a while, we know.
   const std::vector<PageRange> stale = Unite(process.changed, recent.deferred);
   std::vector<PageRange> unchanged = Subtract(process.resident, stale);
@@ -126,8 +136,14 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   CaptureOptions capture;
   capture.threads = options_.threads;
   capture.frozen = frozen;
-  capture.seen = [&](uint64_t address, std::span<const std::byte> page) {
-    tracker_->Sent(space, address, page);
+  // Where the tracker cannot tell which pages were written, those that are as they were sent stay.
+  capture.hash = !tracker_->exact() || !process.watched;
+  capture.wanted = [&](const CaptureOptions::Read& page) {
+    tracker_->Sent(space, page.address, page.bytes);
+    if (page.hash == 0) return true;
+    if (hashes_.Find(space, page.address) == page.hash) return false;
+    hashes_.Set(space, page.address, page.hash);
+    return true;
   };
   if (!frozen) {
     capture.pace = [this](uint64_t bytes, Duration worked) {
@@ -139,13 +155,17 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
                    Capture(*process.memory, std::move(ranges), sink, capture));
   for (const PageRange& range : captured.sent) sent_.Add({space, range.address, range.pages});
   for (const PageRange& range : captured.zero) sent_.Add({space, range.address, range.pages});
+  report.pages_unchanged += CountPages(captured.kept);
   report.pages_sent += CountPages(captured.sent);
   report.pages_zero += CountPages(captured.zero);
   return PutGone(space, captured.gone, sink);
 }
 
 void MemorySource::Resend(std::span<const PageRun> runs) {
-  for (const PageRun& run : runs) sent_.Remove(run);
+  for (const PageRun& run : runs) {
+    sent_.Remove(run);
+    hashes_.Erase(run);
+  }
 }
 
 absl::Status MemorySource::Stage() {

@@ -12,6 +12,7 @@
 #include "checkpoint/criu_stream.h"
 #include "checkpoint/criu_version.h"
 #include "checkpoint/frozen_memory.h"
+#include "checkpoint/page_hashes.h"
 #include "checkpoint/page_stream.h"
 #include "checkpoint/sent_pages.h"
 #include "checkpoint/tracker.h"
@@ -64,6 +65,7 @@ class MemorySource : public PageSource {
   const FrozenMemoryOpener memory_;
   CriuStream stream_;
   TokenBucket rate_;
+  PageHashes hashes_;  // of what was sent, where the tracker is not exact
   SentPages sent_;
   // Of each process: what the list before had as written, unless that was everything; and which of
   // it was left for the last round, because it had been written in the list before that as well.

@@ -37,6 +37,8 @@ class SoftDirtyTracker : public Tracker {
       : cgroup_(std::move(cgroup)), freezer_(std::move(freezer)) {}
 
   const char* name() const override { return "soft-dirty"; }
+  // Transparent huge pages have one bit for all of them.
+  bool exact() const override { return false; }
 
   absl::StatusOr<MemoryChanges> List() override {
     if (first_) {

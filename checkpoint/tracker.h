@@ -46,6 +46,8 @@ class Tracker {
   // Whether `changed` tells writes since the list before. If not, it tells what differs from what
   // was sent, however long ago.
   virtual bool knows_writes() const { return true; }
+  // Whether a page in `changed` was written itself, and not only one beside it.
+  virtual bool exact() const { return true; }
 
   // The component runs.
   virtual absl::StatusOr<MemoryChanges> List() = 0;

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "checkpoint/local_sink.h"
+#include "checkpoint/page_hashes.h"
 #include "tests/checkpoint/child_process.h"
 
 namespace starling::checkpoint {
@@ -63,7 +64,12 @@ TEST_F(CaptureTest, SeveralThreadsSendEachPageOnce) {
     CaptureOptions options;
     options.threads = threads;
     uint64_t seen = 0;
-    options.seen = [&](uint64_t, std::span<const std::byte>) { ++seen; };
+    options.hash = true;
+    options.wanted = [&](const CaptureOptions::Read& page) {
+      EXPECT_EQ(page.hash, PageHashes::Of(page.bytes));
+      ++seen;
+      return true;
+    };
     uint64_t paced = 0;
     options.pace = [&](uint64_t bytes, Duration worked) {
       EXPECT_GT(worked, Duration::zero());
@@ -81,6 +87,20 @@ TEST_F(CaptureTest, SeveralThreadsSendEachPageOnce) {
     EXPECT_EQ(sink.pages_put(), kPages - zeros);
     ExpectArenaHasAll();
   }
+}
+
+TEST_F(CaptureTest, WhatIsNotWantedIsNotSent) {
+  LocalSink sink(*arena_, 100, 2);
+  CaptureOptions options;
+  options.threads = 2;
+  options.wanted = [&](const CaptureOptions::Read& page) {
+    return (page.address - All()[0].address) / kPageSize % 2 == 1;
+  };
+  const auto captured = Capture(*process_, All(), sink, options);
+  ASSERT_TRUE(captured.ok()) << captured.status();
+  EXPECT_EQ(CountPages(captured->kept), kPages / 2);
+  EXPECT_EQ(CountPages(captured->sent) + CountPages(captured->zero), kPages / 2);
+  EXPECT_FALSE(arena_->Find(process_->space(), All()[0].address).has_value());
 }
 
 TEST_F(CaptureTest, WhatIsNotMappedIsGoneOrAnError) {

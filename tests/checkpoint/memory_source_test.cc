@@ -27,6 +27,7 @@ class ToldTracker : public Tracker {
   ToldTracker(std::string cgroup, const std::vector<PageRange>& written)
       : cgroup_(std::move(cgroup)), written_(written) {}
   const char* name() const override { return "told"; }
+  bool exact() const override { return false; }
   absl::StatusOr<MemoryChanges> List() override {
     MemoryChanges changes;
     ASSIGN_OR_RETURN(auto processes, OpenProcesses(cgroup_));
@@ -212,6 +213,40 @@ TEST_F(MemorySourceTest, PagesWrittenBeforeEveryRoundAreLeftForTheLast) {
   const auto list = source_->Final(*sink_, report);
   ASSERT_TRUE(list.ok()) << list.status();
   EXPECT_EQ(InArena(2), 'e') << "deferred, and sent although it was not written since";
+}
+
+TEST_F(MemorySourceTest, PagesBesideWrittenOnesAreNotSentAgain) {
+  Start(
+      [this](int step) {
+        if (step == 0) {
+          for (int page = 0; page < 8; ++page) Write(page, 'a');
+        } else {
+          Write(5, static_cast<char>('a' + step));
+        }
+      },
+      /*told=*/true);
+  child_.Step();
+  ASSERT_TRUE(source_->Round(*sink_).ok());
+  // As of one bit for a huge page.
+  written_ = {{Address(0), 8}};
+  child_.Step();
+  RoundReport report = source_->Round(*sink_).value();
+  EXPECT_EQ(report.pages_sent, 1u);
+  EXPECT_GE(report.pages_unchanged, 7u);
+  EXPECT_EQ(InArena(5), 'b');
+  // What was damaged on its way is sent all the same.
+  const std::vector<PageRun> damaged = {{space_, Address(6), 1}};
+  source_->Resend(damaged);
+  written_.clear();
+  EXPECT_EQ(source_->Round(*sink_).value().pages_sent, 1u);
+  ::kill(child_.pid(), SIGSTOP);
+  written_ = {{Address(0), 8}};
+  holes_ = {0, 1, 2, 3, 4, 5, 6, 7};
+  const uint64_t before = sink_->pages_put();
+  const auto list = source_->Final(*sink_, report);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(sink_->pages_put() - before, report.pages_from_criu);
+  EXPECT_EQ(InArena(0), 'a');
 }
 
 TEST_F(MemorySourceTest, WhatWasDamagedOnItsWayComesAgain) {
