@@ -31,6 +31,7 @@ class CriuSource : public PageSource {
   absl::StatusOr<RoundReport> Round(PageSink& sink) override;
   void Resend(std::span<const PageRun> runs) override;
   absl::Status Stage() override;
+  bool rounds_after_stage() const override { return false; }  // the round would be of the same CRIU
   absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
 
   std::string final_images() const override;

@@ -45,6 +45,7 @@ class MemorySource : public PageSource {
   absl::StatusOr<RoundReport> Round(PageSink& sink) override;
   void Resend(std::span<const PageRun> runs) override;
   absl::Status Stage() override;
+  bool rounds_after_stage() const override { return true; }
   absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
 
   std::string final_images() const override;

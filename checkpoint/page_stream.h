@@ -123,6 +123,8 @@ class PageSource {
   // Does what of the final round can be done before the freeze. The component still runs, and has
   // to be frozen soon. Final() does it itself where it was not called.
   virtual absl::Status Stage() = 0;
+  // Whether rounds are possible between Stage() and Final().
+  virtual bool rounds_after_stage() const = 0;
   // Sends what is left and says what the whole is. The skeleton images are left in the folder the
   // source was made with.
   virtual absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) = 0;

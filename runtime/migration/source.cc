@@ -330,7 +330,30 @@ absl::Status SourceMigration::Rounds() {
     told.set_paused_s(Seconds(round.paused));
     told.set_rate_bytes_per_s(facts.link_bytes_per_s);
     told.set_dirty_bytes_per_s(facts.dirty_bytes_per_s);
+    if (facts.link_bytes_per_s > 0)
+      written_share_ = facts.dirty_bytes_per_s / facts.link_bytes_per_s;
   }
+}
+
+// While CRIU got ready the component went on writing, for longer than a late round takes. With
+// another round the freeze has only what is written during that one.
+absl::Status SourceMigration::CatchUp() {
+  const bool allowed = request_.max_rounds() == 0 || rounds_ < request_.max_rounds();
+  if (rounds_ == 0 || !allowed || !source_->rounds_after_stage()) return absl::OkStatus();
+  const TimePoint began = Clock::now();
+  Enter(v1::PRECOPY,
+        absl::StrCat("round ", rounds_ + 1, ": what was written while CRIU got ready"));
+  const uint64_t sent_before = sink_->bytes_sent();
+  ASSIGN_OR_RETURN(const checkpoint::RoundReport round, OneRound(rounds_ + 1));
+  const Duration took = Clock::now() - began;
+  ++rounds_;
+  v1::PageRound& told = AddRound(round, sink_->bytes_sent() - sent_before, took);
+  told.set_number(rounds_);
+  told.set_paused_s(Seconds(round.paused));
+  const double memory_s = Seconds(took) * written_share_;
+  expected_blackout_s_ += memory_s - expected_memory_s_;
+  expected_memory_s_ = memory_s;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<checkpoint::RoundReport> SourceMigration::OneRound(uint32_t number) {
@@ -413,6 +436,7 @@ absl::Status SourceMigration::PreCopy() {
   // Memory's last round may have taken long.
   RETURN_IF_ERROR(files_->Round(/*last=*/false));
   RETURN_IF_ERROR(Annotate(source_->Stage(), "capture"));
+  RETURN_IF_ERROR(CatchUp());
   AddPhase("precopy", Clock::now() - start);
   return StillWanted();
 }

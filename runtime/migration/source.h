@@ -58,6 +58,7 @@ class SourceMigration {
   absl::Status Reserve();
   absl::Status PreCopy();
   absl::Status Rounds();
+  absl::Status CatchUp();
   absl::StatusOr<checkpoint::RoundReport> OneRound(uint32_t number);
   std::unique_ptr<SlowdownGovernor> MakeGovernor() const;
   absl::Status Freeze();
@@ -108,6 +109,7 @@ class SourceMigration {
   uint64_t list_bytes_ = 0;
   double expected_blackout_s_ = 0;
   double expected_memory_s_ = 0;  // of it
+  double written_share_ = 0;      // bytes that the component writes for each that the link carries
   // What the component waited for processors before the first round; nothing without PSI.
   std::optional<Duration> stalled_before_;
   TimePoint stalled_since_{};
