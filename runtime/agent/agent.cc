@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "base/units.h"
 #include "runtime/agent/preflight.h"
@@ -295,9 +296,14 @@ void Agent::StartMigration(std::shared_ptr<SourceMigration> migration, Component
     const absl::Status status = resume ? migration->Resume() : migration->Run();
     if (!status.ok())
       spdlog::warn("migration {} of {}: {}", migration->id(), name, status.ToString());
+    {
+      std::lock_guard lock(mutex_);
+      moving_.erase(name);
+      claim.Release();
+    }
+    migration.reset();
+    GiveMemoryBack();
     std::lock_guard lock(mutex_);
-    moving_.erase(name);
-    claim.Release();
     --threads_;
     changed_.notify_all();
   }).detach();

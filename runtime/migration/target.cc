@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "runtime/keeper/protocol.h"
 #include "runtime/keeper_client.h"
@@ -85,6 +86,7 @@ absl::StatusOr<std::shared_ptr<Targets::Ghost>> Targets::Find(const std::string&
 void Targets::Forget(const std::string& id) {
   std::lock_guard lock(mutex_);
   ghosts_.erase(id);
+  ended_ = true;
 }
 
 absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& request) {
@@ -468,6 +470,11 @@ void Targets::LeaseLoop(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   while (!stop.stop_requested()) {
     wake_.wait_for(lock, stop, std::chrono::milliseconds(500), [] { return false; });
+    if (ended_.exchange(false)) {
+      lock.unlock();
+      GiveMemoryBack();
+      lock.lock();
+    }
     const TimePoint limit = Clock::now() - host_.config.migration.lease;
     std::vector<std::string> expired;
     for (const auto& [id, ghost] : ghosts_) {

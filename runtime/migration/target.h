@@ -77,6 +77,7 @@ class Targets {
   void Forget(const std::string& id);
   void AcceptLoop(const std::stop_token& stop);
   void LeaseLoop(const std::stop_token& stop);
+  std::atomic<bool> ended_{false};  // a migration, since the lease loop last looked
 
   agent::Host& host_;
   HoldPoints hold_;

@@ -72,7 +72,8 @@ print(json.dumps({
     "mounts": len(open("/proc/self/mounts").readlines()),
     "links": len(os.listdir("/sys/class/net")),
     "run_files": count("/run/starling"), "log_files": count("/var/log/starling"),
-    "state_files": count("/var/lib/starling"),
+    # Reports are kept up to a number of their own.
+    "state_files": count("/var/lib/starling") - count("/var/lib/starling/reports"),
     "processes": sum(1 for p in os.listdir("/proc") if p.isdigit() and
                      status(p, "VmRSS") is not None),
     "rdma": rdma}))
