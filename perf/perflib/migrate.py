@@ -29,9 +29,6 @@ SETTLE_S = 8
 
 def add_options(parser):
     group = parser.add_argument_group("migrate")
-    group.add_argument("--repetitions", type=int, metavar="N",
-                       help=f"how often each way is measured (default {REPETITIONS}, quick "
-                            f"{QUICK_REPETITIONS})")
     group.add_argument("--sizes", metavar="MIB,...",
                        help="resident sizes (default " + ",".join(map(str, SIZES_MIB)) + ", quick "
                             + ",".join(map(str, QUICK_SIZES_MIB)) + ")")

@@ -28,8 +28,9 @@ def needed_pages(report, pages_per_s):
         sending_s = max(one["seconds"] - one["listing_s"], 0.0)
         needed += one["pages"] * (1 - _mean_decay(per_page, sending_s) *
                                   math.exp(-per_page * rest_s))
-        needed += (pages - min(one["pages"], pages)) * (
-            1 - math.exp(-per_page * (one["seconds"] + rest_s)))
+        # What was written to already, and left for the last round, is not needed once more.
+        elsewhere = max(pages - one["pages"] - one["deferred_pages"], 0)
+        needed += elsewhere * (1 - math.exp(-per_page * (one["seconds"] + rest_s)))
     return needed
 
 

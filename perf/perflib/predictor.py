@@ -26,8 +26,6 @@ def add_options(parser):
                        help="replay this folder too, and time it")
     group.add_argument("--python-baselines", metavar="SCRIPT",
                        help="with --traces: time this script on the same folder")
-    group.add_argument("--build", default=os.path.join(beds.CHECKOUT, "build", "release"),
-                       metavar="FOLDER", help="where the programs are (default build/release)")
 
 
 def _cpu_seconds(command):

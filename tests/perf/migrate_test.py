@@ -28,7 +28,7 @@ MIB = 1 << 20
 def report(rounds, precopy_s=None):
     """`rounds`: (pages, listing_s, seconds) of each, the frozen one last."""
     return {"page_rounds": [{"pages": pages, "listing_s": listing, "seconds": seconds,
-                             "wire_bytes": pages * 4096} for pages, listing, seconds in rounds],
+                             "deferred_pages": 0, "wire_bytes": pages * 4096} for pages, listing, seconds in rounds],
             "phases": [{"name": "precopy", "seconds": precopy_s if precopy_s is not None
                         else sum(seconds for _, _, seconds in rounds[:-1])}],
             "sent": {"pages": 4096 * sum(pages for pages, _, _ in rounds)}}
