@@ -199,6 +199,7 @@ class FakeNetwork::Impl {
         return Deliver(pair, operation);
       case Operation::kWrite:
       case Operation::kRead:
+      case Operation::kWriteImmediate:
         return Place(pair, operation);
     }
   }
@@ -216,9 +217,15 @@ class FakeNetwork::Impl {
     return grant.memory.data() + (address - start);
   }
 
-  void Place(Pair& pair, const UnderWay& operation) {
+  void Place(Pair& pair, UnderWay& operation) {
     const WorkRequest& request = operation.request;
-    const bool write = request.operation == Operation::kWrite;
+    const bool write = request.operation != Operation::kRead;
+    const bool immediate = request.operation == Operation::kWriteImmediate;
+    if (immediate && pair.peer->receives.empty()) {
+      ++counts.receiver_not_ready;
+      operation.due = Clock::now() + faults.retry_after;
+      return;
+    }
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < request.piece_count; ++i) bytes += request.pieces[i].bytes;
     std::byte* remote = Find(request.remote_key, request.remote_address, bytes, true,
@@ -239,6 +246,14 @@ class FakeNetwork::Impl {
       remote += piece.bytes;
     }
     if (write) ++counts.writes;
+    if (immediate) {
+      Pair& peer = *pair.peer;
+      Complete(peer, {.id = peer.receives.front().id,
+                      .received = true,
+                      .has_immediate = true,
+                      .immediate = request.immediate});
+      peer.receives.pop_front();
+    }
     Finish(pair);
   }
 

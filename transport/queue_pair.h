@@ -32,7 +32,9 @@ inline constexpr uint32_t kMaxWriteBytes = 1u << 20;
 // Work requests that are handed over with one doorbell at most.
 inline constexpr size_t kMaxList = 16;
 
-enum class Operation : uint8_t { kWrite, kRead, kMessage };
+// kWriteImmediate writes and then takes one of the peer's receives, whose completion carries the
+// request's `immediate`; nothing is put into its buffer.
+enum class Operation : uint8_t { kWrite, kRead, kMessage, kWriteImmediate };
 
 struct WorkRequest {
   uint64_t id = 0;  // comes back in the completion
@@ -42,12 +44,15 @@ struct WorkRequest {
   std::array<Piece, kMaxPieces> pieces;
   uint64_t remote_address = 0;  // of writes and reads
   uint32_t remote_key = 0;
+  uint32_t immediate = 0;  // of kWriteImmediate
 };
 
 struct WorkCompletion {
   uint64_t id = 0;
-  bool received = false;        // of a receive, otherwise of a work request
-  uint32_t bytes = 0;           // length of a received message
+  bool received = false;       // of a receive, otherwise of a work request
+  uint32_t bytes = 0;          // length of a received message; 0 with an immediate
+  bool has_immediate = false;  // of a receive
+  uint32_t immediate = 0;
   int error = 0;                // 0: carried out; otherwise the provider's number
   const char* error_text = "";  // static
 };

@@ -42,6 +42,8 @@ ibv_wr_opcode Opcode(Operation operation) {
       return IBV_WR_RDMA_READ;
     case Operation::kMessage:
       return IBV_WR_SEND;
+    case Operation::kWriteImmediate:
+      return IBV_WR_RDMA_WRITE_WITH_IMM;
   }
   return IBV_WR_SEND;
 }
@@ -283,6 +285,7 @@ absl::Status VerbsQueuePair::Post(std::span<const WorkRequest> requests) {
       wr.wr.rdma.remote_addr = request.remote_address;
       wr.wr.rdma.rkey = request.remote_key;
     }
+    wr.imm_data = htonl(request.immediate);
     wr.next = i + 1 < requests.size() ? &requests_[i + 1] : nullptr;
   }
   ibv_send_wr* bad = nullptr;
@@ -320,6 +323,10 @@ absl::StatusOr<size_t> VerbsQueuePair::Poll(std::span<WorkCompletion> completion
     // Of a failed one only its number and status are filled in.
     completion.received = wc.status == IBV_WC_SUCCESS && (wc.opcode & IBV_WC_RECV) != 0;
     completion.bytes = wc.status == IBV_WC_SUCCESS ? wc.byte_len : 0;
+    completion.has_immediate = completion.received && (wc.wc_flags & IBV_WC_WITH_IMM) != 0;
+    completion.immediate = completion.has_immediate ? ntohl(wc.imm_data) : 0;
+    // A device counts the bytes that were written; they are not in the receive's buffer.
+    if (completion.received && wc.opcode == IBV_WC_RECV_RDMA_WITH_IMM) completion.bytes = 0;
     completion.error_text = ibv_wc_status_str(wc.status);
   }
   return static_cast<size_t>(n);
