@@ -42,6 +42,14 @@ absl::StatusOr<uint64_t> FindSyscall(pid_t pid) {
     const auto at = std::search(code.begin(), code.end(), std::begin(kSyscall), std::end(kSyscall));
     if (at != code.end()) return mapping.start + static_cast<uint64_t>(at - code.begin());
   }
+  // One that is ending loses its memory piece by piece.
+  const auto stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
+  const auto left = process->TrackedMappings();
+  const size_t state = stat.ok() ? stat->rfind(") ") : std::string::npos;
+  if (!left.ok() || left->empty() || state == std::string::npos ||
+      absl::StrContains("ZXx", stat->substr(state + 2, 1))) {
+    return absl::NotFoundError(absl::StrCat("process ", pid, " has ended"));
+  }
   return absl::UnimplementedError(
       absl::StrCat("process ", pid, " has no vdso with a system call in it"));
 }
