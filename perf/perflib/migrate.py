@@ -137,12 +137,21 @@ def run(machines, arguments, note):
             failures += [{**where, "name": name} for name in failed]
             failures += [{**where, "name": row["name"], "flaws": flaws} for row in done
                          if (flaws := table.flaws(row) + ratios.memory_flaws(row))]
-    starling = next((row for row in samples if row["name"] == "starling"), {})
     result = {
         "parameters": {"repetitions": repetitions, "sizes_mib": sizes,
                        "write_share": arguments.write_share, "pages_per_s": pages_per_s,
                        "requests_per_s": arguments.rate, "seed": arguments.seed,
                        "rate_bytes_per_s": rate_bytes_per_s},
+        **conclude(samples, sizes), "failures": failures}
+    result["plots"] = plots.draw(os.path.join(beds.CHECKOUT, "build", "perf"), result)
+    return result
+
+
+def conclude(samples, sizes):
+    """What the samples say: facts, ratios, summaries."""
+    starling = next((row for row in samples if row["name"] == "starling"), {})
+    names = dict.fromkeys(row["name"] for row in samples if row["kind"] == "floor")
+    return {
         "provider": starling.get("provider"), "encrypted": starling.get("encrypted"),
         "tracker": starling.get("tracker"),
         "ratios": ratios.ratios(samples, sizes),
@@ -150,11 +159,8 @@ def run(machines, arguments, note):
             [row for row in samples if row["kind"] == "load" and row["size_mib"] == size], METRICS)
             for size in sizes},
         "memory_part_ms": {name: ratios.memory_part_ms(samples, name, max(sizes))
-                           for name in names if not name.endswith("-shaped")},
-        "phases": _phases(samples, max(sizes)),
-        "samples": samples, "failures": failures}
-    result["plots"] = plots.draw(os.path.join(beds.CHECKOUT, "build", "perf"), result)
-    return result
+                           for name in names},
+        "phases": _phases(samples, max(sizes)), "samples": samples}
 
 
 def _phases(samples, size):

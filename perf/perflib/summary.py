@@ -17,6 +17,6 @@ def by_row(samples, metrics):
     """{row name: {metric: summary}} of samples that are rows."""
     names = list(dict.fromkeys(sample["name"] for sample in samples))
     return {name: {metric: summarize([sample[metric] for sample in samples
-                                      if sample["name"] == name and sample[metric] is not None])
+                                      if sample["name"] == name and sample.get(metric) is not None])
                    for metric in metrics}
             for name in names}

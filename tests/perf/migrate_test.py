@@ -19,7 +19,7 @@ CHECKOUT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 sys.dont_write_bytecode = True
 sys.path[:0] = [os.path.join(CHECKOUT, "tools"), os.path.join(CHECKOUT, "perf")]
 
-from perflib import overhead, plots, ratios, summary  # noqa: E402
+from perflib import migrate, overhead, plots, ratios, summary  # noqa: E402
 
 BINARIES = ""
 MIB = 1 << 20
@@ -123,6 +123,23 @@ class RatiosTest(unittest.TestCase):
             self.assertEqual(len(ratios.memory_flaws({**row, key: value})), 1, key)
 
 
+class ConclusionTest(unittest.TestCase):
+    def test_rows_that_know_more_stand_beside_those_that_know_less(self):
+        samples = [*RatiosTest.SAMPLES, sample("starling", "load", 768, 140.0, held_ms=120.0,
+                                               tracker="soft-dirty", provider="verbs",
+                                               phases={"dump_ms": 50.0})]
+        for one in samples:
+            one.setdefault("phases", {})
+        told = migrate.conclude(samples, [64, 768])
+        self.assertEqual(told["summary"]["768"]["starling"]["held_ms"]["n"], 1)
+        self.assertEqual(told["summary"]["768"]["starling"]["blackout_ms"]["n"], 4)
+        self.assertIsNone(told["summary"]["768"]["criu-precopy"]["held_ms"])
+        self.assertEqual(told["phases"]["dump_ms"]["median"], 50)
+        self.assertEqual(set(told["memory_part_ms"]), {"starling", "criu-precopy"})
+        told["parameters"] = {"sizes_mib": [64, 768]}
+        self.assertIn("memory_part_vs_criu_precopy", migrate.text(told))
+
+
 class PlotsTest(unittest.TestCase):
     def test_there_is_a_chart_of_each_figure(self):
         if shutil.which("gnuplot") is None:
@@ -185,9 +202,10 @@ class WriterTest(unittest.TestCase):
 
     def test_it_ends_when_its_memory_is_not_what_it_wrote(self):
         self.connect().close()
-        mapping = max((line.split()[0] for line in open(f"/proc/{self.process.pid}/maps",
-                                                        encoding="ascii") if " rw-p " in line),
-                      key=lambda span: int(span.split("-")[1], 16) - int(span.split("-")[0], 16))
+        with open(f"/proc/{self.process.pid}/maps", encoding="ascii") as maps:
+            mapping = max((line.split()[0] for line in maps if " rw-p " in line),
+                          key=lambda span: int(span.split("-")[1], 16) -
+                          int(span.split("-")[0], 16))
         start, end = (int(word, 16) for word in mapping.split("-"))
         with open(f"/proc/{self.process.pid}/mem", "r+b", buffering=0) as memory:
             # The middle of it: a thread's stack may lie at an end.
