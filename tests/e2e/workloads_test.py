@@ -11,6 +11,13 @@ broke; when the component's own digest of its state is what it has to be; when i
 a time (one process at the source less is one at the target more); and when nothing of it is left
 once it has been stopped.
 
+The shapes (threads, shared, churn, sparse, huge) are workloads of tests/e2e/workloads/shapes.cc, which
+say themselves whether their memory is what it has to be: they write while they are moved to node2
+and while the rest of their memory arrives there, and rest while they are moved back.
+
+The case `memory-bounds` moves a component larger than what an agent may take, and looks at the peaks
+of both agents.
+
 The case `there-and-back` moves one component ten times (four with --subset) and compares what the
 agents and the nodes hold after the second move and after the last: descriptors, memory, threads,
 namespaces, cgroups, mounts, links, RDMA resources, and files of the agents' folders.
@@ -26,6 +33,14 @@ import sys
 import tempfile
 import time
 import traceback
+
+sys.dont_write_bytecode = True
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", folder)
+                for folder in ("tools", "perf")]
+
+from demolib import agents  # noqa: E402
+from demolib import bed as demo  # noqa: E402
+from perflib import ratios  # noqa: E402
 
 import beds
 from beds import ADDRESS, BINARIES, Failed, wait_until
@@ -282,6 +297,42 @@ class Memory(Workload):
                 str(self.seed), "--rate", "2000", "--listen", str(self.port)]
 
 
+class Skipped(Exception):
+    """Cannot be tested here, and why."""
+
+
+class Shape:
+    """A workload of shapes.cc."""
+
+    port = 7777
+    least_processes = 1
+    most_memory = None  # of its cgroup, in bytes
+
+    def __init__(self, name, least_processes=1, most_memory=None):
+        self.name = name
+        self.least_processes = least_processes
+        self.most_memory = most_memory
+
+    def prepare(self, test):
+        if self.name != "huge":
+            return
+        for node in test.nodes():
+            node.shell("echo 16 >/proc/sys/vm/nr_hugepages", check=False)
+            free = node.shell("sed -n 's/^HugePages_Free: *//p' /proc/meminfo").out.strip()
+            if int(free or 0) < 8:
+                raise Skipped(f"{node.name} has {free or 'no'} huge pages")
+
+    run_options = ()
+
+    def command(self):
+        return [os.path.join(BINARIES, "starling-shapes"), self.name, "--listen", str(self.port)]
+
+
+SHAPES = {"threads": Shape("threads"), "shared": Shape("shared", least_processes=4),
+          "churn": Shape("churn"), "sparse": Shape("sparse", most_memory=256 << 20),
+          "huge": Shape("huge")}
+BIG_MIB = 400  # more than an agent may take
+
 WORKLOADS = {"redis": Redis, "memcached": Memcached, "nginx": Nginx,
              "process-family": ProcessFamily, "sqlite": SqliteWriter}
 SUBSET = ["redis", "process-family", "there-and-back"]
@@ -310,6 +361,9 @@ class Test:
         if done.code != 0 or not lines or lines[-1]["outcome"] != "done":
             raise Failed(f"migrate {name} from {here.name} to {there.name} ended with {done.code}: "
                          f"{done.err.strip().splitlines()[-1:] or lines[-1:]}")
+        report = json.loads(here.starling("report", name, "--json").out)
+        if report["migration_id"] != lines[-1]["migration_id"] or report["outcome"] != "done":
+            raise Failed(f"{here.name} reports another move: {report}")
         return lines[-1]["report"]
 
     def runs_only_on(self, name, there, here, least_processes):
@@ -376,6 +430,85 @@ class Test:
                 f"{report['lost_writes']}, wrong {report['wrong_values']}, broken connections "
                 f"{report['broken_connections']}; client's longest gap "
                 f"{report['answer_gaps']['longest_gap_ms']:.0f} ms")
+
+    def shape(self, name):
+        shape = SHAPES[name]
+        self.start(name, shape)
+        client = None
+        try:
+            client = Line(self.bed, shape.port)
+
+            def right():
+                steps, said = client.ask("check").split(" ", 1)
+                if said != "ok":
+                    raise Failed(f"after {steps} steps: {said}")
+                return int(steps)
+
+            wait_until("it has made some steps", lambda: right() > 300)
+            reports = [self.move(name, self.two, self.one)]
+            self.runs_only_on(name, self.two, self.one, shape.least_processes)
+            arrived = right()
+            wait_until("it goes on at the other host", lambda: right() > arrived + 300)
+            if shape.most_memory is not None:
+                memory = self.two.components()[name]["memory_bytes"]
+                if memory > shape.most_memory:
+                    raise Failed(f"it takes {memory >> 20} MiB there")
+            client.ask("pause")
+            before = client.ask("digest")
+            reports.append(self.move(name, self.one, self.two))
+            after = client.ask("digest")
+            if before != after:
+                raise Failed(f"the digest was {before} before the move and is {after} after it")
+            client.ask("resume")
+            steps = right()
+            wait_until("it goes on", lambda: right() > steps)
+        except BaseException:
+            self.say_logs(name)
+            raise
+        finally:
+            if client:
+                client.close()
+            self.stop_everywhere(name)
+        self.left_over(name)
+        return f"{self.figures(reports)}; {steps} steps, all as they have to be"
+
+    def memory_bounds(self):
+        name, workload = "big", Memory()
+        workload.mib = BIG_MIB
+        self.start(name, workload)
+        client = None
+        try:
+            client = Line(self.bed, workload.port)
+            client.ask("pause")  # its memory is made
+            memory = agents.Memory(self)
+            report = self.move(name, self.two, self.one)
+            row = {"size_mib": BIG_MIB, **memory.figures()}
+            found = ratios.memory_flaws(row)
+            if found:
+                raise Failed("; ".join(found))
+            client.ask("digest")
+        except BaseException:
+            self.say_logs(name)
+            raise
+        finally:
+            if client:
+                client.close()
+            self.stop_everywhere(name)
+        self.left_over(name)
+        return (f"{self.figures([report])}; {BIG_MIB} MiB; source's agent at most "
+                f"{row['source_agent_peak_bytes'] >> 20} MiB, target's "
+                f"{row['target_agent_peak_bytes'] >> 20}, its keeper "
+                f"{row['target_keeper_peak_bytes'] >> 20}; target's agent "
+                f"{row['target_agent_before_bytes'] >> 20} MiB before and "
+                f"{row['target_agent_after_bytes'] >> 20} after")
+
+    # What agents.Memory asks of a bed.
+    def execute(self, number, *command):
+        return self.bed.nodes[number].run(*command).out
+
+    @staticmethod
+    def node_name(number):
+        return f"node{number}"
 
     def there_and_back(self, moves):
         name, workload = "wanderer", Memory()
@@ -510,8 +643,13 @@ def summary(first, last):
         f"{b['rdma']}" for node, a, b in ((node, first[node], last[node]) for node in first))
 
 
+def memory_mib(wanted):
+    """Of the guests: a kernel refuses a mapping larger than all of its memory."""
+    return 2560 if {"sparse", "memory-bounds"} & set(wanted) else 768
+
+
 def main():
-    names = [*WORKLOADS, "there-and-back"]
+    names = [*WORKLOADS, *SHAPES, "memory-bounds", "there-and-back"]
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--subset", action="store_true")
     parser.add_argument("--case", action="append", choices=names)
@@ -527,17 +665,24 @@ def main():
         return 0
     wanted = arguments.case or (SUBSET if arguments.subset else names)
     moves = arguments.moves or (4 if arguments.subset else 10)
-    rows, failures = [], []
+    rows, failures, skipped = [], [], []
     with tempfile.TemporaryDirectory() as folder, \
-            beds.Bed(arguments.bed, arguments.kernel, arguments.keep) as bed:
+            beds.Bed(arguments.bed, arguments.kernel, arguments.keep, memory_mib(wanted)) as bed:
         test = Test(bed, folder)
         for name in wanted:
             began = time.monotonic()
             try:
-                said = test.there_and_back(moves) if name == "there-and-back" else \
-                    test.workload(name)
+                if name == "there-and-back":
+                    said = test.there_and_back(moves)
+                elif name == "memory-bounds":
+                    said = test.memory_bounds()
+                else:
+                    said = test.shape(name) if name in SHAPES else test.workload(name)
                 verdict = "passed"
-            except (Failed, OSError, subprocess.SubprocessError, ValueError) as error:
+            except Skipped as reason:
+                verdict, said = "skipped", str(reason)
+                skipped.append(name)
+            except (Failed, demo.DemoError, OSError, subprocess.SubprocessError, ValueError) as error:
                 if not isinstance(error, Failed):
                     traceback.print_exc()
                 verdict, said = "FAILED", str(error)
@@ -550,7 +695,8 @@ def main():
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as out:
             json.dump({"schema": 1, "rows": rows}, out, indent=2)
-    print(f"\n{len(wanted) - len(failures)} of {len(wanted)} workloads passed"
+    print(f"\n{len(wanted) - len(failures) - len(skipped)} of {len(wanted)} workloads passed"
+          f"{', skipped ' + ', '.join(skipped) if skipped else ''}"
           f"{': FAILED ' + ', '.join(failures) if failures else ''}")
     return 1 if failures else 0
 

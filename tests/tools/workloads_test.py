@@ -144,6 +144,56 @@ class WorkloadsTest(unittest.TestCase):
         self.assertNotEqual(digest, other[1])
 
 
+class ShapesTest(unittest.TestCase):
+    """What the shapes say of themselves; huge pages are not everywhere."""
+
+    def shape(self, name):
+        port = free_port()
+        process = self.enterContext(
+            running(os.path.join(BINARIES, "starling-shapes"), name, "--listen", str(port)))
+        connection = self.enterContext(connect(port))
+        return process, self.enterContext(connection.makefile("rwb"))
+
+    @staticmethod
+    def ask(stream, line):
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+        return stream.readline().decode().strip()
+
+    def steps(self, stream):
+        steps, said = self.ask(stream, "check").split(" ", 1)
+        self.assertEqual(said, "ok")
+        return int(steps)
+
+    def test_they_are_what_they_have_to_be_while_they_write(self):
+        for name in ("threads", "shared", "churn", "sparse"):
+            with self.subTest(name):
+                _, stream = self.shape(name)
+                deadline = time.monotonic() + 120
+                while self.steps(stream) < 100:
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.1)
+                paused = self.ask(stream, "pause")
+                digest = self.ask(stream, "digest")
+                self.assertEqual(digest.split()[0], paused)
+                self.assertEqual(self.ask(stream, "digest"), digest)
+                self.ask(stream, "resume")
+                while self.steps(stream) == int(paused):
+                    self.assertLess(time.monotonic(), deadline)
+
+    def test_a_page_that_was_lost_is_found(self):
+        process, stream = self.shape("sparse")
+        self.steps(stream)
+        self.ask(stream, "pause")
+        with open(f"/proc/{process.pid}/maps", encoding="ascii") as maps:
+            spans = [[int(word, 16) for word in line.split()[0].split("-")] for line in maps]
+        start, _ = max(spans, key=lambda span: span[1] - span[0])
+        with open(f"/proc/{process.pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            memory.write(bytes(4096))
+        self.assertIn("touched page 0", self.ask(stream, "check"))
+
+
 class HeartbeatTest(unittest.TestCase):
     def beat(self, *command):
         port = free_port()
