@@ -1,0 +1,522 @@
+#include "runtime/decisions/decide.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/units.h"
+
+namespace starling::decisions {
+namespace {
+
+using predictor::kHorizonCount;
+using predictor::kHorizons;
+using reservations::Kind;
+using reservations::Show;
+
+constexpr std::array<absl::string_view, 7> kActionNames = {
+    "page-out", "processors", "degrade", "restore", "migrate", "reserve", "give-back"};
+
+// What is left to a component that is degraded.
+constexpr double kDegradedShare = 0.5;
+// How long somebody is expected to stay degraded.
+constexpr double kDegradedFor_s = 300;
+constexpr double kGiB = static_cast<double>(starling::kGiB);
+constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
+constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
+
+size_t LevelOf(int percent) {
+  for (size_t i = 0; i < kLevelCount; ++i) {
+    if (percent <= static_cast<int>(std::lround(100 * kLevels[i]))) return i;
+  }
+  return kLevelCount - 1;
+}
+
+// What is missing of each resource, and the rule that says so most strongly.
+struct Shortage {
+  std::array<double, kResources> missing = {};
+  const Rule* rule = nullptr;
+  double value = 0, limit = 0, when_s = 0;
+  bool now = false;
+
+  bool any() const { return rule != nullptr; }
+  // 0 to 1 and more: of the capacity, all resources together.
+  double Weight(const std::array<double, kResources>& relief, const Amounts& capacity) const {
+    double weight = 0;
+    for (size_t i = 0; i < kResources; ++i) {
+      if (missing[i] <= 0 || capacity.of[i] <= 0) continue;
+      weight += std::min(missing[i], relief[i]) / static_cast<double>(capacity.of[i]);
+    }
+    return weight;
+  }
+  bool left() const {
+    return std::any_of(missing.begin(), missing.end(), [](double m) { return m > 0; });
+  }
+  void Take(const std::array<double, kResources>& relief) {
+    for (size_t i = 0; i < kResources; ++i) missing[i] = std::max(0.0, missing[i] - relief[i]);
+  }
+};
+
+using Relief = std::array<double, kResources>;
+
+// Something that could be done.
+struct Option {
+  Step step;
+  Relief relief = {};
+  size_t component = 0;
+  std::optional<size_t> host;
+};
+
+class Decider {
+ public:
+  Decider(const Situation& situation, const Policy& policy)
+      : s_(situation), p_(policy), quiet_(policy.Quiet(situation.minute_of_week)) {
+    used_.resize(s_.components.size());
+    rooms_.reserve(s_.hosts.size());
+    for (const HostView& host : s_.hosts) rooms_.push_back(host.room);
+    for (const ComponentView& component : s_.components) {
+      top_priority_ = std::max(top_priority_, component.priority);
+    }
+  }
+
+  Decision Run() {
+    Decision decision;
+    Shortage near = Expected(0, 0);
+    const Shortage first = near;
+    decision.short_of = near.any();
+    decision.short_now = near.now;
+    int moves = 0;
+    Relief relieved = {};
+    while (near.left() && static_cast<int>(decision.steps.size()) < p_.max_steps) {
+      std::optional<Option> best = Cheapest(near, moves < p_.max_moves);
+      if (!best) break;
+      near.Take(best->relief);
+      for (size_t r = 0; r < kResources; ++r) relieved[r] += best->relief[r];
+      moves += best->step.action == Action::kMigrate;
+      Commit(*best, decision);
+    }
+    for (size_t i = 0; i < kResources; ++i) {
+      decision.left.of[i] = static_cast<int64_t>(std::ceil(near.missing[i]));
+    }
+    Groups(decision);
+    // What is farther off than the rules act on, less what is done already.
+    Shortage far = Expected(p_.reserve.within_s, 0);
+    decision.short_later = far.any();
+    far.Take(relieved);
+    if (p_.allow.reserve && !quiet_) ReserveFor(far, decision);
+    if (!first.any() && !far.any()) Calm(decision);
+    decision.reason = Reason(first, far, decision);
+    return decision;
+  }
+
+ private:
+  double Capacity(size_t resource) const { return static_cast<double>(s_.capacity.of[resource]); }
+
+  double Threshold(const Rule& rule, double lower) const {
+    return std::clamp(rule.above + s_.threshold_shift - lower, 0.05, 1.0);
+  }
+
+  // What the rules find missing: within `within_s` of now, or within each rule's own when 0;
+  // thresholds lowered by `lower`.
+  Shortage Expected(double within_s, double lower) const {
+    Shortage shortage;
+    double worst = 0;
+    for (const Rule& rule : p_.rules) {
+      const auto r = static_cast<size_t>(rule.resource);
+      if (s_.capacity.of[r] <= 0) continue;
+      const double limit = Capacity(r) * Threshold(rule, lower);
+      const auto see = [&](double value, double when_s, bool now) {
+        const double over = value - limit;
+        if (over <= 0) return;
+        shortage.missing[r] = std::max(shortage.missing[r], over);
+        shortage.now = shortage.now || now;
+        if (over / Capacity(r) <= worst && shortage.rule != nullptr) return;
+        worst = over / Capacity(r);
+        shortage.rule = &rule;
+        shortage.value = value;
+        shortage.limit = limit;
+        shortage.when_s = when_s;
+      };
+      const Outlook& demand = s_.demand[r];
+      const auto incoming = static_cast<double>(s_.incoming.of[r]);
+      if (rule.percent == 0) {
+        if (s_.short_for_s >= rule.within_s) see(demand.now, 0, true);
+        continue;
+      }
+      const size_t level = LevelOf(rule.percent);
+      for (int h = 0; h < kHorizonCount; ++h) {
+        const double when_s = kHorizons[static_cast<size_t>(h)] * s_.step_s;
+        // The nearest horizon is looked at even by a rule that is shorter.
+        if (h > 0 && when_s > std::max(rule.within_s, within_s)) break;
+        see(demand.at[static_cast<size_t>(h)][level] + incoming, when_s, false);
+      }
+    }
+    return shortage;
+  }
+
+  // A component's use at its worst within the horizons that count, at this quantile.
+  Relief UseOf(const ComponentView& component, size_t level, double within_s) const {
+    Relief use = {};
+    for (size_t r = 0; r < kResources; ++r) {
+      const Outlook& outlook = component.use[r];
+      use[r] = std::max(0.0, outlook.now);
+      for (int h = 0; h < kHorizonCount; ++h) {
+        if (h > 0 && kHorizons[static_cast<size_t>(h)] * s_.step_s > within_s) break;
+        use[r] = std::max(use[r], outlook.at[static_cast<size_t>(h)][level]);
+      }
+    }
+    return use;
+  }
+
+  static Amounts Ceil(const Relief& relief) {
+    Amounts amounts;
+    for (size_t r = 0; r < kResources; ++r) {
+      amounts.of[r] = static_cast<int64_t>(
+          std::ceil(std::clamp(relief[r], 0.0, static_cast<double>(Amounts::kMost))));
+    }
+    return amounts;
+  }
+
+  double Importance(const ComponentView& component) const {
+    return 1.0 + std::max(0, component.priority) + (component.usual ? 1 : 0);
+  }
+
+  static bool Has(const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  }
+
+  const LeaseView* LeaseOf(const std::string& component, const std::string& host) const {
+    for (const LeaseView& lease : s_.leases) {
+      if (lease.component == component && lease.host == host) return &lease;
+    }
+    return nullptr;
+  }
+
+  // What a move there would cost, or nothing when it may not go there.
+  std::optional<double> MoveCost(const ComponentView& component, const HostView& host,
+                                 const Amounts& amount) const {
+    if (Has(p_.avoid, host.name)) return std::nullopt;
+    for (const std::string& other : component.apart) {
+      if (Has(host.components, other)) return std::nullopt;
+    }
+    double cost = p_.costs.gib_moved * component.move_bytes / kGiB +
+                  p_.costs.blackout_s * component.move_blackout_s * Importance(component);
+    const double share = reservations::DominantShare(amount, s_.capacity);
+    cost += std::max(0.0, host.price_per_hour - s_.price_per_hour) * share * p_.costs.stay_h;
+    for (const std::string& other : component.near) {
+      const bool here = std::any_of(s_.components.begin(), s_.components.end(),
+                                    [&](const ComponentView& c) { return c.name == other; });
+      if (here && !Has(host.components, other)) {
+        cost += p_.costs.apart_ms * 1000 * host.distance_s * Importance(component);
+      }
+    }
+    if (Has(p_.prefer, host.name) || Has(component.affinity, host.name)) {
+      cost *= 1 - p_.costs.preference;
+    }
+    if (component.good_moment) cost *= 1 - p_.costs.preference;
+    // A host that is far away or slow moves slowly.
+    return cost + 1e-4 * component.move_bytes / std::max(1.0, host.bytes_per_s) +
+           1e-3 * host.distance_s;
+  }
+
+  bool MayMove(const ComponentView& component) const {
+    return component.movable && component.not_now_s <= 0 &&
+           component.move_blackout_s <= component.bears_blackout_s;
+  }
+
+  // The best host for it: with room, cheapest, then with most room.
+  std::optional<Option> Move(size_t index, const Relief& use, Action action) const {
+    const ComponentView& component = s_.components[index];
+    if (!MayMove(component)) return std::nullopt;
+    const Amounts amount = Ceil(use);
+    if (!amount.AnyAboveZero()) return std::nullopt;
+    std::optional<Option> best;
+    double best_room = 0;
+    for (size_t h = 0; h < s_.hosts.size(); ++h) {
+      const HostView& host = s_.hosts[h];
+      const LeaseView* lease = LeaseOf(component.name, host.name);
+      Amounts room = rooms_[h];
+      if (lease != nullptr && lease->kind != Kind::kLoan) room += lease->amount;
+      if (!amount.FitsIn(room)) continue;
+      std::optional<double> cost = MoveCost(component, host, amount);
+      if (!cost) continue;
+      // What is reserved is prepared.
+      if (lease != nullptr) *cost *= 1 - p_.costs.preference;
+      double share = 1;
+      for (size_t r = 0; r < kResources; ++r) {
+        if (s_.capacity.of[r] <= 0 || amount.of[r] == 0) continue;
+        share = std::min(share, static_cast<double>(room.of[r] - amount.of[r]) / Capacity(r));
+      }
+      const bool better = !best || *cost < best->step.cost - 1e-9 ||
+                          (*cost < best->step.cost + 1e-9 && share > best_room);
+      if (!better) continue;
+      best_room = share;
+      best = Option{{action, component.name, host.name, lease != nullptr ? lease->id : "", 0,
+                     amount, *cost, ""},
+                    use,
+                    index,
+                    h};
+    }
+    return best;
+  }
+
+  std::optional<Option> PageOut(size_t index) const {
+    const ComponentView& component = s_.components[index];
+    if (!p_.allow.page_out || component.idle_bytes <= 0) return std::nullopt;
+    Relief relief = {};
+    relief[kMemory] = static_cast<double>(component.idle_bytes);
+    const double cost = p_.costs.paged_gib * relief[kMemory] / kGiB *
+                        (1 - component.idle_probability) * Importance(component);
+    return Option{{Action::kPageOut, component.name, "", "", 0, Ceil(relief), cost, ""},
+                  relief,
+                  index,
+                  std::nullopt};
+  }
+
+  std::optional<Option> Degrade(size_t index) const {
+    const ComponentView& component = s_.components[index];
+    // Never for the sake of an equal.
+    if (!p_.allow.degrade || quiet_ || component.degraded || component.priority >= top_priority_) {
+      return std::nullopt;
+    }
+    Relief relief = {};
+    relief[kCpu] = (1 - kDegradedShare) * component.use[kCpu].now;
+    // No more memory than is idle can be taken without harm; paging out has it.
+    const double cost =
+        p_.costs.degraded_s * kDegradedFor_s * relief[kCpu] / 1000 * Importance(component);
+    if (relief[kCpu] <= 0) return std::nullopt;
+    return Option{{Action::kDegrade, component.name, "", "", 0, Ceil(relief), cost, ""},
+                  relief,
+                  index,
+                  std::nullopt};
+  }
+
+  // The option that takes most of the shortage away for its cost.
+  std::optional<Option> Cheapest(const Shortage& shortage, bool may_move) const {
+    const bool moves = p_.allow.migrate && may_move && (!quiet_ || shortage.now);
+    const size_t level = LevelOf(shortage.rule->percent == 0 ? 90 : shortage.rule->percent);
+    std::optional<Option> best;
+    double best_price = std::numeric_limits<double>::infinity();
+    const auto consider = [&](std::optional<Option> option) {
+      if (!option) return;
+      const double weight = shortage.Weight(option->relief, s_.capacity);
+      if (weight <= 1e-9) return;
+      const double price = (option->step.cost + 1e-6) / weight;
+      if (price >= best_price) return;
+      best_price = price;
+      best = std::move(option);
+    };
+    for (size_t i = 0; i < s_.components.size(); ++i) {
+      if (!used_[i].paged) consider(PageOut(i));
+      if (!used_[i].degraded && !used_[i].moved) consider(Degrade(i));
+      if (!moves || used_[i].moved) continue;
+      // A first look without the hosts: a component that uses nothing of what is short cannot help.
+      const Relief use = UseOf(s_.components[i], level, shortage.rule->within_s);
+      if (shortage.Weight(use, s_.capacity) > 1e-9) consider(Move(i, use, Action::kMigrate));
+    }
+    return best;
+  }
+
+  void Commit(Option& option, Decision& decision) {
+    Used& used = used_[option.component];
+    Step& step = option.step;
+    const ComponentView& component = s_.components[option.component];
+    switch (step.action) {
+      case Action::kPageOut:
+        used.paged = true;
+        step.reason = absl::StrFormat("%s of it lie idle, wanted again with probability %.2f",
+                                      FormatBytes(static_cast<uint64_t>(component.idle_bytes)),
+                                      1 - component.idle_probability);
+        break;
+      case Action::kDegrade:
+        used.degraded = true;
+        step.reason = absl::StrFormat("its priority is %d, others here have up to %d",
+                                      component.priority, top_priority_);
+        break;
+      default:
+        used.moved = true;
+        if (option.host) {
+          const LeaseView* lease = LeaseOf(component.name, step.host);
+          Amounts taken = step.amount;
+          if (lease != nullptr) taken = (taken - lease->amount).AboveZero();
+          rooms_[*option.host] -= taken;
+        }
+        if (step.reason.empty()) {
+          step.reason = absl::StrFormat(
+              "takes %s away for a cost of %.3f: %s, blackout %.0f ms of %.0f ms it bears%s",
+              Show(step.amount), step.cost,
+              FormatBytes(static_cast<uint64_t>(std::max(0.0, component.move_bytes))),
+              1000 * component.move_blackout_s, 1000 * component.bears_blackout_s,
+              step.lease.empty() ? "" : ", its room is reserved");
+        }
+    }
+    decision.steps.push_back(std::move(step));
+  }
+
+  // Components go from processors that are short to others of this host.
+  void Groups(Decision& decision) {
+    if (!p_.allow.processors || s_.groups.size() < 2) return;
+    double share = 1;
+    for (const Rule& rule : p_.rules) {
+      if (rule.resource == Resource::kCpu) share = std::min(share, Threshold(rule, 0));
+    }
+    std::vector<ProcessorGroup> groups = s_.groups;
+    for (size_t g = 0; g < groups.size(); ++g) {
+      while (groups[g].demand > share * groups[g].capacity &&
+             static_cast<int>(decision.steps.size()) < p_.max_steps) {
+        // The largest that fits elsewhere without making it short there.
+        const auto other = static_cast<size_t>(
+            std::max_element(groups.begin(), groups.end(),
+                             [&](const ProcessorGroup& a, const ProcessorGroup& b) {
+                               return share * a.capacity - a.demand < share * b.capacity - b.demand;
+                             }) -
+            groups.begin());
+        const double room = share * groups[other].capacity - groups[other].demand;
+        std::optional<size_t> best;
+        double best_use = 0;
+        for (size_t i = 0; i < s_.components.size(); ++i) {
+          const ComponentView& component = s_.components[i];
+          if (component.group != static_cast<int>(g) || used_[i].moved) continue;
+          const double use = component.use[kCpu].at[0][LevelOf(90)];
+          if (use <= 0 || use > room || use <= best_use) continue;
+          best = i;
+          best_use = use;
+        }
+        if (other == g || !best) break;
+        used_[*best].moved = true;
+        groups[g].demand -= best_use;
+        groups[other].demand += best_use;
+        Step step;
+        step.action = Action::kProcessors;
+        step.component = s_.components[*best].name;
+        step.group = static_cast<int>(other);
+        step.amount[Resource::kCpu] = static_cast<int64_t>(std::ceil(best_use));
+        step.reason = absl::StrFormat("processor group %d is short, group %d has room for it",
+                                      static_cast<int>(g), static_cast<int>(other));
+        decision.steps.push_back(std::move(step));
+      }
+    }
+  }
+
+  // Room elsewhere for a shortage that is still far off. What is reserved already counts.
+  void ReserveFor(Shortage far, Decision& decision) {
+    if (!far.any()) return;
+    // The nearer, the surer: from the median to the rule's own quantile.
+    const double nearness =
+        1 - std::clamp(far.when_s / std::max(1.0, p_.reserve.within_s), 0.0, 1.0);
+    const int percent = far.rule->percent == 0 ? 90 : far.rule->percent;
+    const size_t level = LevelOf(static_cast<int>(50 + nearness * (percent - 50)));
+    // Those of which something is reserved already, first.
+    for (const LeaseView& lease : s_.leases) {
+      if (!far.left() || lease.kind == Kind::kLoan) break;
+      for (size_t i = 0; i < s_.components.size(); ++i) {
+        if (s_.components[i].name != lease.component || used_[i].moved) continue;
+        used_[i].moved = true;
+        const Relief use = UseOf(s_.components[i], level, p_.reserve.within_s);
+        far.Take(use);
+        Step step{Action::kReserve,
+                  lease.component,
+                  lease.host,
+                  lease.id,
+                  0,
+                  Ceil(use),
+                  0,
+                  absl::StrFormat("kept for a shortage in %.0f s", far.when_s)};
+        decision.steps.push_back(std::move(step));
+      }
+    }
+    while (far.left() && static_cast<int>(decision.steps.size()) < p_.max_steps) {
+      std::optional<Option> best;
+      double best_price = std::numeric_limits<double>::infinity();
+      for (size_t i = 0; i < s_.components.size(); ++i) {
+        if (used_[i].moved) continue;
+        const Relief use = UseOf(s_.components[i], level, p_.reserve.within_s);
+        const double weight = far.Weight(use, s_.capacity);
+        if (weight <= 1e-9) continue;
+        std::optional<Option> option = Move(i, use, Action::kReserve);
+        if (!option || (option->step.cost + 1e-6) / weight >= best_price) continue;
+        best_price = (option->step.cost + 1e-6) / weight;
+        best = std::move(option);
+      }
+      if (!best) return;
+      far.Take(best->relief);
+      best->step.reason = absl::StrFormat("room for a shortage in %.0f s", far.when_s);
+      Commit(*best, decision);
+    }
+  }
+
+  // Nothing is short, and nothing will be: what was taken from others goes back.
+  void Calm(Decision& decision) {
+    const Shortage close = Expected(p_.reserve.within_s, p_.hysteresis);
+    for (const LeaseView& lease : s_.leases) {
+      if (close.any() || s_.calm_s < p_.reserve.patience_s || lease.age_s < p_.reserve.patience_s) {
+        continue;
+      }
+      decision.steps.push_back(
+          {Action::kGiveBack, lease.component, lease.host, lease.id, 0, lease.amount, 0,
+           absl::StrFormat("no shortage has been expected for %.0f s", s_.calm_s)});
+    }
+    if (close.any()) return;
+    for (const ComponentView& component : s_.components) {
+      if (!component.degraded) continue;
+      Step step;
+      step.action = Action::kRestore;
+      step.component = component.name;
+      step.reason = "there is room again";
+      decision.steps.push_back(std::move(step));
+    }
+  }
+
+  std::string Reason(const Shortage& near, const Shortage& far, const Decision& decision) const {
+    const Shortage& shortage = near.any() ? near : far;
+    if (!shortage.any()) {
+      if (!decision.steps.empty()) return "no shortage is expected any more";
+      return "no shortage is expected";
+    }
+    const Rule& rule = *shortage.rule;
+    const std::string name(reservations::Name(rule.resource));
+    const double share = 100 / std::max(1.0, Capacity(static_cast<size_t>(rule.resource)));
+    std::string text =
+        rule.percent == 0
+            ? absl::StrFormat("%s: %.0f %% are in use, above %.0f %% for %.0f s", name,
+                              share * shortage.value, share * shortage.limit, s_.short_for_s)
+            : absl::StrFormat("%s: P%d in %.0f s is %.0f %%, above %.0f %%", name, rule.percent,
+                              shortage.when_s, share * shortage.value, share * shortage.limit);
+    if (quiet_ && !near.now) absl::StrAppend(&text, "; these are quiet hours");
+    if (decision.left.AnyAboveZero()) {
+      absl::StrAppend(&text, "; ", Show(decision.left), " stay short");
+    }
+    return text;
+  }
+
+  struct Used {
+    bool paged = false, degraded = false, moved = false;
+  };
+  const Situation& s_;
+  const Policy& p_;
+  const bool quiet_;
+  int top_priority_ = std::numeric_limits<int>::min();
+  std::vector<Used> used_;
+  std::vector<Amounts> rooms_;
+};
+
+}  // namespace
+
+absl::string_view Name(Action action) { return kActionNames[static_cast<size_t>(action)]; }
+
+bool ParseAction(absl::string_view name, Action& action) {
+  const auto found = std::find(kActionNames.begin(), kActionNames.end(), name);
+  if (found == kActionNames.end()) return false;
+  action = static_cast<Action>(found - kActionNames.begin());
+  return true;
+}
+
+Decision Decide(const Situation& situation, const Policy& policy) {
+  return Decider(situation, policy).Run();
+}
+
+}  // namespace starling::decisions

@@ -1,0 +1,171 @@
+#include "runtime/decisions/decision_log.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <deque>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+
+// Members by name, as in situation.h. JSON's numbers hold a double to the last bit.
+
+namespace starling::reservations {
+
+static void to_json(nlohmann::json& json, const Amounts& amounts) { json = amounts.of; }
+static void from_json(const nlohmann::json& json, Amounts& amounts) { json.get_to(amounts.of); }
+
+NLOHMANN_JSON_SERIALIZE_ENUM(Kind,
+                             {{Kind::kSoft, "soft"}, {Kind::kFirm, "firm"}, {Kind::kLoan, "loan"}})
+
+}  // namespace starling::reservations
+
+namespace starling::decisions {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kSchema = 1;
+
+}  // namespace
+
+static void to_json(json& json, const Outlook& outlook) { json = {outlook.now, outlook.at}; }
+static void from_json(const json& json, Outlook& outlook) {
+  json.at(0).get_to(outlook.now);
+  json.at(1).get_to(outlook.at);
+}
+
+static void to_json(json& json, const Rule& rule) {
+  json = {{"resource", std::string(Name(rule.resource))},
+          {"percent", rule.percent},
+          {"above", rule.above},
+          {"within_s", rule.within_s}};
+}
+static void from_json(const json& json, Rule& rule) {
+  if (!ParseResource(json.at("resource").get<std::string>(), rule.resource)) {
+    throw nlohmann::json::other_error::create(501, "no resource", nullptr);
+  }
+  json.at("percent").get_to(rule.percent);
+  json.at("above").get_to(rule.above);
+  json.at("within_s").get_to(rule.within_s);
+}
+
+static void to_json(json& json, const Step& step) {
+  json = {{"action", std::string(Name(step.action))},
+          {"component", step.component},
+          {"host", step.host},
+          {"lease", step.lease},
+          {"group", step.group},
+          {"amount", step.amount},
+          {"cost", step.cost},
+          {"reason", step.reason}};
+}
+static void from_json(const json& json, Step& step) {
+  if (!ParseAction(json.at("action").get<std::string>(), step.action)) {
+    throw nlohmann::json::other_error::create(501, "no action", nullptr);
+  }
+  json.at("component").get_to(step.component);
+  json.at("host").get_to(step.host);
+  json.at("lease").get_to(step.lease);
+  json.at("group").get_to(step.group);
+  json.at("amount").get_to(step.amount);
+  json.at("cost").get_to(step.cost);
+  json.at("reason").get_to(step.reason);
+}
+
+// As the library has it, but with functions of this file alone.
+#define DECISION_JSON(Type, ...)                                                               \
+  [[maybe_unused]] static void to_json(json& nlohmann_json_j, const Type& nlohmann_json_t) {   \
+    NLOHMANN_JSON_EXPAND(NLOHMANN_JSON_PASTE(NLOHMANN_JSON_TO, __VA_ARGS__))                   \
+  }                                                                                            \
+  [[maybe_unused]] static void from_json(const json& nlohmann_json_j, Type& nlohmann_json_t) { \
+    NLOHMANN_JSON_EXPAND(NLOHMANN_JSON_PASTE(NLOHMANN_JSON_FROM, __VA_ARGS__))                 \
+  }
+
+DECISION_JSON(ComponentView, name, priority, usual, movable, bears_blackout_s, not_now_s,
+              good_moment, idle_probability, degraded, idle_bytes, group, use, move_bytes,
+              move_blackout_s, near, apart, affinity)
+DECISION_JSON(ProcessorGroup, capacity, demand)
+DECISION_JSON(HostView, name, room, price_per_hour, distance_s, bytes_per_s, components)
+DECISION_JSON(LeaseView, id, host, component, kind, amount, age_s)
+DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, threshold_shift, host,
+              price_per_hour, capacity, incoming, demand, groups, components, hosts, leases)
+DECISION_JSON(Hours, from, to)
+DECISION_JSON(PriceRule, host, hours, per_hour)
+DECISION_JSON(Policy::Allow, page_out, processors, degrade, migrate, reserve)
+DECISION_JSON(Policy::Reserve, within_s, lease_s, patience_s)
+DECISION_JSON(Policy::Costs, gib_moved, blackout_s, degraded_s, paged_gib, apart_ms, stay_h,
+              preference)
+DECISION_JSON(Policy::Thresholds, lower, higher, step)
+DECISION_JSON(Policy, act, rules, hysteresis, max_steps, max_moves, allow, reserve, costs,
+              thresholds, prefer, avoid, quiet, prices, price_feed)
+DECISION_JSON(Decision, steps, reason, short_of, short_now, short_later, left)
+#undef DECISION_JSON
+
+std::string WriteDecision(const LoggedDecision& logged) {
+  const json line = {{"schema", kSchema},
+                     {"situation", logged.situation},
+                     {"policy", logged.policy},
+                     {"decision", logged.decision}};
+  return line.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+absl::StatusOr<LoggedDecision> ReadDecision(absl::string_view line) {
+  const json parsed = json::parse(line.begin(), line.end(), nullptr, false);
+  if (parsed.is_discarded() || !parsed.is_object()) {
+    return absl::InvalidArgumentError("not a decision: it is no JSON object");
+  }
+  try {
+    if (parsed.at("schema").get<int>() != kSchema) {
+      return absl::InvalidArgumentError("not a decision of this schema");
+    }
+    LoggedDecision logged;
+    parsed.at("situation").get_to(logged.situation);
+    parsed.at("policy").get_to(logged.policy);
+    parsed.at("decision").get_to(logged.decision);
+    return logged;
+  } catch (const json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat("not a decision: ", error.what()));
+  }
+}
+
+absl::Status DecisionLog::Append(const LoggedDecision& logged) {
+  const std::string line = WriteDecision(logged) + "\n";
+  struct stat st = {};
+  if (stat(path_.c_str(), &st) == 0 &&
+      static_cast<uint64_t>(st.st_size) + line.size() > most_bytes_ &&
+      rename(path_.c_str(), (path_ + ".1").c_str()) != 0) {
+    return ErrnoStatus(absl::StrCat("rename ", path_));
+  }
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path_, O_WRONLY | O_CREAT | O_APPEND, 0600));
+  return WriteAll(fd.get(), line.data(), line.size());
+}
+
+absl::StatusOr<std::vector<LoggedDecision>> DecisionLog::Read(const std::string& component,
+                                                              size_t limit) const {
+  std::deque<LoggedDecision> found;
+  for (const std::string& path : {path_ + ".1", path_}) {
+    const auto text = ReadFile(path);
+    if (absl::IsNotFound(text.status())) continue;
+    if (!text.ok()) return text.status();
+    for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
+      // Cheap first: a line that does not even have the name says nothing of it.
+      if (!component.empty() &&
+          line.find(absl::StrCat("\"component\":\"", component, "\"")) == absl::string_view::npos) {
+        continue;
+      }
+      auto logged = ReadDecision(line);
+      if (!logged.ok()) continue;
+      found.push_back(std::move(*logged));
+      if (found.size() > limit) found.pop_front();
+    }
+  }
+  return std::vector<LoggedDecision>(found.begin(), found.end());
+}
+
+}  // namespace starling::decisions

@@ -1,0 +1,256 @@
+#include "runtime/decisions/policy.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "base/file.h"
+#include "base/units.h"
+#include "runtime/decisions/hours.h"
+#include "runtime/names.h"
+#include "runtime/toml_keys.h"
+
+namespace starling::decisions {
+namespace {
+
+constexpr absl::string_view kTables =
+    ", and the tables [allow], [reserve], [costs], [thresholds], [[rule]] and [[price]]";
+
+// A list of texts, each checked and added by `add`.
+template <typename Target>
+TomlKey<Target> ListKey(absl::string_view section, absl::string_view name, std::string allowed,
+                        std::function<absl::Status(const std::string&, Target&)> add) {
+  return {section, name, [=](const toml::node& node, Target& target) -> absl::Status {
+            const toml::array* list = node.as_array();
+            if (list == nullptr) return WrongTomlType(node, allowed);
+            for (const toml::node& entry : *list) {
+              ASSIGN_OR_RETURN(const std::string text, TomlText(entry, allowed));
+              if (absl::Status status = add(text, target); !status.ok()) {
+                return absl::InvalidArgumentError(
+                    absl::StrCat(status.message(), "; allowed is ", allowed));
+              }
+            }
+            return absl::OkStatus();
+          }};
+}
+
+// A function that names a member, for the tables below.
+#define MEMBER(type, path) \
+  [](type & target) -> auto& { return target.path; }
+
+template <typename Target>
+TomlKey<Target> HoursKey(absl::string_view name, std::vector<Hours> Target::*field) {
+  return ListKey<Target>(
+      "", name, std::string(kHoursAllowed),
+      [field](const std::string& text, Target& target) { return ParseHours(text, target.*field); });
+}
+
+TomlKey<Policy> HostsKey(absl::string_view name, std::vector<std::string> Policy::*field) {
+  return ListKey<Policy>("", name, "a list of host names",
+                         [field](const std::string& text, Policy& policy) {
+                           (policy.*field).push_back(text);
+                           return CheckHostName(text);
+                         });
+}
+
+const std::vector<TomlKey<Policy>>& Keys() {
+  static const auto& keys = *new std::vector<TomlKey<Policy>>{
+      {"", "mode",
+       [](const toml::node& node, Policy& policy) -> absl::Status {
+         constexpr absl::string_view kAllowed = "\"observe\" or \"act\"";
+         ASSIGN_OR_RETURN(const std::string text, TomlText(node, kAllowed));
+         if (text != "observe" && text != "act") {
+           return absl::InvalidArgumentError(
+               absl::StrCat("is \"", absl::CHexEscape(text), "\"; allowed is ", kAllowed));
+         }
+         policy.act = text == "act";
+         return absl::OkStatus();
+       }},
+      NumberKey<Policy>("", "hysteresis", MEMBER(Policy, hysteresis), 0, 0.5),
+      IntegerKey<Policy>("", "max_steps", MEMBER(Policy, max_steps), 1, 64),
+      IntegerKey<Policy>("", "max_moves", MEMBER(Policy, max_moves), 0, 16),
+      HostsKey("prefer", &Policy::prefer),
+      HostsKey("avoid", &Policy::avoid),
+      HoursKey<Policy>("quiet", &Policy::quiet),
+      TextKey<Policy>("", "price_feed", "an absolute path, or \"\" for none",
+                      MEMBER(Policy, price_feed),
+                      [](const std::string& text) {
+                        return text.empty() ? absl::OkStatus() : CheckAbsolutePath(text);
+                      }),
+      FlagKey<Policy>("allow", "page_out", MEMBER(Policy, allow.page_out)),
+      FlagKey<Policy>("allow", "processors", MEMBER(Policy, allow.processors)),
+      FlagKey<Policy>("allow", "degrade", MEMBER(Policy, allow.degrade)),
+      FlagKey<Policy>("allow", "migrate", MEMBER(Policy, allow.migrate)),
+      FlagKey<Policy>("allow", "reserve", MEMBER(Policy, allow.reserve)),
+      NumberKey<Policy>("reserve", "within_s", MEMBER(Policy, reserve.within_s), 1, 86400),
+      NumberKey<Policy>("reserve", "lease_s", MEMBER(Policy, reserve.lease_s), 5, 3600),
+      NumberKey<Policy>("reserve", "patience_s", MEMBER(Policy, reserve.patience_s), 0, 86400),
+      NumberKey<Policy>("costs", "gib_moved", MEMBER(Policy, costs.gib_moved), 0, 1e6),
+      NumberKey<Policy>("costs", "blackout_s", MEMBER(Policy, costs.blackout_s), 0, 1e6),
+      NumberKey<Policy>("costs", "degraded_s", MEMBER(Policy, costs.degraded_s), 0, 1e6),
+      NumberKey<Policy>("costs", "paged_gib", MEMBER(Policy, costs.paged_gib), 0, 1e6),
+      NumberKey<Policy>("costs", "apart_ms", MEMBER(Policy, costs.apart_ms), 0, 1e6),
+      NumberKey<Policy>("costs", "stay_h", MEMBER(Policy, costs.stay_h), 0, 1e4),
+      NumberKey<Policy>("costs", "preference", MEMBER(Policy, costs.preference), 0, 0.99),
+      NumberKey<Policy>("thresholds", "lower", MEMBER(Policy, thresholds.lower), 0, 0.5),
+      NumberKey<Policy>("thresholds", "higher", MEMBER(Policy, thresholds.higher), 0, 0.5),
+      NumberKey<Policy>("thresholds", "step", MEMBER(Policy, thresholds.step), 0, 0.1),
+  };
+  return keys;
+}
+
+const std::vector<TomlKey<Rule>>& RuleKeys() {
+  static const auto& keys = *new std::vector<TomlKey<Rule>>{
+      {"rule", "resource",
+       [](const toml::node& node, Rule& rule) -> absl::Status {
+         std::vector<absl::string_view> names;
+         for (size_t i = 0; i < reservations::kResources; ++i) {
+           names.push_back(Name(static_cast<reservations::Resource>(i)));
+         }
+         const std::string allowed =
+             absl::StrCat("one of \"", absl::StrJoin(names, "\", \""), "\"");
+         ASSIGN_OR_RETURN(const std::string text, TomlText(node, allowed));
+         if (ParseResource(text, rule.resource)) return absl::OkStatus();
+         return absl::InvalidArgumentError(
+             absl::StrCat("is \"", absl::CHexEscape(text), "\"; allowed is ", allowed));
+       }},
+      {"rule", "percent",
+       [](const toml::node& node, Rule& rule) -> absl::Status {
+         constexpr absl::string_view kAllowed =
+             "50, 75, 90, 95 or 99, a quantile of the forecast, or 0 for what is used now";
+         constexpr std::array<int64_t, 6> kPercents = {0, 50, 75, 90, 95, 99};
+         const auto value = node.value_exact<int64_t>();
+         if (!value) return WrongTomlType(node, kAllowed);
+         if (std::find(kPercents.begin(), kPercents.end(), *value) == kPercents.end()) {
+           return absl::InvalidArgumentError(
+               absl::StrCat("is ", *value, "; allowed is ", kAllowed));
+         }
+         rule.percent = static_cast<int>(*value);
+         return absl::OkStatus();
+       }},
+      NumberKey<Rule>("rule", "above", MEMBER(Rule, above), 0.05, 1),
+      NumberKey<Rule>("rule", "within_s", MEMBER(Rule, within_s), 0, 86400),
+  };
+  return keys;
+}
+
+const std::vector<TomlKey<PriceRule>>& PriceKeys() {
+  static const auto& keys = *new std::vector<TomlKey<PriceRule>>{
+      TextKey<PriceRule>("price", "host", "a host name, or \"\" for all", MEMBER(PriceRule, host),
+                         [](const std::string& text) {
+                           return text.empty() ? absl::OkStatus() : CheckHostName(text);
+                         }),
+      ListKey<PriceRule>(
+          "price", "hours", std::string(kHoursAllowed),
+          [](const std::string& text, PriceRule& price) { return ParseHours(text, price.hours); }),
+      NumberKey<PriceRule>("price", "per_hour", MEMBER(PriceRule, per_hour), 0, 1e9),
+  };
+  return keys;
+}
+
+#undef MEMBER
+
+class Reader {
+ public:
+  Reader(absl::string_view file, Policy& policy) : file_(file), policy_(policy) {}
+
+  absl::Status Read(const toml::table& top) {
+    for (const auto& [key, node] : top) {
+      const std::string name(key.str());
+      if (name == "rule") {
+        policy_.rules.clear();  // those of the file instead of the default ones
+        RETURN_IF_ERROR(ReadTables(node, name, {"resource", "above"}, RuleKeys(), policy_.rules));
+      } else if (name == "price") {
+        RETURN_IF_ERROR(ReadTables(node, name, {"per_hour"}, PriceKeys(), policy_.prices));
+      } else if (IsSection(name)) {
+        const toml::table* table = node.as_table();
+        if (table == nullptr) {
+          return WrongTomlKey(file_, key.source(), name,
+                              WrongTomlType(node, absl::StrCat("a table: [", name, "]")).message());
+        }
+        for (const auto& [inner, value] : *table) {
+          RETURN_IF_ERROR(SetTomlKey(file_, Keys(), name, inner, value, policy_, kTables));
+        }
+      } else {
+        RETURN_IF_ERROR(SetTomlKey(file_, Keys(), "", key, node, policy_, kTables));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  static bool IsSection(const std::string& name) {
+    return std::any_of(Keys().begin(), Keys().end(),
+                       [&](const TomlKey<Policy>& key) { return key.section == name; });
+  }
+
+  template <typename Entry>
+  absl::Status ReadTables(const toml::node& node, const std::string& name,
+                          std::initializer_list<const char*> needed,
+                          const std::vector<TomlKey<Entry>>& keys, std::vector<Entry>& entries) {
+    const std::string allowed = absl::StrCat("[[", name, "]] tables");
+    const toml::array* tables = node.as_array();
+    if (tables == nullptr) {
+      return WrongTomlKey(file_, node.source(), name, WrongTomlType(node, allowed).message());
+    }
+    for (const toml::node& element : *tables) {
+      const toml::table* table = element.as_table();
+      if (table == nullptr) {
+        return WrongTomlKey(file_, element.source(), name,
+                            WrongTomlType(element, allowed).message());
+      }
+      Entry entry;
+      for (const auto& [key, value] : *table) {
+        RETURN_IF_ERROR(SetTomlKey(file_, keys, name, key, value, entry, kTables));
+      }
+      for (const char* need : needed) {
+        if (table->contains(need)) continue;
+        return WrongTomlKey(file_, element.source(), absl::StrCat(name, ".", need), "is missing");
+      }
+      entries.push_back(std::move(entry));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::string file_;
+  Policy& policy_;
+};
+
+}  // namespace
+
+absl::StatusOr<Policy> ParsePolicy(absl::string_view text, absl::string_view name) {
+  Policy policy;
+  try {
+    const toml::table top =
+        toml::parse(std::string_view(text.data(), text.size()), std::string(name));
+    RETURN_IF_ERROR(Reader(name, policy).Read(top));
+  } catch (const toml::parse_error& error) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ":", error.source().begin.line, ": not TOML: ", std::string(error.description())));
+  }
+  return policy;
+}
+
+absl::StatusOr<Policy> LoadPolicy(const std::string& path) {
+  auto text = ReadFile(path, kMiB);
+  if (!text.ok()) return Annotate(text.status(), "policy");
+  return ParsePolicy(*text, path);
+}
+
+std::vector<std::string> PolicyKeys() {
+  std::vector<std::string> names;
+  const auto add = [&names](const auto& keys) {
+    for (const auto& key : keys) {
+      names.push_back(key.section.empty() ? std::string(key.name)
+                                          : absl::StrCat(key.section, ".", key.name));
+    }
+  };
+  add(Keys());
+  add(RuleKeys());
+  add(PriceKeys());
+  return names;
+}
+
+}  // namespace starling::decisions

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "predictor/horizons.h"
+#include "runtime/reservations/ledger.h"
+#include "runtime/reservations/resources.h"
+
+// What a host knows when it decides: plain values, so that a decision can be tested with a table
+// and made again from a log. Amounts are in the units of reservations::Resource.
+
+namespace starling::decisions {
+
+using reservations::Amounts;
+using reservations::kResources;
+using reservations::Resource;
+
+// The quantiles that forecasts are handed over at.
+inline constexpr std::array<double, 5> kLevels = {0.5, 0.75, 0.9, 0.95, 0.99};
+inline constexpr size_t kLevelCount = kLevels.size();
+
+// One resource: what is used now, and what will be at each horizon, by quantile.
+struct Outlook {
+  double now = 0;
+  std::array<std::array<double, kLevelCount>, predictor::kHorizonCount> at = {};
+  bool operator==(const Outlook&) const = default;
+};
+using Outlooks = std::array<Outlook, kResources>;
+
+// A component of this host.
+struct ComponentView {
+  std::string name;
+  int priority = 0;             // larger goes first
+  bool usual = false;           // one that its user usually works with at this hour
+  bool movable = true;          // nothing stands in the way of a move
+  double bears_blackout_s = 1;  // its sensitivity
+  double not_now_s = 0;         // it asked to be left alone for so long still
+  bool good_moment = false;     // it said that now is one
+  double idle_probability = 0;  // that its user stays away
+  bool degraded = false;
+  int64_t idle_bytes = 0;  // memory that was not touched lately
+  int group = 0;           // of processors; see ProcessorGroup
+  Outlooks use;
+  // What a move would cost, as learned from past ones.
+  double move_bytes = 0;
+  double move_blackout_s = 0;
+  std::vector<std::string> near, apart;  // components
+  std::vector<std::string> affinity;     // hosts
+  bool operator==(const ComponentView&) const = default;
+};
+
+// Processors that share a cache or a memory controller.
+struct ProcessorGroup {
+  double capacity = 0;  // thousandths of a processor
+  double demand = 0;    // P90 within the rule's horizon
+  bool operator==(const ProcessorGroup&) const = default;
+};
+
+// Another host, as its last summary had it.
+struct HostView {
+  std::string name;
+  Amounts room;  // what it may still promise
+  double price_per_hour = 0;
+  double distance_s = 0;  // round trip
+  double bytes_per_s = 1;
+  std::vector<std::string> components;
+  bool operator==(const HostView&) const = default;
+};
+
+// A lease that this host has on another.
+struct LeaseView {
+  std::string id, host, component;
+  reservations::Kind kind = reservations::Kind::kSoft;
+  Amounts amount;
+  double age_s = 0;  // since it was granted
+  bool operator==(const LeaseView&) const = default;
+};
+
+struct Situation {
+  double time_s = 0;           // since 1970; for the log
+  int minute_of_week = 0;      // local time, from Monday 0:00
+  double step_s = 1;           // between samples: horizon i is kHorizons[i] of these
+  double calm_s = 0;           // how long no shortage has been expected
+  double short_for_s = 0;      // how long use has been above a rule of present use
+  double threshold_shift = 0;  // see Thresholds
+  std::string host;
+  double price_per_hour = 0;
+  Amounts capacity;
+  Amounts incoming;  // firm leases of others in which nothing runs yet
+  Outlooks demand;   // of all components together, with an interval of its own
+  std::vector<ProcessorGroup> groups;
+  std::vector<ComponentView> components;
+  std::vector<HostView> hosts;
+  std::vector<LeaseView> leases;
+  bool operator==(const Situation&) const = default;
+};
+
+}  // namespace starling::decisions

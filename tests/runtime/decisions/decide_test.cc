@@ -1,0 +1,444 @@
+#include "runtime/decisions/decide.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/units.h"
+#include "runtime/decisions/decision_log.h"
+#include "runtime/decisions/move_costs.h"
+#include "runtime/decisions/thresholds.h"
+#include "tests/runtime/scratch.h"
+
+namespace starling::decisions {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
+constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
+
+// The same at every horizon and quantile.
+Outlook Flat(double value) {
+  Outlook outlook;
+  outlook.now = value;
+  for (auto& horizon : outlook.at) horizon.fill(value);
+  return outlook;
+}
+
+ComponentView Component(const std::string& name, double cpu, double gib, int priority = 0) {
+  ComponentView component;
+  component.name = name;
+  component.priority = priority;
+  component.use[kCpu] = Flat(1000 * cpu);
+  component.use[kMemory] = Flat(gib * kGiB);
+  component.move_bytes = gib * kGiB;
+  component.move_blackout_s = 0.1;
+  return component;
+}
+
+HostView Host(const std::string& name, double cpu, double gib) {
+  HostView host;
+  host.name = name;
+  host.room[Resource::kCpu] = static_cast<int64_t>(1000 * cpu);
+  host.room[Resource::kMemory] = static_cast<int64_t>(gib * kGiB);
+  host.bytes_per_s = 1e9;
+  return host;
+}
+
+// A host with 10 processors and 100 GiB, on which a (4, 20 GiB) and b (3, 10 GiB) run.
+Situation Quiet() {
+  Situation s;
+  s.host = "here";
+  s.step_s = 10;
+  s.capacity[Resource::kCpu] = 10000;
+  s.capacity[Resource::kMemory] = 100 * static_cast<int64_t>(kGiB);
+  s.components = {Component("a", 4, 20), Component("b", 3, 10)};
+  s.hosts = {Host("there", 10, 100)};
+  s.demand[kCpu] = Flat(7000);
+  s.demand[kMemory] = Flat(30.0 * kGiB);
+  return s;
+}
+
+// The same, but in a step, 6 or 12 (`horizon`) so much will be used at P90.
+Situation Rising(double cpu, int horizon = 0) {
+  Situation s = Quiet();
+  for (int h = horizon; h < predictor::kHorizonCount; ++h) s.demand[kCpu].at[h][2] = 1000 * cpu;
+  return s;
+}
+
+std::string Only(const Decision& decision) {
+  std::vector<std::string> words;
+  for (const Step& step : decision.steps) {
+    words.push_back(absl::StrCat(Name(step.action), " ", step.component,
+                                 step.host.empty() ? "" : absl::StrCat(" ", step.host)));
+  }
+  return absl::StrJoin(words, ", ");
+}
+
+TEST(DecideTest, DoesNothingWithoutAShortage) {
+  const Decision decision = Decide(Quiet(), Policy());
+  EXPECT_EQ(Only(decision), "");
+  EXPECT_EQ(decision.reason, "no shortage is expected");
+  EXPECT_FALSE(decision.short_of);
+}
+
+TEST(DecideTest, MovesBeforeTheShortage) {
+  const Decision decision = Decide(Rising(9), Policy());
+  EXPECT_EQ(Only(decision), "migrate b there");  // the smaller one is enough, and cheaper
+  EXPECT_THAT(decision.reason, HasSubstr("cpu: P90 in 10 s is 90 %, above 80 %"));
+  EXPECT_THAT(decision.steps[0].reason, HasSubstr("10.0 GiB, blackout 100 ms of 1000 ms"));
+  EXPECT_FALSE(decision.left.AnyAboveZero());
+}
+
+TEST(DecideTest, ReservesForWhatIsFarOff) {
+  Situation s = Rising(9, 2);  // in 120 s; the rules act on 60
+  const Decision decision = Decide(s, Policy());
+  EXPECT_EQ(Only(decision), "reserve b there");
+  EXPECT_THAT(decision.steps[0].reason, HasSubstr("in 120 s"));
+  EXPECT_FALSE(decision.short_of);
+}
+
+TEST(DecideTest, AReservationIsKeptWhileItsReasonLastsAndUsedWhenItComes) {
+  Situation s = Rising(9, 2);
+  s.leases = {{"l", "there", "b", reservations::Kind::kSoft, {}, 30}};
+  s.leases[0].amount[Resource::kCpu] = 3000;
+  s.hosts[0].room = {};
+  s.calm_s = 1e9;
+  Decision decision = Decide(s, Policy());
+  ASSERT_EQ(Only(decision), "reserve b there");
+  EXPECT_EQ(decision.steps[0].lease, "l");
+  s.demand = Rising(9).demand;
+  s.leases[0].amount[Resource::kMemory] = 10 * static_cast<int64_t>(kGiB);
+  decision = Decide(s, Policy());
+  ASSERT_EQ(Only(decision), "migrate b there");  // though there is no other room
+  EXPECT_EQ(decision.steps[0].lease, "l");
+}
+
+TEST(DecideTest, WhatWasReservedInVainIsGivenBackAfterAWhile) {
+  Situation s = Quiet();
+  s.leases = {{"l", "there", "b", reservations::Kind::kSoft, {}, 2000}};
+  s.calm_s = 100;
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+  s.calm_s = 1000;
+  EXPECT_EQ(Only(Decide(s, Policy())), "give-back b there");
+  s.demand = Rising(7.8, 2).demand;  // not short, but nearly
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+}
+
+TEST(DecideTest, PagesOutWhatIsIdleFirst) {
+  Situation s = Quiet();
+  s.demand[kMemory] = Flat(88.0 * kGiB);
+  s.components[0].idle_bytes = 5 * static_cast<int64_t>(kGiB);
+  s.components[0].idle_probability = 0.9;
+  EXPECT_EQ(Only(Decide(s, Policy())), "page-out a");
+  Policy policy;
+  policy.allow.page_out = false;
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b there");
+}
+
+TEST(DecideTest, MovesAsWellWhenPagingOutIsNotEnough) {
+  Situation s = Quiet();
+  s.demand[kMemory] = Flat(94.0 * kGiB);
+  s.components[0].idle_bytes = 5 * static_cast<int64_t>(kGiB);
+  s.components[0].idle_probability = 0.9;
+  EXPECT_EQ(Only(Decide(s, Policy())), "page-out a, migrate b there");
+}
+
+TEST(DecideTest, DegradesOnlyLowerPrioritiesAndGivesBack) {
+  Situation s = Rising(9);
+  s.hosts.clear();
+  EXPECT_EQ(Only(Decide(s, Policy())), "");  // equals do not suffer for one another
+  EXPECT_THAT(Decide(s, Policy()).reason, HasSubstr("stay short"));
+  s.components[1].priority = 5;
+  EXPECT_EQ(Only(Decide(s, Policy())), "degrade a");
+  s.demand = Quiet().demand;
+  s.components[0].degraded = true;
+  EXPECT_EQ(Only(Decide(s, Policy())), "restore a");
+}
+
+TEST(DecideTest, HigherPriorityIsMovedLast) {
+  Situation s = Rising(9);
+  s.components = {Component("a", 3, 10, 5), Component("b", 3, 10, 0)};
+  Policy policy;
+  policy.allow.degrade = false;
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b there");
+  std::swap(s.components[0].priority, s.components[1].priority);
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate a there");
+  s.components[0].usual = true;  // its user works with it at this hour
+  s.components[1].priority = 0;
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b there");
+}
+
+TEST(DecideTest, DoesNotMoveWhatDoesNotBearIt) {
+  for (const auto& keep :
+       std::vector<void (*)(ComponentView&)>{[](ComponentView& c) { c.bears_blackout_s = 0.05; },
+                                             [](ComponentView& c) { c.movable = false; },
+                                             [](ComponentView& c) { c.not_now_s = 3; }}) {
+    Situation s = Rising(9);
+    keep(s.components[1]);
+    EXPECT_EQ(Only(Decide(s, Policy())), "migrate a there");
+    keep(s.components[0]);
+    EXPECT_EQ(Only(Decide(s, Policy())), "");
+  }
+}
+
+TEST(DecideTest, AGoodMomentCounts) {
+  Situation s = Rising(9);
+  s.components = {Component("a", 3, 10), Component("b", 3, 10)};
+  s.components[1].good_moment = true;
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b there");
+  std::swap(s.components[0].good_moment, s.components[1].good_moment);
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate a there");
+}
+
+TEST(DecideTest, ChoosesTheHost) {
+  Situation s = Rising(9);
+  s.hosts = {Host("full", 1, 100), Host("dear", 10, 100), Host("cheap", 5, 100)};
+  s.hosts[1].price_per_hour = 3;
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b cheap");
+  Policy policy;
+  policy.avoid = {"cheap"};
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b dear");
+  s.hosts[1].price_per_hour = 0;
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b dear");  // as cheap, and more room
+  policy.avoid = {};
+  policy.prefer = {"cheap"};
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b cheap");
+  s.components[1].affinity = {"dear"};
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b dear");
+}
+
+TEST(DecideTest, KeepsApartAndNear) {
+  Situation s = Rising(9);
+  s.hosts = {Host("one", 10, 100), Host("two", 5, 100)};
+  s.hosts[0].components = {"b2"};
+  s.components[1].apart = {"b2"};
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b two");
+  s.components[1].apart = {};
+  s.components[1].near = {"a"};
+  for (HostView& host : s.hosts) host.distance_s = 0.02;
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate a one");  // both apart from the other: one is left
+  s.components[0].near = {"b"};
+  s.hosts[1].components = {"a"};
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b two");
+}
+
+TEST(DecideTest, RoomIsNotGivenTwiceInOneDecision) {
+  Situation s = Rising(12);
+  s.hosts = {Host("one", 4, 100), Host("two", 4, 100)};
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b one, migrate a two");
+  s.hosts.pop_back();
+  const Decision decision = Decide(s, Policy());
+  EXPECT_EQ(decision.steps.size(), 1u);
+  EXPECT_TRUE(decision.left.AnyAboveZero());
+}
+
+TEST(DecideTest, QuietHoursHoldBackUntilItIsShort) {
+  Policy policy;
+  policy.quiet = {{22 * 60, 24 * 60}};
+  Situation s = Rising(9);
+  s.minute_of_week = 23 * 60;
+  EXPECT_EQ(Only(Decide(s, policy)), "");
+  EXPECT_THAT(Decide(s, policy).reason, HasSubstr("quiet hours"));
+  s.demand[kCpu].now = 9500;
+  EXPECT_EQ(Only(Decide(s, policy)), "");
+  s.short_for_s = 11;
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b there");
+  EXPECT_TRUE(Decide(s, policy).short_now);
+}
+
+TEST(DecideTest, WhatIsPromisedToOthersCounts) {
+  Situation s = Quiet();
+  s.incoming[Resource::kCpu] = 2000;
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b there");
+}
+
+TEST(DecideTest, ThresholdsShift) {
+  Situation s = Rising(8.2);
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b there");
+  s.threshold_shift = 0.05;
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+}
+
+TEST(DecideTest, MovesToOtherProcessorsWithinTheHost) {
+  Situation s = Quiet();
+  s.groups = {{5000, 4800}, {5000, 200}};
+  s.components = {Component("a", 1.5, 1), Component("b", 3.9, 1)};
+  EXPECT_EQ(Only(Decide(s, Policy())), "processors a");  // b would make the other short
+}
+
+TEST(DecideTest, IsBounded) {
+  Situation s = Rising(90);
+  Policy policy;
+  policy.max_moves = 1;
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b there, reserve a there");
+  policy.max_moves = 9;
+  policy.max_steps = 1;
+  EXPECT_EQ(Decide(s, policy).steps.size(), 1u);
+}
+
+TEST(DecideTest, DoesNotDivideByWhatIsNotThere) {
+  Situation s;
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+  s = Rising(9);
+  s.hosts[0].bytes_per_s = 0;
+  s.components[0].use = {};
+  s.components[1].use = {};
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+}
+
+// --- Decisions made again from their log ---
+
+Situation Random(std::mt19937& random) {
+  const auto below = [&random](int bound) { return static_cast<int>(random() % bound); };
+  const auto real = [&random] { return static_cast<double>(random()) / 4294967296.0; };
+  Situation s;
+  s.host = "here";
+  s.time_s = 1.7e9 + 1e5 * real();
+  s.minute_of_week = below(10080);
+  s.step_s = 1 + 300 * real();
+  s.calm_s = 2000 * real();
+  s.short_for_s = 20 * real();
+  s.threshold_shift = 0.1 * real() - 0.05;
+  s.price_per_hour = real();
+  s.capacity[Resource::kCpu] = 8000;
+  s.capacity[Resource::kMemory] = 64 << 20;
+  for (int i = below(6); i > 0; --i) {
+    ComponentView c = Component(absl::StrCat("c", i), 3 * real(), 0.01 * real(), below(3));
+    c.idle_bytes = below(1 << 22);
+    c.idle_probability = real();
+    c.good_moment = below(2) != 0;
+    c.near = {"c1"};
+    c.affinity = {"h2"};
+    c.degraded = below(3) == 0;
+    c.group = below(2);
+    for (size_t r = 0; r < kResources; ++r) {
+      s.demand[r].now += c.use[r].now;
+      for (size_t h = 0; h < 3; ++h) {
+        for (size_t q = 0; q < kLevelCount; ++q) s.demand[r].at[h][q] += c.use[r].at[h][q] * real();
+      }
+    }
+    s.components.push_back(c);
+  }
+  for (int i = below(5); i > 0; --i) {
+    HostView h = Host(absl::StrCat("h", i), 8 * real(), 0.05 * real());
+    h.distance_s = 0.01 * real();
+    h.price_per_hour = real();
+    h.components = {"c1"};
+    s.hosts.push_back(h);
+  }
+  if (below(2) != 0) {
+    s.leases = {{"l", "h1", "c2", reservations::Kind::kSoft, {}, 2000 * real()}};
+    s.leases[0].amount[Resource::kCpu] = below(3000);
+  }
+  s.groups = {{4000, 4000 * real()}, {4000, 4000 * real()}};
+  return s;
+}
+
+TEST(DecisionLogTest, EveryDecisionCanBeMadeAgainFromItsLog) {
+  Scratch scratch;
+  DecisionLog log(scratch / "decisions.jsonl");
+  std::mt19937 random(7);
+  constexpr int kCount = 500;
+  for (int i = 0; i < kCount; ++i) {
+    LoggedDecision logged;
+    logged.situation = Random(random);
+    if (i % 3 == 0) logged.policy.quiet = {{60, 5000}};
+    if (i % 5 == 0) logged.policy.prefer = {"h1"};
+    logged.policy.prices = {{"h1", {{0, 60}}, 0.25}};
+    logged.decision = Decide(logged.situation, logged.policy);
+    ASSERT_TRUE(log.Append(logged).ok());
+  }
+  const auto read = log.Read("", 10000);
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->size(), static_cast<size_t>(kCount));
+  size_t with_steps = 0;
+  for (const LoggedDecision& logged : *read) {
+    ASSERT_EQ(Decide(logged.situation, logged.policy), logged.decision);
+    with_steps += !logged.decision.steps.empty();
+  }
+  EXPECT_GT(with_steps, 100u);
+}
+
+TEST(DecisionLogTest, IsBoundedAndFindsWhatIsAskedFor) {
+  Scratch scratch;
+  DecisionLog log(scratch / "decisions.jsonl", 20000);
+  LoggedDecision logged;
+  for (int i = 0; i < 100; ++i) {
+    logged.situation.time_s = i;
+    logged.decision.steps = {{Action::kMigrate, i % 2 == 0 ? "even" : "odd", "h"}};
+    ASSERT_TRUE(log.Append(logged).ok());
+  }
+  const auto odd = log.Read("odd", 3);
+  ASSERT_TRUE(odd.ok());
+  ASSERT_EQ(odd->size(), 3u);
+  EXPECT_EQ((*odd)[2].situation.time_s, 99);
+  EXPECT_EQ((*odd)[0].situation.time_s, 95);
+  // A line that was cut off is no decision.
+  { std::ofstream(scratch / "decisions.jsonl", std::ios::app) << "{\"schema\":1,\"situ"; }
+  EXPECT_EQ(log.Read("", 5)->size(), 5u);
+  EXPECT_LT(log.Read("", 1000)->size(), 100u);  // the oldest are gone
+  EXPECT_TRUE(DecisionLog(scratch / "none").Read("", 5)->empty());
+}
+
+TEST(DecisionLogTest, RefusesWhatIsNoDecision) {
+  for (const char* line : {"", "1", "{}", "[]", "{\"schema\":2}", "{\"schema\":1}",
+                           "{\"schema\":1,\"situation\":[],\"policy\":{},\"decision\":{}}"}) {
+    EXPECT_FALSE(ReadDecision(line).ok()) << line;
+  }
+}
+
+// --- What it learns ---
+
+TEST(MoveCostsTest, LearnFromTheComponentAndFromAll) {
+  MoveCosts costs;
+  const double link = 1e9;
+  EXPECT_DOUBLE_EQ(costs.Expect("a", 4e9, 0, link).bytes, 4e9);
+  EXPECT_DOUBLE_EQ(costs.Expect("a", 4e9, 5e8, link).bytes, 8e9);  // half is written again
+  for (int i = 0; i < 10; ++i) costs.Learn({"a", 4e9, 0, link, 6e9, 12, 0.5});
+  MoveCost other = costs.Expect("b", 2e9, 0, link);
+  EXPECT_NEAR(other.bytes, 3e9, 1);
+  EXPECT_NEAR(other.total_s, 6, 1e-6);
+  EXPECT_NEAR(other.blackout_s, 0.5, 1e-9);
+  for (int i = 0; i < 10; ++i) costs.Learn({"b", 2e9, 0, link, 2e9, 2, 0.1});
+  other = costs.Expect("b", 2e9, 0, link);
+  EXPECT_LT(other.blackout_s, 0.15);
+  EXPECT_GT(costs.Expect("a", 4e9, 0, link).blackout_s, 0.4);
+}
+
+TEST(MoveCostsTest, NonsenseTeachesNothing) {
+  MoveCosts costs;
+  const MoveCost before = costs.Expect("a", 1e9, 0, 1e9);
+  costs.Learn({"a", 0, 0, 1e9, 1e9, 1, 0.1});
+  costs.Learn({"a", 1e9, 0, 0, 1e9, 1, 0.1});
+  costs.Learn({"a", 1e9, 0, 1e9, NAN, 1, 0.1});
+  costs.Learn({"a", 1e9, 0, 1e9, 1e9, 1, -1});
+  EXPECT_EQ(costs.Expect("a", 1e9, 0, 1e9).blackout_s, before.blackout_s);
+  EXPECT_LE(costs.Expect("a", 1e9, 1e12, 1e9).bytes,
+            1.1e10);  // never converges, and ends all the same
+}
+
+TEST(ThresholdsTest, MoveWithinBoundsAndBack) {
+  const Policy::Thresholds bounds;
+  Thresholds thresholds;
+  EXPECT_EQ(thresholds.Shift(bounds, 0.5), 0);
+  for (int i = 0; i < 3; ++i) thresholds.InVain(bounds, 1);
+  EXPECT_NEAR(thresholds.Shift(bounds, 0.5), 3 * bounds.step, 1e-9);
+  EXPECT_EQ(thresholds.Shift(bounds, 0.95), 0);  // no lighter at the limit
+  for (int i = 0; i < 100; ++i) thresholds.InVain(bounds, 1);
+  EXPECT_NEAR(thresholds.Shift(bounds, 0.5), bounds.higher, 1e-9);
+  thresholds.Calm(86400);
+  EXPECT_NEAR(thresholds.Shift(bounds, 0.5), bounds.higher / 2, 1e-9);
+  thresholds.Missed(bounds, 1e9);
+  thresholds.Missed(bounds, 1e9);
+  EXPECT_NEAR(thresholds.Shift(bounds, 0.5), -bounds.lower, 1e-9);
+  EXPECT_NEAR(thresholds.Shift(bounds, 0.99), -bounds.lower, 1e-9);
+}
+
+}  // namespace
+}  // namespace starling::decisions
