@@ -19,6 +19,10 @@ if(STARLING_SANITIZE)
   endif()
 endif()
 
+if(STARLING_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 # starling_room(NAME SOURCES... ) makes the library starling_NAME of one room.
 function(starling_room name)
   add_library(starling_${name} STATIC ${ARGN})

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "transport/address_exchange.h"
 #include "transport/queue_pair_connection.h"
 #include "transport/verbs_objects.h"
 #include "transport/verbs_queue_pair.h"
@@ -26,18 +28,27 @@ struct Unconnected {
   std::unique_ptr<QueuePairConnection> connection;
 };
 
-absl::StatusOr<Unconnected> MakeConnection(EventChannel channel, CmId id, ibv_pd* pd,
-                                           Fabric& fabric) {
-  const ConnectionTuning tuning;
+VerbsTuning TuningOf(const ConnectionTuning& tuning) {
   VerbsTuning verbs;
   verbs.send_depth = tuning.send_depth;
   verbs.receive_depth = QueuePairConnection::ReceiveDepth(tuning);
-  ASSIGN_OR_RETURN(std::unique_ptr<VerbsQueuePair> queue_pair,
-                   VerbsQueuePair::Make(std::move(channel), std::move(id), pd, verbs));
+  return verbs;
+}
+
+absl::StatusOr<Unconnected> MakeConnection(std::unique_ptr<VerbsQueuePair> queue_pair,
+                                           Fabric& fabric) {
   VerbsQueuePair* const raw = queue_pair.get();
   ASSIGN_OR_RETURN(std::unique_ptr<QueuePairConnection> connection,
-                   QueuePairConnection::Make(std::move(queue_pair), fabric, tuning));
+                   QueuePairConnection::Make(std::move(queue_pair), fabric, ConnectionTuning()));
   return Unconnected{raw, std::move(connection)};
+}
+
+absl::StatusOr<Unconnected> MakeConnection(EventChannel channel, CmId id, ibv_pd* pd,
+                                           Fabric& fabric) {
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<VerbsQueuePair> queue_pair,
+      VerbsQueuePair::Make(std::move(channel), std::move(id), pd, TuningOf(ConnectionTuning())));
+  return MakeConnection(std::move(queue_pair), fabric);
 }
 
 absl::StatusOr<sockaddr_in> Resolve(const std::string& address, uint16_t port) {
@@ -140,15 +151,63 @@ class VerbsListener final : public Listener {
   Fabric& fabric_;
 };
 
+// Connects queue pairs that were introduced to each other over TCP.
+class VerbsIntroducer {
+ public:
+  VerbsIntroducer(ibv_context* context, const VerbsPort& port, ibv_pd* pd, Fabric& fabric)
+      : context_(context), port_(port), pd_(pd), fabric_(fabric) {}
+
+  absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
+                                                      absl::string_view private_data,
+                                                      Deadline deadline) {
+    ASSIGN_OR_RETURN(Introduction introduction, Introduction::Connect(address, port, deadline));
+    ASSIGN_OR_RETURN(Unconnected made, MakePair());
+    ASSIGN_OR_RETURN(const QueuePairAddress peer,
+                     introduction.Ask(made.queue_pair->OwnAddress(port_), private_data, deadline));
+    RETURN_IF_ERROR(made.queue_pair->ConnectTo(port_, peer, Describe(introduction)));
+    RETURN_IF_ERROR(introduction.SayReady(deadline));
+    made.queue_pair->WatchPeer(introduction.Release());
+    return std::unique_ptr<Connection>(std::move(made.connection));
+  }
+
+  absl::StatusOr<std::unique_ptr<Connection>> Accept(Introduction introduction,
+                                                     const QueuePairAddress& peer,
+                                                     Deadline deadline) {
+    ASSIGN_OR_RETURN(Unconnected made, MakePair());
+    RETURN_IF_ERROR(made.queue_pair->ConnectTo(port_, peer, Describe(introduction)));
+    RETURN_IF_ERROR(introduction.Accept(made.queue_pair->OwnAddress(port_), deadline));
+    made.queue_pair->WatchPeer(introduction.Release());
+    return std::unique_ptr<Connection>(std::move(made.connection));
+  }
+
+ private:
+  absl::StatusOr<Unconnected> MakePair() {
+    ASSIGN_OR_RETURN(std::unique_ptr<VerbsQueuePair> queue_pair,
+                     VerbsQueuePair::Make(context_, port_, pd_, TuningOf(ConnectionTuning())));
+    return MakeConnection(std::move(queue_pair), fabric_);
+  }
+  std::string Describe(const Introduction& introduction) const {
+    return absl::StrCat(introduction.description(), " (", fabric_.device(), ")");
+  }
+
+  ibv_context* context_;
+  const VerbsPort port_;
+  ibv_pd* pd_;
+  Fabric& fabric_;
+};
+
 class VerbsFabric final : public Fabric {
  public:
+  // With a port, queue pairs are introduced over TCP.
   VerbsFabric(DeviceList devices, ibv_context* context, uint64_t max_region_bytes,
-              ProtectionDomain pd)
+              ProtectionDomain pd, const std::optional<VerbsPort>& port)
       : devices_(std::move(devices)),
         context_(context),
         max_region_bytes_(max_region_bytes),
         pd_(std::move(pd)),
-        device_(ibv_get_device_name(context->device)) {}
+        device_(ibv_get_device_name(context->device)) {
+    if (port) introducer_.emplace(context_, *port, pd_.get(), *this);
+  }
 
   const char* name() const override { return "verbs"; }
   const std::string& device() const override { return device_; }
@@ -175,6 +234,7 @@ class VerbsFabric final : public Fabric {
 
   absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address,
                                                    uint16_t port) override {
+    if (introducer_) return ListenForIntroductions(address, port, *introducer_);
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());
     ASSIGN_OR_RETURN(CmId id, NewId(channel.get()));
     ASSIGN_OR_RETURN(sockaddr_in local, Resolve(address, port));
@@ -193,6 +253,7 @@ class VerbsFabric final : public Fabric {
       return absl::InvalidArgumentError(
           absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
     }
+    if (introducer_) return introducer_->Connect(address, port, private_data, deadline);
     const std::string what = absl::StrCat("connect to ", address, ":", port, " over ", device_);
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());
     ASSIGN_OR_RETURN(CmId id, NewId(channel.get()));
@@ -233,7 +294,37 @@ class VerbsFabric final : public Fabric {
   uint64_t max_region_bytes_;
   ProtectionDomain pd_;
   std::string device_;
+  std::optional<VerbsIntroducer> introducer_;
 };
+
+// The first active port's RoCEv2 entry of an IPv4 address.
+absl::StatusOr<VerbsPort> FindPort(ibv_context* context) {
+  ibv_device_attr device = {};
+  if (const int error = ibv_query_device(context, &device); error != 0)
+    return ErrnoStatus(error, "query the device");
+  for (uint8_t number = 1; number <= device.phys_port_cnt; ++number) {
+    ibv_port_attr port = {};
+    if (ibv_query_port(context, number, &port) != 0 || port.state != IBV_PORT_ACTIVE) continue;
+    for (int i = 0; i < port.gid_tbl_len; ++i) {
+      ibv_gid_entry gid = {};
+      if (ibv_query_gid_ex(context, number, static_cast<uint32_t>(i), &gid, 0) != 0 ||
+          gid.gid_type != IBV_GID_TYPE_ROCE_V2 ||
+          !IN6_IS_ADDR_V4MAPPED(reinterpret_cast<const in6_addr*>(gid.gid.raw))) {
+        continue;
+      }
+      uint32_t ip = 0;
+      std::memcpy(&ip, gid.gid.raw + 12, sizeof(ip));
+      return VerbsPort{.number = number,
+                       .gid_index = i,
+                       .ip = ntohl(ip),
+                       .mtu = 128u << static_cast<unsigned>(port.active_mtu)};
+    }
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(ibv_get_device_name(context->device),
+                   " has no active port with RoCEv2 and an IPv4 address, without which queue pairs "
+                   "cannot be introduced over TCP"));
+}
 
 bool HasActivePort(ibv_context* context) {
   ibv_device_attr device = {};
@@ -248,7 +339,7 @@ bool HasActivePort(ibv_context* context) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device) {
+absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, VerbsConnect connect) {
   int count = 0;
   DeviceList contexts(rdma_get_devices(&count));
   ibv_context* chosen = nullptr;
@@ -273,8 +364,12 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device) {
     return ErrnoStatus(error, absl::StrCat("query ", ibv_get_device_name(chosen->device)));
   }
   const uint64_t max_region_bytes = std::min<uint64_t>(attributes.max_mr_size, kMaxRegionBytes);
-  return std::make_unique<VerbsFabric>(std::move(contexts), chosen, max_region_bytes,
-                                       std::move(pd));
+  std::optional<VerbsPort> port;
+  if (connect == VerbsConnect::kIntroduction) {
+    ASSIGN_OR_RETURN(port, FindPort(chosen));
+  }
+  return std::make_unique<VerbsFabric>(std::move(contexts), chosen, max_region_bytes, std::move(pd),
+                                       port);
 }
 
 }  // namespace starling::transport

@@ -8,8 +8,17 @@
 
 namespace starling::transport {
 
+// How queue pairs are connected.
+enum class VerbsConnect {
+  kManager,  // by the RDMA connection manager
+  // Over a TCP connection, as the provider "roce" does, which has no connection manager: RoCEv2
+  // ports with an IPv4 address only.
+  kIntroduction,
+};
+
 // The provider on rdma-core: InfiniBand, RoCE and SoftRoCE. `device` as in ibv_devices, empty: the
 // first with an active port. kFailedPrecondition, saying what to do, when there is none.
-absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device);
+absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device,
+                                                  VerbsConnect connect = VerbsConnect::kManager);
 
 }  // namespace starling::transport

@@ -6,8 +6,10 @@
 #include <sys/eventfd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -101,43 +103,128 @@ std::string AddressText(const sockaddr* address) {
   return absl::StrCat(text, ":", port);
 }
 
-VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, const VerbsTuning& tuning)
-    : tuning_(tuning), channel_(std::move(channel)), id_(std::move(id)) {}
+VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context,
+                               const VerbsTuning& tuning)
+    : tuning_(tuning), channel_(std::move(channel)), id_(std::move(id)), context_(context) {}
 
 absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChannel channel, CmId id,
                                                                      ibv_pd* pd,
                                                                      const VerbsTuning& tuning) {
+  ibv_context* const context = id->verbs;
   auto made = std::unique_ptr<VerbsQueuePair>(
-      new VerbsQueuePair(std::move(channel), std::move(id), tuning));
+      new VerbsQueuePair(std::move(channel), std::move(id), context, tuning));
+  RETURN_IF_ERROR(made->MakeQueues(pd));
+  made->Describe();
+  RETURN_IF_ERROR(made->Advance(IBV_QPS_INIT, "prepare"));
+  return made;
+}
+
+absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(ibv_context* context,
+                                                                     const VerbsPort& port,
+                                                                     ibv_pd* pd,
+                                                                     const VerbsTuning& tuning) {
+  auto made =
+      std::unique_ptr<VerbsQueuePair>(new VerbsQueuePair(nullptr, nullptr, context, tuning));
   VerbsQueuePair& self = *made;
-  ibv_context* context = self.id_->verbs;
-  self.wake_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!self.wake_) return ErrnoStatus("eventfd");
-  self.events_.reset(ibv_create_comp_channel(context));
-  if (!self.events_) return ErrnoStatus("create a completion channel");
-  RETURN_IF_ERROR(SetNonBlocking(self.events_->fd));
-  const int entries = static_cast<int>(tuning.send_depth + tuning.receive_depth);
-  self.completions_.reset(ibv_create_cq(context, entries, nullptr, self.events_.get(), 0));
-  if (!self.completions_)
+  RETURN_IF_ERROR(self.MakeQueues(pd));
+  self.description_ =
+      absl::StrCat(ibv_get_device_name(context->device), ", queue pair ", self.queues_->qp_num);
+  self.psn_ = std::random_device()() & 0xffffff;
+  ibv_qp_attr attributes = {};
+  attributes.qp_state = IBV_QPS_INIT;
+  attributes.pkey_index = 0;
+  attributes.port_num = port.number;
+  attributes.qp_access_flags =
+      IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
+  if (const int error =
+          ibv_modify_qp(self.queues_.get(), &attributes,
+                        IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
+      error != 0) {
+    return ErrnoStatus(error, absl::StrCat(self.description_, ": prepare the queue pair"));
+  }
+  return made;
+}
+
+absl::Status VerbsQueuePair::MakeQueues(ibv_pd* pd) {
+  wake_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_) return ErrnoStatus("eventfd");
+  events_.reset(ibv_create_comp_channel(context_));
+  if (!events_) return ErrnoStatus("create a completion channel");
+  RETURN_IF_ERROR(SetNonBlocking(events_->fd));
+  const int entries = static_cast<int>(tuning_.send_depth + tuning_.receive_depth);
+  completions_.reset(ibv_create_cq(context_, entries, nullptr, events_.get(), 0));
+  if (!completions_)
     return ErrnoStatus(absl::StrCat("create a completion queue of ", entries, " entries"));
 
   ibv_qp_init_attr attributes = {};
-  attributes.send_cq = self.completions_.get();
-  attributes.recv_cq = self.completions_.get();
+  attributes.send_cq = completions_.get();
+  attributes.recv_cq = completions_.get();
   attributes.qp_type = IBV_QPT_RC;
-  attributes.cap.max_send_wr = tuning.send_depth;
-  attributes.cap.max_recv_wr = tuning.receive_depth;
+  attributes.cap.max_send_wr = tuning_.send_depth;
+  attributes.cap.max_recv_wr = tuning_.receive_depth;
   attributes.cap.max_send_sge = kMaxPieces;
   attributes.cap.max_recv_sge = 1;
-  attributes.cap.max_inline_data = tuning.inline_bytes;
-  self.queues_.reset(ibv_create_qp(pd, &attributes));
-  if (!self.queues_) {
-    return ErrnoStatus(absl::StrCat("create a queue pair of ", tuning.send_depth, " sends with ",
-                                    kMaxPieces, " pieces and ", tuning.receive_depth, " receives"));
+  attributes.cap.max_inline_data = tuning_.inline_bytes;
+  queues_.reset(ibv_create_qp(pd, &attributes));
+  if (!queues_) {
+    return ErrnoStatus(absl::StrCat("create a queue pair of ", tuning_.send_depth, " sends with ",
+                                    kMaxPieces, " pieces and ", tuning_.receive_depth,
+                                    " receives"));
   }
-  self.Describe();
-  RETURN_IF_ERROR(self.Advance(IBV_QPS_INIT, "prepare"));
-  return made;
+  return absl::OkStatus();
+}
+
+QueuePairAddress VerbsQueuePair::OwnAddress(const VerbsPort& port) const {
+  return {.ip = port.ip,
+          .number = queues_->qp_num,
+          .psn = psn_,
+          .mtu = port.mtu,
+          .reads = Parameters().responder_resources};
+}
+
+absl::Status VerbsQueuePair::ConnectTo(const VerbsPort& port, const QueuePairAddress& peer,
+                                       const std::string& description) {
+  description_ = description;
+  const auto reads = std::min(Parameters().initiator_depth, peer.reads);
+  ibv_qp_attr attributes = {};
+  attributes.qp_state = IBV_QPS_RTR;
+  attributes.path_mtu = static_cast<ibv_mtu>(std::countr_zero(std::min(port.mtu, peer.mtu)) - 7);
+  attributes.dest_qp_num = peer.number;
+  attributes.rq_psn = peer.psn;
+  attributes.max_dest_rd_atomic = Parameters().responder_resources;
+  attributes.min_rnr_timer = tuning_.min_rnr_timer;
+  attributes.ah_attr.is_global = 1;
+  attributes.ah_attr.port_num = port.number;
+  attributes.ah_attr.grh.sgid_index = static_cast<uint8_t>(port.gid_index);
+  attributes.ah_attr.grh.hop_limit = 64;
+  uint8_t* const gid = attributes.ah_attr.grh.dgid.raw;
+  gid[10] = gid[11] = 0xff;
+  const uint32_t ip = htonl(peer.ip);
+  std::memcpy(gid + 12, &ip, sizeof(ip));
+  // Here the kernel asks for the peer's hardware address.
+  if (const int error =
+          ibv_modify_qp(queues_.get(), &attributes,
+                        IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
+                            IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+      error != 0) {
+    return ErrnoStatus(error, absl::StrCat(description_, ": make the queue pair ready to receive"));
+  }
+  attributes = {};
+  attributes.qp_state = IBV_QPS_RTS;
+  attributes.timeout = IsRxe(context_) ? tuning_.rxe_ack_timeout : tuning_.ack_timeout;
+  attributes.retry_cnt = tuning_.retries;
+  attributes.rnr_retry = tuning_.rnr_retries;
+  attributes.sq_psn = psn_;
+  attributes.max_rd_atomic = std::max<uint8_t>(1, reads);
+  if (const int error =
+          ibv_modify_qp(queues_.get(), &attributes,
+                        IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                            IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC);
+      error != 0) {
+    return ErrnoStatus(error, absl::StrCat(description_, ": make the queue pair ready to send"));
+  }
+  LogAttributes();
+  return absl::OkStatus();
 }
 
 VerbsQueuePair::~VerbsQueuePair() {
@@ -222,7 +309,7 @@ absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what)
 rdma_conn_param VerbsQueuePair::Parameters() const {
   ibv_device_attr device = {};
   uint8_t reads = 1;
-  if (ibv_query_device(id_->verbs, &device) == 0) {
+  if (ibv_query_device(context_, &device) == 0) {
     reads = static_cast<uint8_t>(std::clamp<int>(
         std::min(device.max_qp_rd_atom, device.max_qp_init_rd_atom), 1, tuning_.read_depth));
   }
@@ -340,8 +427,9 @@ absl::Status VerbsQueuePair::Arm() {
 }
 
 absl::StatusOr<QueuePair::Event> VerbsQueuePair::Wait(Deadline deadline) {
-  pollfd pollers[] = {
-      {events_->fd, POLLIN, 0}, {channel_->fd, POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+  pollfd pollers[] = {{events_->fd, POLLIN, 0},
+                      {channel_ != nullptr ? channel_->fd : peer_.get(), POLLIN, 0},
+                      {wake_.get(), POLLIN, 0}};
   const int ready = ::poll(pollers, std::size(pollers), static_cast<int>(deadline.Left().count()));
   if (ready < 0) {
     if (errno == EINTR) return Event::kCompleted;
@@ -355,6 +443,10 @@ absl::StatusOr<QueuePair::Event> VerbsQueuePair::Wait(Deadline deadline) {
       ibv_ack_cq_events(completions_.get(), std::exchange(events_unacknowledged_, 0));
     }
     return Event::kCompleted;
+  }
+  if (pollers[1].revents != 0 && channel_ == nullptr) {
+    peer_.Reset();
+    return Event::kPeerGone;
   }
   if (pollers[1].revents != 0) {
     rdma_cm_event* event = nullptr;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/string_view.h"
 #include "base/fd.h"
+#include "transport/address_exchange.h"
 #include "transport/queue_pair.h"
 #include "transport/verbs_objects.h"
 
@@ -28,6 +29,14 @@ struct VerbsTuning {
   uint8_t read_depth = 16;     // RDMA reads under way, at most what the device can
 };
 
+// A device's port, as peers without a connection manager name it.
+struct VerbsPort {
+  uint8_t number = 1;
+  int gid_index = 0;  // of the RoCEv2 entry of `ip`
+  uint32_t ip = 0;
+  uint32_t mtu = 0;  // bytes
+};
+
 // "10.77.0.1:40100"
 std::string AddressText(const sockaddr* address);
 
@@ -40,6 +49,7 @@ absl::Status AwaitCmEvent(rdma_event_channel* channel, rdma_cm_event_type wanted
 
 // A queue pair whose state follows the steps of the connection manager, but with our own numbers:
 // the manager is asked for the attributes of each step, and they are corrected before they are set.
+// Where the peer has no connection manager, all attributes are made of what it said of itself.
 class VerbsQueuePair final : public QueuePair {
  public:
   // `id` has been resolved or has come with a request; the queue pair is ready for receives to be
@@ -47,7 +57,18 @@ class VerbsQueuePair final : public QueuePair {
   static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(EventChannel channel, CmId id,
                                                               ibv_pd* pd,
                                                               const VerbsTuning& tuning);
+  // Without a connection manager.
+  static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(ibv_context* context,
+                                                              const VerbsPort& port, ibv_pd* pd,
+                                                              const VerbsTuning& tuning);
   ~VerbsQueuePair() override;
+
+  // Without a connection manager: what to tell the peer, and what it told.
+  QueuePairAddress OwnAddress(const VerbsPort& port) const;
+  absl::Status ConnectTo(const VerbsPort& port, const QueuePairAddress& peer,
+                         const std::string& description);
+  // `peer` becomes readable when the peer has gone.
+  void WatchPeer(UniqueFd peer) { peer_ = std::move(peer); }
 
   // The active side: asks, and returns when both sides are ready.
   absl::Status Connect(absl::string_view private_data, Deadline deadline, absl::string_view what);
@@ -63,8 +84,8 @@ class VerbsQueuePair final : public QueuePair {
   const std::string& description() const override { return description_; }
 
  private:
-  VerbsQueuePair(EventChannel channel, CmId id, const VerbsTuning& tuning);
-
+  VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context, const VerbsTuning& tuning);
+  absl::Status MakeQueues(ibv_pd* pd);
   absl::Status Advance(ibv_qp_state state, absl::string_view what);
   rdma_conn_param Parameters() const;
   void Describe();
@@ -74,12 +95,15 @@ class VerbsQueuePair final : public QueuePair {
   // Destroyed in the reverse order.
   EventChannel channel_;
   CmId id_;
+  ibv_context* const context_;
+  UniqueFd peer_;  // without a connection manager
   UniqueFd wake_;  // eventfd
   CompletionChannel events_;
   CompletionQueue completions_;
   Queues queues_;
   std::string description_;
   unsigned events_unacknowledged_ = 0;
+  uint32_t psn_ = 0;     // without a connection manager
   bool active_ = false;  // connecting or connected: the peer is to be told of the end
   std::array<ibv_send_wr, kMaxList> requests_;
   std::array<std::array<ibv_sge, kMaxPieces>, kMaxList> pieces_;

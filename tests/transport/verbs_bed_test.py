@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """The verbs provider between two guests with SoftRoCE: content, refusals, and peers that vanish.
 
-Needs root (or sudo), QEMU and the guest kernels. usage: verbs_bed_test.py VERBS_CHECK
+Needs root (or sudo), QEMU and the guest kernels. usage: verbs_bed_test.py FABRIC_CHECK
 Environment: STARLING_BED_KERNEL is the guests' kernel series (default 6.12); STARLING_BED_NAME a bed
 of this checkout that is up already and is used instead of one of our own.
 """
@@ -18,9 +18,9 @@ BED = os.path.join(CHECKOUT, "tools", "bed")
 KERNEL = os.environ.get("STARLING_BED_KERNEL", "6.12")
 GIVEN = os.environ.get("STARLING_BED_NAME")
 NAME = GIVEN or f"verbs-{os.getpid()}"
-VERBS_CHECK = ""
+FABRIC_CHECK = ""
 
-# How long an operation may take before verbs_check gives it up, and how much later at most its
+# How long an operation may take before fabric_check gives it up, and how much later at most its
 # process has to have ended. Generous, since emulated guests on a busy machine are slow.
 TIMEOUT_S = 20
 GRACE_S = 40
@@ -54,8 +54,8 @@ class VerbsBedTest(unittest.TestCase):
         VerbsBedTest.port += 1
 
     def check(self, node, *arguments):
-        """Starts verbs_check in a guest; it is ended with the test."""
-        process = start(node, VERBS_CHECK, "--timeout", str(TIMEOUT_S), *arguments)
+        """Starts fabric_check in a guest; it is ended with the test."""
+        process = start(node, FABRIC_CHECK, "--timeout", str(TIMEOUT_S), *arguments)
 
         def end():
             process.kill()
@@ -129,7 +129,7 @@ class VerbsBedTest(unittest.TestCase):
     def test_peer_killed(self):
         receiver = self.listen()
         sender = self.start_until_loss()
-        pid = bed("exec", "node2", "--", "pidof", "verbs_check").stdout.strip()
+        pid = bed("exec", "node2", "--", "pidof", "fabric_check").stdout.strip()
         self.assertRegex(pid, r"^\d+$")
         bed("exec", "node2", "--", "kill", "-9", pid)
         self.expect_loss_noticed(sender)
@@ -138,7 +138,7 @@ class VerbsBedTest(unittest.TestCase):
     def test_sender_killed(self):
         receiver = self.listen()
         self.start_until_loss()
-        pid = bed("exec", "node1", "--", "pidof", "verbs_check").stdout.strip()
+        pid = bed("exec", "node1", "--", "pidof", "fabric_check").stdout.strip()
         bed("exec", "node1", "--", "kill", "-9", pid)
         output, _ = receiver.communicate(timeout=TIMEOUT_S + GRACE_S)
         self.assertEqual(receiver.returncode, 0, output)
@@ -185,5 +185,5 @@ class VerbsBedTest(unittest.TestCase):
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):
         sys.exit(__doc__)
-    VERBS_CHECK = os.path.realpath(sys.argv.pop(1))
+    FABRIC_CHECK = os.path.realpath(sys.argv.pop(1))
     unittest.main(verbosity=2)

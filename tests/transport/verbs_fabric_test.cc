@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-// What can be seen without a device; verbs_check does the rest between two machines.
+// What can be seen without a device; fabric_check does the rest between two machines.
 
 namespace starling::transport {
 namespace {

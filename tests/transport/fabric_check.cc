@@ -1,12 +1,13 @@
-// Moves hashed content between two machines over a real RDMA device, and measures. Run as `listen`
-// on one and as `connect` on the other:
-//   verbs_check listen  --address 10.77.0.2 --port 7500
-//   verbs_check connect --address 10.77.0.2 --port 7500 --mib 64
+// Moves hashed content between two machines over a real provider, and measures. Run as `listen` on
+// one and as `connect` on the other:
+//   fabric_check listen  --address 10.77.0.2 --port 7500
+//   fabric_check connect --address 10.77.0.2 --port 7500 --mib 64
 // The connecting side decides on everything. It sends the content twice: "bare", straight from
 // registered memory as ib_write_bw does, and "checked", copied into slabs and hashed on both sides
-// batch by batch and as a whole. With
+// batch by batch and as a whole. Then it reads all of it back by RDMA READ and compares. With
 // --until-loss it writes on and on until the peer is lost, and the exit code says whether that was
-// noticed in time.
+// noticed in time. `--provider roce` takes a port and an address of its own; a verbs side that is
+// to speak with it says --introduce.
 
 #include <sys/mman.h>
 #include <xxhash.h>
@@ -25,12 +26,13 @@
 #include "base/status.h"
 #include "base/units.h"
 #include "transport/fabric.h"
+#include "transport/roce_fabric.h"
 #include "transport/verbs_fabric.h"
 
 namespace starling::transport {
 namespace {
 
-constexpr absl::string_view kToken = "starling verbs check";
+constexpr absl::string_view kToken = "starling fabric check";
 constexpr uint64_t kMaxConnections = 8;
 
 enum class What : uint64_t { kHello = 1, kGrant, kBatch, kEnd, kAnswer, kPing };
@@ -43,6 +45,7 @@ struct Note {
   uint64_t hash = 0;         // batch, end: XXH3, 0 for unchecked
   uint64_t address = 0;      // grant
   uint64_t key = 0;          // grant
+  uint64_t read_key = 0;     // grant
   uint64_t connections = 0;  // hello
   uint64_t count = 0;  // end: batches sent here since the last end; answer: batches that were wrong
 };
@@ -84,7 +87,10 @@ class Memory {
 };
 
 struct Options {
+  std::string provider = "verbs";
   std::string device;
+  bool introduce = false;
+  RoceOptions roce;
   std::string address;
   uint16_t port = 7500;
   uint64_t mib = 64;
@@ -101,6 +107,12 @@ struct Options {
         std::chrono::duration_cast<Duration>(std::chrono::duration<double>(timeout_s)));
   }
 };
+
+absl::StatusOr<std::unique_ptr<Fabric>> OpenFabric(const Options& options) {
+  if (options.provider == "roce") return OpenRoce(options.roce);
+  return OpenVerbs(options.device,
+                   options.introduce ? VerbsConnect::kIntroduction : VerbsConnect::kManager);
+}
 
 // --- the listening side ---
 
@@ -130,23 +142,25 @@ absl::Status Serve(Connection& connection, std::span<std::byte> arena, const Opt
   }
 }
 
-absl::StatusOr<std::unique_ptr<Connection>> AcceptOne(Listener& listener, Deadline deadline) {
+absl::StatusOr<std::unique_ptr<Connection>> AcceptOne(Listener& listener, Deadline deadline,
+                                                      const Options& options) {
   while (true) {
     ASSIGN_OR_RETURN(std::unique_ptr<Incoming> incoming, listener.Next(deadline));
     if (incoming->private_data().substr(0, kToken.size()) == kToken)
-      return incoming->Accept(Deadline::After(std::chrono::seconds(5)));
+      return incoming->Accept(options.deadline());
     std::cout << "refused a caller with the wrong token\n";
   }
 }
 
 absl::Status Listen(const Options& options) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Fabric> fabric, OpenVerbs(options.device));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Fabric> fabric, OpenFabric(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<Listener> listener,
                    fabric->Listen(options.address, options.port));
   std::cout << "listening on " << options.address << ":" << options.port << " (" << fabric->device()
             << ")" << std::endl;
   std::vector<std::unique_ptr<Connection>> connections;
-  ASSIGN_OR_RETURN(std::unique_ptr<Connection> first, AcceptOne(*listener, Deadline::Never()));
+  ASSIGN_OR_RETURN(std::unique_ptr<Connection> first,
+                   AcceptOne(*listener, Deadline::Never(), options));
   ASSIGN_OR_RETURN(const Note hello, ExpectNote(*first, What::kHello, options.deadline()));
   if (hello.connections < 1 || hello.connections > kMaxConnections ||
       hello.bytes > fabric->max_region_bytes()) {
@@ -154,16 +168,20 @@ absl::Status Listen(const Options& options) {
   }
   connections.push_back(std::move(first));
   while (connections.size() < hello.connections) {
-    ASSIGN_OR_RETURN(std::unique_ptr<Connection> next, AcceptOne(*listener, options.deadline()));
+    ASSIGN_OR_RETURN(std::unique_ptr<Connection> next,
+                     AcceptOne(*listener, options.deadline(), options));
     connections.push_back(std::move(next));
   }
   const Memory arena(hello.bytes);
   ASSIGN_OR_RETURN(const std::unique_ptr<MemoryRegion> region,
                    fabric->Register(arena.span(), Access::kRemoteWrite));
+  ASSIGN_OR_RETURN(const std::unique_ptr<MemoryRegion> readable,
+                   fabric->Register(arena.span(), Access::kRemoteRead));
   const Note grant = {.what = What::kGrant,
                       .bytes = hello.bytes,
                       .address = region->remote_address(),
-                      .key = region->remote_key()};
+                      .key = region->remote_key(),
+                      .read_key = readable->remote_key()};
   RETURN_IF_ERROR(connections[0]->Send(Encode(grant), options.deadline()).status());
 
   std::vector<absl::Status> ends(connections.size());
@@ -277,6 +295,20 @@ class Sender {
     return absl::OkStatus();
   }
 
+  // The whole content back, and compared.
+  absl::Status ReadBack() {
+    for (size_t offset = 0, turn = 0; offset < source_.span().size(); ++turn) {
+      const size_t bytes = std::min(pool_.span().size(), source_.span().size() - offset);
+      RETURN_IF_ERROR(connections_[turn % connections_.size()]->Read(
+          *pool_region_, 0, bytes, grant_.address + offset, static_cast<uint32_t>(grant_.read_key),
+          options_.deadline()));
+      if (std::memcmp(pool_.span().data(), source_.span().data() + offset, bytes) != 0)
+        return absl::DataLossError(absl::StrCat("what was read from ", offset, " on is wrong"));
+      offset += bytes;
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<double> MedianPingMicroseconds() {
     std::vector<double> times;
     for (uint64_t i = 0; i < options_.pings; ++i) {
@@ -333,7 +365,7 @@ absl::Status WriteUntilLoss(Sender& sender, const Options& options) {
 }
 
 absl::Status ConnectAndSend(const Options& options) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Fabric> fabric, OpenVerbs(options.device));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Fabric> fabric, OpenFabric(options));
   Sender sender(*fabric, options);
   RETURN_IF_ERROR(sender.Connect());
   std::cout << sender.description() << std::endl;
@@ -355,6 +387,12 @@ absl::Status ConnectAndSend(const Options& options) {
               << options.queue_pairs << " queue pairs, slabs of " << options.slab_kib
               << " KiB; content arrived as sent" << std::endl;
   }
+  const TimePoint start = Clock::now();
+  RETURN_IF_ERROR(sender.ReadBack());
+  const double seconds = Seconds(Clock::now() - start);
+  std::cout << "read: " << options.mib << " MiB in " << seconds << " s, "
+            << static_cast<double>(sender.source_bytes()) / 1e6 / seconds
+            << " MB/s; content came back as sent" << std::endl;
   return absl::OkStatus();
 }
 
@@ -365,9 +403,18 @@ int main(int argc, char** argv) {
   using starling::transport::Options;
   Options options;
   bool verbose = false;
-  CLI::App app("Moves hashed content between two machines over RDMA, and measures.");
+  CLI::App app("Moves hashed content between two machines, and measures.");
   app.require_subcommand(1);
-  app.add_option("--device", options.device, "RDMA device; default: the first with an active port");
+  app.add_option("--provider", options.provider, "verbs or roce")
+      ->check(CLI::IsMember({"verbs", "roce"}));
+  app.add_flag("--introduce", options.introduce, "verbs without a connection manager");
+  app.add_option("--roce-port", options.roce.port, "af_packet:DEVICE, af_xdp:DEVICE, memif:SOCKET");
+  app.add_option("--roce-ip", options.roce.ip, "address of that port");
+  app.add_option("--path-mtu", options.roce.path_mtu, "of roce; default: the largest");
+  app.add_option("--traffic-class", options.roce.traffic_class, "of roce");
+  app.add_option("--partition", options.roce.partition, "of roce");
+  app.add_option("--device", options.device,
+                 "verbs: RDMA device; default: the first with an active port");
   app.add_option("--timeout", options.timeout_s, "deadline of each operation in seconds");
   app.add_flag("--verbose", verbose, "log the queue pairs' attributes");
   CLI::App* listen = app.add_subcommand("listen", "grant memory and check what arrives");
@@ -377,7 +424,7 @@ int main(int argc, char** argv) {
     side->add_option("--port", options.port, "its port");
     side->fallthrough();
   }
-  connect->add_option("--mib", options.mib, "content to send")->check(CLI::Range(1, 1024));
+  connect->add_option("--mib", options.mib, "content to send")->check(CLI::Range(1, 8192));
   connect->add_option("--slab-kib", options.slab_kib, "bytes of one batch")
       ->check(CLI::Range(4, 16384));
   connect->add_option("--slabs", options.slabs, "batches under way")->check(CLI::Range(1, 1024));
@@ -391,6 +438,6 @@ int main(int argc, char** argv) {
   if (verbose) spdlog::set_level(spdlog::level::debug);
   const absl::Status status = listen->parsed() ? starling::transport::Listen(options)
                                                : starling::transport::ConnectAndSend(options);
-  if (!status.ok()) std::cerr << "verbs_check: " << status << "\n";
+  if (!status.ok()) std::cerr << "fabric_check: " << status << "\n";
   return status.ok() ? 0 : 1;
 }

@@ -1,0 +1,37 @@
+"""The transports, each beside what it is to be compared with: the bare port, iperf3, perftest."""
+
+from . import roce_stream
+
+LOCAL = True
+# Each has run(arguments, note) -> samples, summary, ratios, failures.
+SECTIONS = {"roce": roce_stream}
+
+
+def add_options(parser):
+    group = parser.add_argument_group("transport")
+    group.add_argument("--sections", metavar="NAME,...", default=",".join(SECTIONS),
+                       help="measure these only: " + ", ".join(SECTIONS))
+
+
+def run(machines, arguments, note):
+    """Returns the result's parts: parameters, samples, summary, ratios, failures."""
+    del machines
+    names = arguments.sections.split(",")
+    unknown = sorted(set(names) - set(SECTIONS))
+    if unknown:
+        raise SystemExit(f"perf/run: there is no section {unknown[0]!r}; sections are "
+                         f"{', '.join(SECTIONS)}")
+    result = {"parameters": {"sections": names}, "provider": None, "encrypted": False,
+              "samples": [], "summary": {}, "ratios": {}, "failures": []}
+    for name in names:
+        note(f"section {name}")
+        part = SECTIONS[name].run(arguments, note)
+        for key in ("samples", "failures"):
+            result[key] += part[key]
+        for key in ("summary", "ratios"):
+            result[key].update(part[key])
+    return result
+
+
+def text(result):
+    return "\n".join(f"{name:28} {value:.3f}" for name, value in result["ratios"].items())
