@@ -126,6 +126,7 @@ class Work {
       };
       add(all_.sent, found.sent);
       add(all_.zero, found.zero);
+      all_.paced += pause;
       add(all_.kept, found.kept);
       add(all_.gone, found.gone);
     }
@@ -206,7 +207,9 @@ absl::StatusOr<Captured> Capture(const ProcessMemory& memory, std::vector<PageRa
     }
     work.Run(*lanes[0]);
   }
-  return std::move(work).Result();
+  absl::StatusOr<Captured> captured = std::move(work).Result();
+  if (captured.ok()) captured->paced /= static_cast<Duration::rep>(std::max<size_t>(threads, 1));
+  return captured;
 }
 
 }  // namespace starling::checkpoint

@@ -17,6 +17,7 @@ struct Captured {
   std::vector<PageRange> zero;  // as zeros
   std::vector<PageRange> kept;  // not wanted; the sink was told nothing of them
   std::vector<PageRange> gone;  // not mapped any more; likewise
+  Duration paced{};             // for how long each thread waited because of `pace`, on average
 };
 
 struct CaptureOptions {

@@ -156,6 +156,7 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   for (const PageRange& range : captured.sent) sent_.Add({space, range.address, range.pages});
   for (const PageRange& range : captured.zero) sent_.Add({space, range.address, range.pages});
   report.pages_unchanged += CountPages(captured.kept);
+  report.held_back += captured.paced;
   report.pages_sent += CountPages(captured.sent);
   report.pages_zero += CountPages(captured.zero);
   return PutGone(space, captured.gone, sink);

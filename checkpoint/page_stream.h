@@ -89,6 +89,7 @@ struct RoundReport {
   // sink (which waits for a link that is slower). The rest is CRIU's.
   Duration listing{};
   Duration sending{};
+  Duration held_back{};  // of that, by limits of the rate and for the component's sake
   // Of a final round's pages_sent, what came from CRIU: what no tracker owns, and of that what is
   // shared memory, which it sends whole.
   uint64_t pages_from_criu = 0;

@@ -16,7 +16,7 @@ namespace {
 
 constexpr double kLess = 0.7;
 constexpr double kMore = 0.1;
-constexpr double kLeastShare = 0.1;
+constexpr double kLeastShare = 0.25;
 constexpr auto kMostWork = std::chrono::milliseconds(5);
 constexpr double kLeastProcessors = 0.05;
 constexpr int64_t kPeriodUs = 100'000;

@@ -315,7 +315,8 @@ absl::Status SourceMigration::Rounds() {
     facts.previous_round_bytes = facts.last_round_bytes;
     facts.last_round_bytes = bytes + facts.deferred_bytes;
     facts.last_round_s = Seconds(took);
-    link.Add(static_cast<double>(bytes), took);
+    // The freeze waits for nobody.
+    link.Add(static_cast<double>(bytes), std::max(took - round.held_back, took / 100));
     // What the second and later rounds have was written since the round before it began.
     if (facts.rounds_done >= 1) {
       dirty.Add(static_cast<double>(facts.last_round_bytes), round_began - previous_began);

@@ -47,7 +47,7 @@ TEST_F(SlowdownGovernorTest, HoldsBackBeyondTheBoundAndComesBack) {
 TEST_F(SlowdownGovernorTest, AlwaysLeavesSomething) {
   SlowdownGovernor governor(0, 0);
   for (int i = 0; i < 50; ++i) Pass(governor, 1);
-  EXPECT_NEAR(governor.share(), 0.1, 1e-9);
+  EXPECT_NEAR(governor.share(), 0.25, 1e-9);
 }
 
 TEST_F(SlowdownGovernorTest, HasNoBoundAtOne) {
