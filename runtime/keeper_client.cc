@@ -131,15 +131,15 @@ absl::Status KeeperClient::Launch() {
   return Simple(std::move(request), kQuickCall);
 }
 
-absl::Status KeeperClient::Freeze() {
+absl::Status KeeperClient::Freeze(double term_s) {
   v1::Request request;
-  request.mutable_freeze();
+  request.mutable_freeze()->set_term_s(term_s);
   return Simple(std::move(request), kQuickCall);
 }
 
-absl::Status KeeperClient::Thaw() {
+absl::Status KeeperClient::Thaw(bool in_term) {
   v1::Request request;
-  request.mutable_thaw();
+  request.mutable_thaw()->set_in_term(in_term);
   return Simple(std::move(request), kQuickCall);
 }
 

@@ -26,8 +26,8 @@ class KeeperClient {
 
   absl::StatusOr<v1::Status> GetStatus();
   absl::Status Launch();
-  absl::Status Freeze();
-  absl::Status Thaw();
+  absl::Status Freeze(double term_s = 0);
+  absl::Status Thaw(bool in_term = false);
   absl::Status FenceUp();
   absl::Status FenceDown();
   absl::Status Announce();

@@ -27,14 +27,14 @@ absl::StatusOr<Reply> Copy::Call(const Request& request, Deadline deadline,
   return client->Call(request, fds, deadline);
 }
 
-absl::Status Copy::Freeze(Deadline deadline) const {
+absl::Status Copy::Freeze(Deadline deadline, double term_s) const {
   Request request;
-  request.mutable_freeze();
+  request.mutable_freeze()->set_term_s(term_s);
   return Call(request, deadline).status();
 }
-absl::Status Copy::Thaw(Deadline deadline) const {
+absl::Status Copy::Thaw(Deadline deadline, bool in_term) const {
   Request request;
-  request.mutable_thaw();
+  request.mutable_thaw()->set_in_term(in_term);
   return Call(request, deadline).status();
 }
 absl::Status Copy::FenceUp(Deadline deadline) const {

@@ -35,8 +35,10 @@ class Copy {
                                          const std::vector<int>& fds = {}) const;
 
   // The requests without an argument.
-  absl::Status Freeze(Deadline deadline) const;
-  absl::Status Thaw(Deadline deadline) const;
+  // `term_s` as keeper.v1.Freeze.
+  absl::Status Freeze(Deadline deadline, double term_s = 0) const;
+  // `in_term` as keeper.v1.Thaw.
+  absl::Status Thaw(Deadline deadline, bool in_term = false) const;
   absl::Status FenceUp(Deadline deadline) const;
   absl::Status FenceDown(Deadline deadline) const;
   absl::Status LetRun(Deadline deadline) const;

@@ -176,7 +176,8 @@ absl::Status Taker::Prepare() {
   parts.dumper = dumps_->Dumper();
   parts.freezer = [this](bool frozen) {
     const Deadline deadline = Deadline::After(host_.config.migration.freeze_timeout);
-    return frozen ? copy_->Freeze(deadline) : copy_->Thaw(deadline);
+    return frozen ? copy_->Freeze(deadline, migration::kListTerm)
+                  : copy_->Thaw(deadline, /*in_term=*/true);
   };
   source_ = migration::MakeSource(std::move(parts));
   response_.set_tracker(source_->tracker_name());

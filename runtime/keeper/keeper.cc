@@ -27,6 +27,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+// The longest term of a freeze, in seconds.
+constexpr double kMostFreezeTerm = 3600;
 constexpr seconds kLaunch{30};
 
 // Announcements after the first: switches may drop one, and more than a second is no use.
@@ -48,8 +50,10 @@ absl::StatusOr<std::unique_ptr<Keeper>> Keeper::Create(const KeeperOptions& opti
 absl::Status Keeper::SetUp() {
   const auto& spec = options_.spec;
   announce_timer_.Reset(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+  freeze_timer_.Reset(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
   exited_event_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!announce_timer_ || !exited_event_) return ErrnoStatus("make a timer and an event");
+  if (!announce_timer_ || !freeze_timer_ || !exited_event_)
+    return ErrnoStatus("make a timer and an event");
 
   SandboxOptions sandbox;
   ASSIGN_OR_RETURN(sandbox.identity, ResolveUser(spec.user()));
@@ -143,9 +147,37 @@ absl::Status Keeper::Launch() {
   return absl::OkStatus();
 }
 
-absl::Status Keeper::Freeze() {
+absl::Status Keeper::SetFreezeTerm(double seconds) {
+  term_over_ = false;
+  itimerspec term = {};
+  term.it_value.tv_sec = static_cast<time_t>(seconds);
+  term.it_value.tv_nsec =
+      static_cast<long>((seconds - static_cast<double>(term.it_value.tv_sec)) * 1e9);
+  if (::timerfd_settime(freeze_timer_.get(), 0, &term, nullptr) != 0) {
+    return ErrnoStatus("set the term of a freeze");
+  }
+  return absl::OkStatus();
+}
+
+void Keeper::OnFreezeTimer() {
+  const std::lock_guard control(control_mutex_);
+  // Nothing to read any more: it was thawed, or frozen anew, in the meantime.
+  uint64_t times;
+  if (::read(freeze_timer_.get(), &times, sizeof(times)) != sizeof(times)) return;
+  term_over_ = true;
+  const absl::Status status = cgroup_->RequestFrozen(false);
+  spdlog::warn("{}: frozen for longer than was asked for, and runs on{}{}", options_.spec.name(),
+               status.ok() ? "" : ": ", status.ok() ? "" : status.ToString());
+}
+
+absl::Status Keeper::Freeze(double term_s) {
+  if (!(term_s >= 0 && term_s <= kMostFreezeTerm)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a freeze of ", term_s, " s; 0 to ", kMostFreezeTerm, " are allowed"));
+  }
   const std::lock_guard control(control_mutex_);
   RETURN_IF_ERROR(RefuseWhileBusy("freeze"));
+  RETURN_IF_ERROR(SetFreezeTerm(term_s));
   RETURN_IF_ERROR(cgroup_->RequestFrozen(true));
   const absl::Status frozen = cgroup_->WaitFrozen(true, Deadline::After(kQuick));
   // Half frozen is worse than not at all.
@@ -153,12 +185,17 @@ absl::Status Keeper::Freeze() {
   return frozen;
 }
 
-absl::Status Keeper::Thaw() {
+absl::Status Keeper::Thaw(bool in_term) {
   const std::lock_guard control(control_mutex_);
   RETURN_IF_ERROR(RefuseWhileBusy("thaw"));
+  const bool late = in_term && term_over_;
+  RETURN_IF_ERROR(SetFreezeTerm(0));
   RETURN_IF_ERROR(cgroup_->RequestFrozen(false));
   if (checkpoint::LazyPages* waiting = lazy()) waiting->Fill();
-  return cgroup_->WaitFrozen(false, Deadline::After(kQuick));
+  RETURN_IF_ERROR(cgroup_->WaitFrozen(false, Deadline::After(kQuick)));
+  if (!late) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "the component ran on before it was thawed: its freeze took longer than was asked for");
 }
 
 absl::Status Keeper::FenceUp() {

@@ -63,8 +63,10 @@ class Keeper {
   ~Keeper();
 
   absl::Status Launch();
-  absl::Status Freeze();
-  absl::Status Thaw();
+  // With a term above 0 it runs on by itself after so many seconds. The next Freeze() replaces it.
+  absl::Status Freeze(double term_s = 0);
+  // With `in_term` kFailedPrecondition if the term was over before this; it is thawed all the same.
+  absl::Status Thaw(bool in_term = false);
   // A component in the host's network namespace has no fence: raising it is OK and does nothing,
   // `fenced` stays false, and its connections cannot move.
   absl::Status FenceUp();
@@ -104,6 +106,9 @@ class Keeper {
   void OnInitExit();
   // Readable when another announcement is due, then call OnAnnounceTimer().
   int announce_timer() const { return announce_timer_.get(); }
+  // Readable when a freeze's term is over, then call OnFreezeTimer().
+  int freeze_timer() const { return freeze_timer_.get(); }
+  void OnFreezeTimer();
   void OnAnnounceTimer();
 
  private:
@@ -132,8 +137,12 @@ class Keeper {
   bool networked() const { return !options_.spec.ip().empty(); }
 
   const KeeperOptions options_;
+  absl::Status SetFreezeTerm(double seconds);
+
   UniqueFd announce_timer_;
-  UniqueFd exited_event_;  // readable for good once the tree has ended
+  UniqueFd freeze_timer_;
+  bool term_over_ = false;  // guarded by control_mutex_
+  UniqueFd exited_event_;   // readable for good once the tree has ended
   std::optional<Cgroup> cgroup_;
   std::optional<Cgroup> keepers_cgroup_;
   std::optional<Sandbox> sandbox_;

@@ -54,12 +54,13 @@ absl::Status Server::Run() {
   bool init_running = true;
   std::jthread shutdown;  // joined on the way out, before what it uses goes
   while (true) {
-    pollfd polls[5] = {{listener_.get(), POLLIN, 0},
+    pollfd polls[6] = {{listener_.get(), POLLIN, 0},
                        {quit_event_.get(), POLLIN, 0},
                        {signals.get(), POLLIN, 0},
                        {keeper_->announce_timer(), POLLIN, 0},
-                       {init_running ? keeper_->init_pidfd() : -1, POLLIN, 0}};
-    if (::poll(polls, 5, -1) < 0) {
+                       {init_running ? keeper_->init_pidfd() : -1, POLLIN, 0},
+                       {keeper_->freeze_timer(), POLLIN, 0}};
+    if (::poll(polls, 6, -1) < 0) {
       if (errno == EINTR) continue;
       return ErrnoStatus("wait for requests");
     }
@@ -68,6 +69,7 @@ absl::Status Server::Run() {
       init_running = false;
     }
     if (polls[3].revents != 0) keeper_->OnAnnounceTimer();
+    if (polls[5].revents != 0) keeper_->OnFreezeTimer();
     if (polls[2].revents != 0) {
       signalfd_siginfo info;
       (void)!::read(signals.get(), &info, sizeof(info));
@@ -136,9 +138,9 @@ absl::Status Server::Dispatch(const v1::Request& request, UnixMessage& message, 
     case v1::Request::kLaunch:
       return keeper_->Launch();
     case v1::Request::kFreeze:
-      return keeper_->Freeze();
+      return keeper_->Freeze(request.freeze().term_s());
     case v1::Request::kThaw:
-      return keeper_->Thaw();
+      return keeper_->Thaw(request.thaw().in_term());
     case v1::Request::kFenceUp:
       return keeper_->FenceUp();
     case v1::Request::kFenceDown:

@@ -30,6 +30,9 @@ inline constexpr uint64_t kMostSharedBytes = 8 * kMiB;
 // Errors: kFailedPrecondition when the one that was asked for does not work here.
 absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const TrackerFacts& facts);
 
+// Seconds that a tracker may keep the component frozen, should nobody be left to thaw it.
+inline constexpr double kListTerm = 5;
+
 // What a component's source is made of.
 struct SourceParts {
   std::string tracker;  // as ChooseTracker answers

@@ -419,7 +419,7 @@ absl::Status SourceMigration::PreCopy() {
   parts.dumper = dumps_.Dumper();
   parts.freezer = [this](bool frozen) {
     const Deadline deadline = Deadline::After(host_.config.migration.freeze_timeout);
-    return frozen ? copy_->Freeze(deadline) : copy_->Thaw(deadline);
+    return frozen ? copy_->Freeze(deadline, kListTerm) : copy_->Thaw(deadline, /*in_term=*/true);
   };
   source_ = MakeSource(std::move(parts));
   report_.set_tracker(source_->tracker_name());

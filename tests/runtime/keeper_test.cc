@@ -1,5 +1,6 @@
-// The keeper as a process, on this machine: namespaces, cgroup, fence, ends and leftovers. What needs
-// CRIU is in tests/e2e. Needs root and cgroup v2 with cgroup.freeze; says so where it is skipped.
+// The keeper as a process, on this machine: namespaces, cgroup, fence, ends and leftovers. What
+// needs CRIU is in tests/e2e. Needs root and cgroup v2 with cgroup.freeze; says so where it is
+// skipped.
 
 #include "runtime/keeper/keeper.h"
 
@@ -73,7 +74,8 @@ class KeeperTest : public ::testing::Test {
       }
     }
     (void)RemoveTree(folder_);
-    for (const char* group : {"/starling/t", "/starling/t@m1", "/starling", "/starling-keepers", ""}) {
+    for (const char* group :
+         {"/starling/t", "/starling/t@m1", "/starling", "/starling-keepers", ""}) {
       const std::string path = absl::StrCat(cgroup_, group);
       EXPECT_TRUE(Eventually([&] { return ::rmdir(path.c_str()) == 0 || errno == ENOENT; }))
           << path << " is left: " << std::strerror(errno);
@@ -143,8 +145,8 @@ TEST_F(KeeperTest, SaysWhatCannotBeStarted) {
   EXPECT_EQ(Start(options).status().code(), absl::StatusCode::kNotFound);
 }
 
-// Bug: a keeper that took longer to start than its starter waited stayed for ever, with its cgroup and
-// namespaces. Cause: nobody asks for it any more, and it did not notice. It now ends by itself.
+// Bug: a keeper that took longer to start than its starter waited stayed for ever, with its cgroup
+// and namespaces. Cause: nobody asks for it any more, and it did not notice. It now ends by itself.
 TEST_F(KeeperTest, EndsWhenItsStarterGaveUp) {
   const auto path = StartKeeper(Options({"sleep"}), Deadline::After(seconds(0)));
   ASSERT_EQ(path.status().code(), absl::StatusCode::kDeadlineExceeded) << path.status();
@@ -176,8 +178,8 @@ TEST_F(KeeperTest, RunsAsItsUserInItsOwnPidNamespace) {
   EXPECT_TRUE(absl::StrContains(*root, "\nUid:\t65534\t65534\t65534\t65534\n")) << *root;
   // Only the standard three, and nothing of the keeper's.
   std::vector<std::string> fds;
-  for (const auto& fd : std::filesystem::directory_iterator(
-           absl::StrCat("/proc/", status->root_pid(), "/fd"))) {
+  for (const auto& fd :
+       std::filesystem::directory_iterator(absl::StrCat("/proc/", status->root_pid(), "/fd"))) {
     fds.push_back(fd.path().filename().string());
   }
   EXPECT_EQ(fds.size(), 3u);
@@ -268,6 +270,29 @@ TEST_F(KeeperTest, FreezesThawsAndKillsWhatIsFrozen) {
   ASSERT_TRUE(client->Kill().ok());
   EXPECT_EQ(client->GetStatus()->phase(), v1::Status::EXITED);
   EXPECT_EQ(client->GetStatus()->exit_status(), 137);
+}
+
+TEST_F(KeeperTest, AFreezeWithATermEndsByItself) {
+  auto client = Start(Options({"sleep"}));
+  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_TRUE(client->Launch().ok());
+  ASSERT_TRUE(client->Freeze(600).ok());
+  EXPECT_TRUE(client->GetStatus()->frozen());
+  EXPECT_TRUE(client->Thaw(/*in_term=*/true).ok());
+  ASSERT_TRUE(client->Freeze(0.05).ok());
+  EXPECT_TRUE(Eventually([&] { return !client->GetStatus()->frozen(); }));
+  EXPECT_EQ(client->Thaw(/*in_term=*/true).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(client->Thaw(/*in_term=*/true).ok()) << "told once";
+  ASSERT_TRUE(client->Freeze(0.05).ok());
+  EXPECT_TRUE(Eventually([&] { return !client->GetStatus()->frozen(); }));
+  EXPECT_TRUE(client->Thaw().ok()) << "for those who do not mind";
+  // A freeze replaces the term of the one before.
+  ASSERT_TRUE(client->Freeze(0.3).ok());
+  ASSERT_TRUE(client->Freeze().ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_TRUE(client->GetStatus()->frozen());
+  EXPECT_EQ(client->Freeze(-1).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(client->Kill().ok());
 }
 
 TEST_F(KeeperTest, AKilledKeeperTakesItsComponentWithIt) {
@@ -440,12 +465,13 @@ class NetworkTest : public KeeperTest {
       ASSERT_EQ(::unshare(CLONE_NEWNET), 0);
       outside_.Reset(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
     }).join();
-    const std::string move = absl::StrCat(
-        "ip link set outside netns /proc/", ::getpid(), "/fd/", outside_.get());
+    const std::string move =
+        absl::StrCat("ip link set outside netns /proc/", ::getpid(), "/fd/", outside_.get());
     ASSERT_EQ(std::system(move.c_str()), 0);
     Outside([&] {
       ASSERT_EQ(std::system("ip addr add 10.99.0.1/24 dev outside && ip link set outside up && "
-                            "ip link set lo up"), 0);
+                            "ip link set lo up"),
+                0);
       socket_.Reset(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
       sockaddr_in local = {};
       local.sin_family = AF_INET;
@@ -516,8 +542,8 @@ class NetworkTest : public KeeperTest {
     return -1;
   }
 
-  // Sends until the component answers, and returns the number that it says it got; `sent` becomes how
-  // many it took, since the first one may be lost while neighbours find each other.
+  // Sends until the component answers, and returns the number that it says it got; `sent` becomes
+  // how many it took, since the first one may be lost while neighbours find each other.
   long Ask(int& sent) {
     for (sent = 1; sent <= 20; ++sent) {
       Send();
@@ -564,8 +590,9 @@ TEST_F(NetworkTest, FenceStopsEveryFrameInAndOut) {
   EXPECT_EQ(client->Announce().code(), absl::StatusCode::kFailedPrecondition);
   Settle();
   // The component sends every millisecond all the while, and has to ask for addresses anew.
-  (void)!std::system(absl::StrCat("nsenter -t ", client->GetStatus()->init_pid(),
-                                  " -n ip neigh flush all").c_str());
+  (void)!std::system(
+      absl::StrCat("nsenter -t ", client->GetStatus()->init_pid(), " -n ip neigh flush all")
+          .c_str());
   for (int i = 0; i < 50; ++i) {
     Send();
     usleep(10'000);
@@ -591,10 +618,10 @@ TEST_F(NetworkTest, FenceStopsEveryFrameInAndOut) {
   EXPECT_GT(Ask(sent), after);
 }
 
-// A connection that wants to send while the fence is up must live on. With frames dropped at the hook,
-// TCP saw each as a want of resources on its own host, probed every half second and gave up after
-// tcp_retries2 of them: 2.5 s with the 5 set here, 7.5 s by default. Sent and lost, it backs off: 12.6 s
-// here, a quarter of an hour by default.
+// A connection that wants to send while the fence is up must live on. With frames dropped at the
+// hook, TCP saw each as a want of resources on its own host, probed every half second and gave up
+// after tcp_retries2 of them: 2.5 s with the 5 set here, 7.5 s by default. Sent and lost, it backs
+// off: 12.6 s here, a quarter of an hour by default.
 TEST_F(NetworkTest, ConnectionsOutlastTheFence) {
   UniqueFd listener;
   Outside([&] {
@@ -611,21 +638,24 @@ TEST_F(NetworkTest, ConnectionsOutlastTheFence) {
   auto client = Start(options);
   ASSERT_TRUE(client.ok()) << client.status();
   const std::string init = absl::StrCat(client->GetStatus()->init_pid());
-  ASSERT_EQ(std::system(("nsenter -t " + init + " -n sysctl -qw net.ipv4.tcp_retries2=5").c_str()), 0);
+  ASSERT_EQ(std::system(("nsenter -t " + init + " -n sysctl -qw net.ipv4.tcp_retries2=5").c_str()),
+            0);
   ASSERT_TRUE(client->Launch().ok());
   UniqueFd connection(::accept(listener.get(), nullptr, nullptr));
   ASSERT_TRUE(connection.valid());
   char next = 'a';
   const auto reads_on = [&](milliseconds limit, int letters) {
-    return Eventually([&] {
-      char text[256];
-      const ssize_t n = ::recv(connection.get(), text, sizeof(text), MSG_DONTWAIT);
-      for (ssize_t i = 0; i < n; ++i, --letters) {
-        EXPECT_EQ(text[i], next) << "a letter was lost";
-        next = text[i] == 'z' ? 'a' : static_cast<char>(text[i] + 1);
-      }
-      return letters <= 0;
-    }, limit);
+    return Eventually(
+        [&] {
+          char text[256];
+          const ssize_t n = ::recv(connection.get(), text, sizeof(text), MSG_DONTWAIT);
+          for (ssize_t i = 0; i < n; ++i, --letters) {
+            EXPECT_EQ(text[i], next) << "a letter was lost";
+            next = text[i] == 'z' ? 'a' : static_cast<char>(text[i] + 1);
+          }
+          return letters <= 0;
+        },
+        limit);
   };
   ASSERT_TRUE(reads_on(seconds(10), 20));
   ASSERT_TRUE(client->FenceUp().ok());
@@ -663,7 +693,8 @@ TEST_F(NetworkTest, AnnouncesTheAddressSeveralTimes) {
   // Somebody who believes that another station has the address.
   Outside([] {
     ASSERT_EQ(std::system("ip neigh replace 10.99.0.50 lladdr 02:00:00:00:00:99 dev outside "
-                          "nud stale"), 0);
+                          "nud stale"),
+              0);
   });
   ASSERT_TRUE(client->Announce().ok());
   int arp = CountFrames().arp;
