@@ -331,6 +331,7 @@ class Shape:
 SHAPES = {"threads": Shape("threads"), "shared": Shape("shared", least_processes=4),
           "churn": Shape("churn"), "sparse": Shape("sparse", most_memory=256 << 20),
           "huge": Shape("huge")}
+CALLED_OFF_FIRST = "threads"
 BIG_MIB = 400  # more than an agent may take
 
 WORKLOADS = {"redis": Redis, "memcached": Memcached, "nginx": Nginx,
@@ -365,6 +366,15 @@ class Test:
         if report["migration_id"] != lines[-1]["migration_id"] or report["outcome"] != "done":
             raise Failed(f"{here.name} reports another move: {report}")
         return lines[-1]["report"]
+
+    def called_off(self, name):
+        """A move that its probe calls off is reported as that."""
+        done = self.one.starling("migrate", name, "--to", self.two.name, "--probe", "false",
+                                 check=False)
+        report = json.loads(self.one.starling("report", name, "--json").out)
+        if done.code != 5 or report["outcome"] != "called-off" or \
+                "the probe failed" not in report["error"] or not report["held_s"]:
+            raise Failed(f"a probe that fails: exit code {done.code}, report {report}")
 
     def runs_only_on(self, name, there, here, least_processes):
         rows = there.components()
@@ -445,6 +455,9 @@ class Test:
                 return int(steps)
 
             wait_until("it has made some steps", lambda: right() > 300)
+            if name == CALLED_OFF_FIRST:
+                self.called_off(name)
+                right()
             reports = [self.move(name, self.two, self.one)]
             self.runs_only_on(name, self.two, self.one, shape.least_processes)
             arrived = right()
