@@ -104,6 +104,14 @@ class VerbsBedTest(unittest.TestCase):
                 self.assertEqual(sender.returncode, 0, output)
                 self.assertEqual(len(re.findall("content arrived as sent", output)), 2)
 
+    def test_contract(self):
+        """What every provider promises, of the device with itself."""
+        program = os.path.join(os.path.dirname(VERBS_CHECK), "fabric_contract_test")
+        done = bed("exec", "node1", "--", "env", "STARLING_CONTRACT_VERBS=10.77.0.1", program,
+                   "--gtest_filter=*/verbs", check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, r"\[  PASSED  \] 1\d tests")
+
     def test_small_slabs(self):
         # Many messages: credit has to come back again and again.
         self.listen()
