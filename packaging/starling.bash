@@ -28,7 +28,8 @@ _starling() {
         return ;;
       --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
       --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
-      --summary-tolerance | --ship | --every | --keep | --encrypt-key | --number | --name)
+      --summary-tolerance | --ship | --every | --keep | --encrypt-key | --number | --name | --transport | \
+      --out | --authority | --address | --days | --provider | --svg)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
       -*) ;;
@@ -37,8 +38,9 @@ _starling() {
   done
 
   case $previous in
-    --socket | --shared | --ship | --encrypt-key | --directory | --traces | --out | --plots) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+    --socket | --shared | --ship | --encrypt-key | --directory | --traces | --out | --plots | --svg | --authority) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
     --user) mapfile -t COMPREPLY < <(compgen -u -- "$current"); return ;;
+    --transport | --provider) mapfile -t COMPREPLY < <(compgen -W "verbs tcp" -- "$current"); return ;;
     --to) if [[ $command == checkpoint ]]; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$current")
@@ -46,7 +48,8 @@ _starling() {
       fi
       mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
     --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
-    --tail | --after | --summary-tolerance | --every | --keep | --number | --name) return ;;
+    --tail | --after | --summary-tolerance | --every | --keep | --number | --name | \
+    --address | --days) return ;;
   esac
 
   local options="--help --socket"
@@ -55,13 +58,13 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate checkpoint restore cancel resolve stop logs events report info replay" -- "$current")
+          "run ps check migrate checkpoint restore cancel resolve stop logs events report info bench cert replay" -- "$current")
         return
       fi ;;
     run) options="$options --user --ip --memory --shared --ship --directory --env" ;;
     ps) options="$options --json --names" ;;
-    check) options="$options --to --json" ;;
-    migrate) options="$options --to --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --verify --json --quiet" ;;
+    check) options="$options --to --transport --json" ;;
+    migrate) options="$options --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --verify --json --quiet" ;;
     checkpoint) options="$options --to --every --keep --encrypt-key --json" ;;
     restore) options="$options --name --number --original-gone --encrypt-key --json" ;;
     resolve) options="$options --here --there --yes" ;;
@@ -70,12 +73,16 @@ _starling() {
     events) options="$options --follow --after --json" ;;
     report) options="$options --json" ;;
     info) options="$options --json --peers" ;;
+    bench) options="$options --to --provider --no-tools --svg --json" ;;
+    cert) options="$options --address --out --authority --days" ;;
     replay) options="$options --traces --out --plots --ablations --summary-tolerance" ;;
   esac
   if [[ $command == restore && $current != -* && -z $name ]]; then
     compopt -o filenames
     mapfile -t COMPREPLY < <(compgen -d -- "$current")
-  elif [[ $current == -* || -n $name || $command == ps || $command == info || $command == run ||
+  elif [[ $command == cert && -z $name && $current != -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "authority host" -- "$current")
+  elif [[ $current == -* || -n $name || $command == ps || $command == info || $command == run || $command == bench ||
     $command == replay ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
   else

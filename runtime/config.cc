@@ -4,6 +4,7 @@
 #include <toml++/toml.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <set>
 
@@ -59,7 +60,9 @@ const std::vector<TomlKey<Config>>& Keys() {
                        {"trace", "debug", "info", "warn", "error", "off"}),
       TextKey<Config>("control", "listen", "ADDR:PORT", MEMBER(control.listen),
                       [](const std::string& text) { return ParseEndpoint(text).status(); }),
-      OneOfKey<Config>("data", "provider", MEMBER(data.provider), {"verbs"}),
+      OneOfKey<Config>("data", "provider", MEMBER(data.provider), {"verbs", "tcp"}),
+      WordsKey<Config>("data", "offer", MEMBER(data.offer), {"verbs", "tcp"}),
+      OneOfKey<Config>("data", "encryption", MEMBER(data.encryption), {"on", "off"}),
       TextKey<Config>("data", "device", "an RDMA device's name, or \"\" for the first active one",
                       MEMBER(data.device),
                       [](const std::string& text) { return CheckWord(text, 63, "_-."); }),
@@ -95,6 +98,12 @@ const std::vector<TomlKey<Config>>& Keys() {
           MEMBER(keeper.binary),
           [](const std::string&
                  text) { return text.empty() ? absl::OkStatus() : CheckAbsolutePath(text); }),
+      TextKey<Config>("security", "authority", "an absolute path", MEMBER(security.authority),
+                      CheckFolder),
+      TextKey<Config>("security", "certificate", "an absolute path", MEMBER(security.certificate),
+                      CheckFolder),
+      TextKey<Config>("security", "key", "an absolute path", MEMBER(security.key), CheckFolder),
+      FlagKey<Config>("security", "insecure", MEMBER(security.insecure)),
   };
   return keys;
 }
@@ -102,6 +111,18 @@ const std::vector<TomlKey<Config>>& Keys() {
 #undef MEMBER
 
 constexpr std::array<absl::string_view, 2> kPeerKeys = {"name", "address"};
+constexpr std::array<absl::string_view, 3> kRuleKeys = {"peer", "components", "direction"};
+constexpr size_t kMaxPattern = 64;
+
+// "*" or a host's name.
+absl::Status CheckRulePeer(const std::string& text) {
+  return text == "*" ? absl::OkStatus() : CheckHostName(text);
+}
+
+absl::Status CheckPattern(const std::string& text) {
+  if (text.empty()) return absl::InvalidArgumentError("has an empty pattern");
+  return CheckWord(text, kMaxPattern, "-*?");
+}
 
 // One parse of one file: knows its name for messages.
 class Reader {
@@ -128,6 +149,7 @@ class Reader {
         RETURN_IF_ERROR(ReadKey("", key, node));
       }
     }
+    RETURN_IF_ERROR(CheckSecurity(top));
     return CheckLease(top);
   }
 
@@ -135,6 +157,88 @@ class Reader {
   absl::Status Wrong(const toml::source_region& where, absl::string_view key,
                      absl::string_view what) {
     return WrongTomlKey(file_, where, key, what);
+  }
+
+  // What of [security] can only be right together.
+  absl::Status CheckSecurity(const toml::table& top) {
+    const toml::table* table = top["security"].as_table();
+    if (table == nullptr) return absl::OkStatus();
+    const Config::Security& security = config_.security;
+    const int files = static_cast<int>(!security.authority.empty()) +
+                      static_cast<int>(!security.certificate.empty()) +
+                      static_cast<int>(!security.key.empty());
+    if (files != 0 && files != 3) {
+      return Wrong(table->source(), "security",
+                   "has some of authority, certificate and key; allowed are all three or none");
+    }
+    if (files == 3 && security.insecure) {
+      return Wrong(table->source(), "security.insecure",
+                   "is true beside a certificate; allowed is one of the two");
+    }
+    if (files == 0 && !security.allow.empty()) {
+      return Wrong(table->source(), "security.allow",
+                   "says who may do what, but nobody is known without certificates; allowed is "
+                   "with authority, certificate and key");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadRules(const toml::node& node) {
+    const toml::array* rules = node.as_array();
+    if (rules == nullptr || !rules->is_array_of_tables()) {
+      return Wrong(node.source(), "security.allow",
+                   WrongTomlType(node, "[[security.allow]] tables").message());
+    }
+    for (const toml::node& entry : *rules) {
+      security::Rule rule;
+      for (const auto& [key, value] : *entry.as_table())
+        RETURN_IF_ERROR(ReadRuleKey(key, value, rule));
+      if (rule.peer.empty()) {
+        return Wrong(entry.source(), "security.allow.peer",
+                     "is missing; each [[security.allow]] is about a host, or \"*\"");
+      }
+      if (rule.components.empty()) rule.components.push_back("*");
+      config_.security.allow.push_back(std::move(rule));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadRuleKey(const toml::key& key, const toml::node& value, security::Rule& rule) {
+    const std::string name(key.str());
+    const std::string shown = absl::StrCat("security.allow.", absl::CHexEscape(name));
+    absl::Status status;
+    if (name == "peer") {
+      constexpr absl::string_view kAllowed = "a host name, or \"*\"";
+      const auto text = TomlText(value, kAllowed);
+      status = text.ok() ? CheckRulePeer(*text) : text.status();
+      if (status.ok()) rule.peer = *text;
+    } else if (name == "components") {
+      constexpr absl::string_view kAllowed =
+          "an array of patterns: letters, digits, '-', '*' and '?'";
+      const toml::array* array = value.as_array();
+      if (array == nullptr || array->empty()) status = WrongTomlType(value, kAllowed);
+      for (size_t i = 0; status.ok() && i < array->size(); ++i) {
+        const auto text = TomlText(*array->get(i), kAllowed);
+        status = text.ok() ? CheckPattern(*text) : text.status();
+        if (status.ok()) rule.components.push_back(*text);
+      }
+    } else if (name == "direction") {
+      constexpr absl::string_view kAllowed = "one of \"both\", \"from\", \"to\"";
+      const auto text = TomlText(value, kAllowed);
+      status = text.status();
+      if (text.ok()) {
+        rule.from = *text == "both" || *text == "from";
+        rule.to = *text == "both" || *text == "to";
+        if (!rule.from && !rule.to) {
+          status = absl::InvalidArgumentError(
+              absl::StrCat("is \"", absl::CHexEscape(*text), "\"; allowed is ", kAllowed));
+        }
+      }
+    } else {
+      status = absl::InvalidArgumentError(
+          absl::StrCat("is not a key; allowed are ", absl::StrJoin(kRuleKeys, ", ")));
+    }
+    return status.ok() ? status : Wrong(key.source(), shown, status.message());
   }
 
   absl::Status CheckLease(const toml::table& top) {
@@ -151,14 +255,17 @@ class Reader {
   }
 
   absl::Status ReadSection(const std::string& section, const toml::table& table) {
-    for (const auto& [key, node] : table) RETURN_IF_ERROR(ReadKey(section, key, node));
+    for (const auto& [key, node] : table) {
+      const bool rules = section == "security" && key.str() == "allow";
+      RETURN_IF_ERROR(rules ? ReadRules(node) : ReadKey(section, key, node));
+    }
     return absl::OkStatus();
   }
 
   absl::Status ReadKey(absl::string_view section, const toml::key& key, const toml::node& node) {
     return SetTomlKey(file_, Keys(), section, key, node, config_,
                       ", and the tables [control], [data], [network], [migration], [criu], "
-                      "[keeper] and [[peer]]");
+                      "[keeper], [security] and [[peer]]");
   }
 
   absl::Status ReadPeers(const toml::node& node) {
@@ -263,6 +370,8 @@ std::vector<std::string> ConfigKeys() {
     names.push_back(key.section.empty() ? std::string(key.name)
                                         : absl::StrCat(key.section, ".", key.name));
   }
+  for (const absl::string_view key : kRuleKeys)
+    names.push_back(absl::StrCat("security.allow.", key));
   for (const absl::string_view key : kPeerKeys) names.push_back(absl::StrCat("peer.", key));
   return names;
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
 #include "base/units.h"
+#include "runtime/security/roles.h"
 
 namespace starling {
 
@@ -41,9 +42,14 @@ struct Config {
   } control;
 
   struct Data {
-    // Which transport carries memory: "verbs". Falling back silently is forbidden, so there is no
-    // "auto".
+    // Which transport carries memory: "verbs" or "tcp". Falling back silently is forbidden, so
+    // there is no "auto".
     std::string provider = "verbs";
+    // Further ones that this agent opens, for `migrate --transport` and for peers that use them.
+    std::vector<std::string> offer;
+    // "on": pages are sealed with AES-256-GCM on their way; both hosts have to say the same. Needs
+    // certificates: without them nothing is sealed.
+    std::string encryption = "on";
     // RDMA device, as in ibv_devices. Empty: the first one with an active port.
     std::string device;
     // ADDR:PORT on which the target's fabric listens: an address of the RDMA device's port.
@@ -108,6 +114,22 @@ struct Config {
     // Absolute path of starling-keeper. Empty: the one beside starlingd.
     std::string binary;
   } keeper;
+
+  // Who this host is among the agents, and who may do what. docs/security.md says what it protects.
+  struct Security {
+    // Absolute paths of PEM files: the authority's certificate, and this host's own with its key,
+    // as `starling cert` makes them. All of them, or none.
+    std::string authority;
+    std::string certificate;
+    std::string key;
+    // Lets an agent without certificates listen beyond loopback: anybody who reaches its ports can
+    // take its components.
+    bool insecure = false;
+    // Empty: the hosts in `peers` may do everything.
+    std::vector<security::Rule> allow;
+
+    bool has_certificates() const { return !certificate.empty(); }
+  } security;
 
   std::vector<PeerConfig> peers;
 

@@ -12,6 +12,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -21,7 +22,9 @@
 #include "runtime/agent/agent.h"
 #include "runtime/agent/peer_service.h"
 #include "runtime/agent/starling_service.h"
+#include "runtime/bench/bench_service.h"
 #include "runtime/names.h"
+#include "transport/tcp_fabric.h"
 #include "transport/verbs_fabric.h"
 
 namespace starling {
@@ -30,6 +33,8 @@ namespace {
 constexpr auto kCriuTimeout = std::chrono::seconds(30);
 constexpr auto kShutdownTimeout = std::chrono::seconds(2);
 constexpr int kMaxMessage = 64 << 20;
+// A certificate that ends sooner than this is worth a word at start.
+constexpr int kWarnDays = 30;
 
 // Root and the members of one group may speak to the agent, nobody else.
 absl::Status GuardSocket(const std::string& path, const std::string& group) {
@@ -47,6 +52,27 @@ absl::Status GuardSocket(const std::string& path, const std::string& group) {
   if (::chmod(path.c_str(), group.empty() ? 0600 : 0660) != 0)
     return ErrnoStatus(absl::StrCat("chmod ", path));
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenFabric(const std::string& provider,
+                                                              const Config& config) {
+  if (provider == "tcp") return transport::OpenTcp();
+  return transport::OpenVerbs(config.data.device);
+}
+
+void SaySecurity(const Config& config, const agent::ControlSecurity& security) {
+  if (security.insecure()) {
+    spdlog::warn(
+        "INSECURE: other agents are not known by certificates. Whoever reaches {} or {} can take "
+        "components from here and put others in their place; pages are not sealed",
+        config.control.listen, config.data.listen);
+    return;
+  }
+  if (security.certificate_days_left() < kWarnDays) {
+    spdlog::warn(
+        "the certificate {} ends on {}, in {} days: make a new one with `starling cert host`",
+        config.security.certificate, security.certificate_ends(), security.certificate_days_left());
+  }
 }
 
 absl::Status Serve(const Config& config) {
@@ -72,13 +98,27 @@ absl::Status Serve(const Config& config) {
   if (::uname(&name) == 0) host.kernel = name.release;
   host.version = STARLING_VERSION;
 
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<agent::ControlSecurity> security,
+      agent::ControlSecurity::Load(config, [&host](absl::string_view kind, absl::string_view text) {
+        spdlog::warn("refused ({}): {}", std::string(kind), std::string(text));
+        (void)host.journal.AppendEvent("", "refused", absl::StrCat(kind, ": ", text));
+      }));
+  host.security = security.get();
+  SaySecurity(config, *security);
+
   // Without a device the agent still runs components; what cannot be done says why.
-  absl::StatusOr<std::unique_ptr<transport::Fabric>> fabric =
-      transport::OpenVerbs(config.data.device);
-  if (fabric.ok()) {
-    host.fabric = fabric->get();
-  } else {
-    host.fabric_error = fabric.status();
+  std::vector<std::unique_ptr<transport::Fabric>> fabrics;
+  std::set<std::string> providers(config.data.offer.begin(), config.data.offer.end());
+  providers.insert(config.data.provider);
+  for (const std::string& provider : providers) {
+    absl::StatusOr<std::unique_ptr<transport::Fabric>> fabric = OpenFabric(provider, config);
+    if (fabric.ok()) {
+      host.fabrics[provider] = fabrics.emplace_back(*std::move(fabric)).get();
+      if (provider == config.data.provider) host.fabric = host.fabrics[provider];
+      continue;
+    }
+    if (provider == config.data.provider) host.fabric_error = fabric.status();
     spdlog::error("{}", fabric.status().ToString());
   }
 
@@ -96,16 +136,22 @@ absl::Status Serve(const Config& config) {
   agent_of_exits = &agent;
   RETURN_IF_ERROR(targets.Recover());
   RETURN_IF_ERROR(agent.Recover());
-  RETURN_IF_ERROR(targets.Start());
+  bench::Grants bench_grants(host);
+  RETURN_IF_ERROR(targets.Start([&bench_grants](const std::string& provider, auto& incoming) {
+    return bench_grants.Take(provider, incoming);
+  }));
 
   agent::StarlingService local(agent);
   agent::PeerService peers(agent, targets);
+  bench::BenchService bench(agent);
+  bench::BenchPeerService bench_peers(host, bench_grants);
   grpc::ServerBuilder local_builder;
   const std::string socket = config.SocketPath();
   // Nobody may connect before the rights are set.
   const mode_t mask = ::umask(0177);
   local_builder.AddListeningPort(absl::StrCat("unix:", socket), grpc::InsecureServerCredentials());
   local_builder.RegisterService(&local);
+  local_builder.RegisterService(&bench);
   const std::unique_ptr<grpc::Server> local_server = local_builder.BuildAndStart();
   ::umask(mask);
   if (local_server == nullptr)
@@ -116,8 +162,9 @@ absl::Status Serve(const Config& config) {
   grpc::ServerBuilder peer_builder;
   peer_builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   peer_builder.SetMaxReceiveMessageSize(kMaxMessage);
-  peer_builder.AddListeningPort(config.control.listen, grpc::InsecureServerCredentials(), &port);
+  peer_builder.AddListeningPort(config.control.listen, security->server(), &port);
   peer_builder.RegisterService(&peers);
+  peer_builder.RegisterService(&bench_peers);
   const std::unique_ptr<grpc::Server> peer_server = peer_builder.BuildAndStart();
   if (peer_server == nullptr || port == 0) {
     return absl::UnavailableError(
@@ -155,17 +202,26 @@ int main(int argc, char** argv) {
       "theirs."};
   std::string config_path = "/etc/starling/starlingd.toml";
   bool check = false;
+  bool insecure = false;
   app.add_option("--config", config_path, "Configuration file; docs/configuration.md has every key")
       ->capture_default_str();
   app.add_flag("--check-config", check, "Read the configuration, say whether it is right, and end");
+  app.add_flag("--insecure", insecure,
+               "As security.insecure = true: listen beyond loopback without certificates");
   app.set_version_flag("--version", std::string("starlingd " STARLING_VERSION));
   CLI11_PARSE(app, argc, argv);
 
-  const absl::StatusOr<starling::Config> config = starling::LoadConfig(config_path);
+  absl::StatusOr<starling::Config> config = starling::LoadConfig(config_path);
   if (!config.ok()) {
     std::fprintf(stderr, "starlingd: %s\n", std::string(config.status().message()).c_str());
     return 2;
   }
+  if (insecure && config->security.has_certificates()) {
+    std::fprintf(stderr, "starlingd: --insecure beside the certificates of %s: choose one\n",
+                 config_path.c_str());
+    return 2;
+  }
+  if (insecure) config->security.insecure = true;
   if (check) {
     std::printf("%s is right\n", config_path.c_str());
     return 0;
@@ -182,6 +238,7 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
 
+  starling::agent::ControlSecurity::Prepare();
   const absl::Status status = starling::Serve(*config);
   if (!status.ok()) {
     std::fprintf(stderr, "starlingd: %s\n", std::string(status.message()).c_str());

@@ -2,6 +2,7 @@
 
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -71,6 +72,32 @@ TomlKey<Target> OneOfKey(absl::string_view section, absl::string_view name, Fiel
             }
             return absl::InvalidArgumentError(
                 absl::StrCat("is \"", absl::CHexEscape(text), "\"; allowed is ", allowed));
+          }};
+}
+
+// An array of words, none of them twice.
+template <typename Target, typename Field>
+TomlKey<Target> WordsKey(absl::string_view section, absl::string_view name, Field field,
+                         std::initializer_list<absl::string_view> choices) {
+  const std::vector<absl::string_view> known(choices);
+  const std::string allowed =
+      absl::StrCat("an array of any of \"", absl::StrJoin(known, "\", \""), "\"");
+  return {section, name, [=](const toml::node& node, Target& target) -> absl::Status {
+            const toml::array* array = node.as_array();
+            if (array == nullptr) return WrongTomlType(node, allowed);
+            std::vector<std::string> words;
+            for (const toml::node& entry : *array) {
+              ASSIGN_OR_RETURN(std::string word, TomlText(entry, allowed));
+              if (std::find(known.begin(), known.end(), word) == known.end() ||
+                  std::find(words.begin(), words.end(), word) != words.end()) {
+                return absl::InvalidArgumentError(
+                    absl::StrCat("has \"", absl::CHexEscape(word),
+                                 "\" where it cannot be; allowed is ", allowed));
+              }
+              words.push_back(std::move(word));
+            }
+            field(target) = std::move(words);
+            return absl::OkStatus();
           }};
 }
 

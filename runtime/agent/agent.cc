@@ -78,7 +78,8 @@ absl::Status Refusal(std::string all, const Obstacles& obstacles) {
 
 Agent::Agent(Host& host, migration::Targets& targets) : host_(host), targets_(targets) {
   for (const PeerConfig& peer : host.config.peers) {
-    peers_[peer.name] = std::make_shared<PeerClient>(peer.name, peer.address);
+    peers_[peer.name] =
+        std::make_shared<PeerClient>(peer.name, peer.address, host.security->channel());
   }
 }
 
@@ -229,6 +230,7 @@ absl::StatusOr<v1::Component> Agent::Described(const std::string& name) {
 absl::StatusOr<v1::ListResponse> Agent::List() {
   v1::ListResponse response;
   response.set_host(host_.config.host);
+  response.set_insecure(host_.security->insecure());
   ASSIGN_OR_RETURN(const std::vector<ComponentRow> rows, host_.journal.ListComponents());
   for (const ComponentRow& row : rows) *response.add_components() = Describe(row);
   // What is arriving has no row of its own before it is committed.
@@ -248,11 +250,12 @@ absl::StatusOr<v1::ListResponse> Agent::List() {
   return response;
 }
 
-absl::StatusOr<v1::CheckResponse> Agent::Check(const std::string& name, const std::string& to) {
+absl::StatusOr<v1::CheckResponse> Agent::Check(const std::string& name, const std::string& to,
+                                               const std::string& transport) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Copy> copy, Living(name));
   ASSIGN_OR_RETURN(const std::shared_ptr<PeerClient> peer, Peer(to));
   ASSIGN_OR_RETURN(const ComponentRow row, host_.journal.GetComponent(name));
-  return Preflight(host_, *copy, row, *peer);
+  return Preflight(host_, *copy, row, *peer, transport);
 }
 
 absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateRequest& request) {
@@ -265,7 +268,8 @@ absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateR
   // It may have ended, or left, while this call waited.
   ASSIGN_OR_RETURN(copy, Living(name));
   ASSIGN_OR_RETURN(const ComponentRow component, host_.journal.GetComponent(name));
-  ASSIGN_OR_RETURN(const v1::CheckResponse check, Preflight(host_, *copy, component, *peer));
+  ASSIGN_OR_RETURN(const v1::CheckResponse check,
+                   Preflight(host_, *copy, component, *peer, request.transport()));
   RETURN_IF_ERROR(
       Refusal(absl::StrCat("component ", name, " cannot be moved to host ", request.to(), ":"),
               check.obstacles()));
@@ -408,6 +412,14 @@ v1::InfoResponse Agent::Info() const {
   info.set_kernel(host_.kernel);
   info.set_criu(host_.criu.ok() ? checkpoint::FormatCriuVersion(host_.criu->version) : "");
   for (const PeerConfig& peer : host_.config.peers) info.add_peers(peer.name);
+  if (host_.fabric != nullptr) info.add_providers(host_.fabric->name());
+  for (const auto& [name, fabric] : host_.fabrics) {
+    if (fabric != host_.fabric) info.add_providers(name);
+  }
+  info.set_insecure(host_.security->insecure());
+  info.set_certificate_ends(host_.security->certificate_ends());
+  for (const auto& [kind, count] : host_.security->refusals().counts())
+    (*info.mutable_refusals())[kind] = count;
   return info;
 }
 
@@ -422,12 +434,12 @@ v1::HelloResponse Agent::Hello() const {
   hello.set_log_dir(host_.config.log_dir);
   hello.set_run_dir(host_.config.run_dir);
   hello.set_provider(host_.fabric != nullptr ? host_.fabric->name() : "");
+  for (const auto& [name, fabric] : host_.fabrics) hello.add_providers(name);
   return hello;
 }
 
 absl::StatusOr<v1::ExamineResponse> Agent::Examine(const v1::ExamineRequest& request) {
   RETURN_IF_ERROR(CheckComponentName(request.spec().name()));
-  if (host_.fabric == nullptr) return host_.fabric_error;
   v1::ExamineResponse response;
   for (v1::Obstacle& obstacle : ExamineHere(request))
     *response.add_obstacles() = std::move(obstacle);
@@ -634,7 +646,9 @@ absl::Status Agent::Recover() {
     std::shared_ptr<PeerClient> peer;
     if (const auto found = peers_.find(row.peer); found != peers_.end()) peer = found->second;
     // A peer that is no longer configured is asked at the address it had.
-    if (peer == nullptr) peer = std::make_shared<PeerClient>(row.peer, row.peer_address);
+    if (peer == nullptr) {
+      peer = std::make_shared<PeerClient>(row.peer, row.peer_address, host_.security->channel());
+    }
     ASSIGN_OR_RETURN(ComponentTable::Claim claim,
                      host_.components->Take(name, "its migration is being settled"));
     v1::MigrateRequest request;

@@ -31,7 +31,8 @@ class Agent {
 
   absl::StatusOr<v1::Component> Run(v1::ComponentSpec spec);
   absl::StatusOr<v1::ListResponse> List();
-  absl::StatusOr<v1::CheckResponse> Check(const std::string& name, const std::string& to);
+  absl::StatusOr<v1::CheckResponse> Check(const std::string& name, const std::string& to,
+                                          const std::string& transport);
   // Preflight, then the rest on a thread of its own. kFailedPrecondition with all obstacles in the
   // message when preflight finds any.
   absl::StatusOr<std::shared_ptr<migration::ProgressBoard>> Migrate(
@@ -47,6 +48,8 @@ class Agent {
   v1::HelloResponse Hello() const;
   absl::StatusOr<v1::ExamineResponse> Examine(const v1::ExamineRequest& request);
   const Host& host() const { return host_; }
+  // kNotFound when the configuration names no such host.
+  absl::StatusOr<std::shared_ptr<PeerClient>> Peer(const std::string& host);
 
   // Leaves migrations as they are for the next agent.
   void Detach();
@@ -57,7 +60,6 @@ class Agent {
     ComponentTable::Claim claim;
   };
 
-  absl::StatusOr<std::shared_ptr<PeerClient>> Peer(const std::string& host);
   absl::StatusOr<std::shared_ptr<Copy>> Living(const std::string& name);
   std::vector<v1::Obstacle> ExamineHere(const v1::ExamineRequest& request) const;
   // Whether the original of a checkpoint may still run, as far as this host knows.

@@ -1,5 +1,8 @@
 #include "runtime/agent/host.h"
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
 namespace starling::agent {
 
 v1::HostFacts FactsOf(const Host& host) {
@@ -7,6 +10,20 @@ v1::HostFacts FactsOf(const Host& host) {
   facts.set_kernel(host.kernel);
   if (host.criu.ok()) facts.set_criu(checkpoint::FormatCriuVersion(host.criu->version));
   return facts;
+}
+
+absl::StatusOr<transport::Fabric*> Host::Transport(const std::string& provider) const {
+  if (provider.empty() || provider == config.data.provider) {
+    if (fabric == nullptr) return fabric_error;
+    return fabric;
+  }
+  const auto found = fabrics.find(provider);
+  if (found != fabrics.end()) return found->second;
+  const auto name = [](std::string* out, const auto& entry) { out->append(entry.first); };
+  return absl::FailedPreconditionError(
+      absl::StrCat("host ", config.host, " does not offer the transport ", provider, " (it offers ",
+                   fabrics.empty() ? "none" : absl::StrJoin(fabrics, ", ", name),
+                   "): add it to data.offer of its configuration"));
 }
 
 keeper::StartKeeperOptions KeeperOptions(const Config& config) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "base/log.h"
 #include "checkpoint/criu_session.h"
 #include "runtime/agent/components.h"
+#include "runtime/agent/control_security.h"
 #include "runtime/config.h"
 #include "runtime/journal.h"
 #include "runtime/keeper_client.h"
@@ -31,6 +33,14 @@ struct Host {
   std::string version;
   ComponentTable* components = nullptr;
   migration::BlackoutHistory* blackouts = nullptr;
+  // All transports that are open, `fabric` among them, by name.
+  std::map<std::string, transport::Fabric*> fabrics;
+  const ControlSecurity* security = nullptr;
+
+  // The transport of that name, or `fabric` for none. kFailedPrecondition when it is not open.
+  absl::StatusOr<transport::Fabric*> Transport(const std::string& provider) const;
+  // Whether pages are to be sealed on their way.
+  bool encrypts() const { return !security->insecure() && config.data.encryption == "on"; }
 
   // To the log and to `starling events`. An event that cannot be kept is not worth failing for.
   void Event(absl::string_view component, absl::string_view kind, absl::string_view text) const {

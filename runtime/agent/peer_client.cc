@@ -23,7 +23,8 @@ void SetDeadline(grpc::ClientContext& context, Deadline deadline) {
 
 }  // namespace
 
-PeerClient::PeerClient(std::string name, std::string address)
+PeerClient::PeerClient(std::string name, std::string address,
+                       const std::shared_ptr<grpc::ChannelCredentials>& credentials)
     : name_(std::move(name)), address_(std::move(address)) {
   grpc::ChannelArguments arguments;
   // A link that was cut and healed must be found again in about a second, not after gRPC's two
@@ -38,8 +39,10 @@ PeerClient::PeerClient(std::string name, std::string address)
   // pool.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  stub_ = v1::Peer::NewStub(
-      grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
+  // Who answers is checked by name: an address says where a host is, not which.
+  arguments.SetSslTargetNameOverride(name_);
+  channel_ = grpc::CreateCustomChannel(address_, credentials, arguments);
+  stub_ = v1::Peer::NewStub(channel_);
 }
 
 absl::Status PeerClient::Named(const absl::Status& status) const {

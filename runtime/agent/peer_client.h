@@ -1,5 +1,7 @@
 #pragma once
 
+#include <grpcpp/grpcpp.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,10 +16,15 @@ namespace starling::agent {
 // kUnavailable or kDeadlineExceeded with the peer's name and address in the message. Thread-safe.
 class PeerClient {
  public:
-  PeerClient(std::string name, std::string address);
+  // `credentials`: this host's. The peer must show a certificate with its name, unless they are
+  // insecure.
+  PeerClient(std::string name, std::string address,
+             const std::shared_ptr<grpc::ChannelCredentials>& credentials);
 
   const std::string& name() const { return name_; }
   const std::string& address() const { return address_; }
+  // For other services of the same agent.
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
   absl::StatusOr<v1::HelloResponse> Hello(const v1::HelloRequest& request, Deadline deadline);
   absl::StatusOr<v1::ExamineResponse> Examine(const v1::ExamineRequest& request, Deadline deadline);
@@ -48,6 +55,7 @@ class PeerClient {
 
   std::string name_;
   std::string address_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Peer::Stub> stub_;
 };
 

@@ -5,7 +5,8 @@
 
 namespace starling::agent {
 
-// The calls of other agents: checks and translates, the meaning is Agent's and Targets'.
+// The calls of other agents: checks who calls and whether it may, and translates; the meaning is
+// Agent's and Targets'. A migration belongs to the host whose certificate reserved it.
 // Thread-safe.
 class PeerService final : public v1::Peer::Service {
  public:
@@ -31,6 +32,11 @@ class PeerService final : public v1::Peer::Service {
   grpc::Status Query(grpc::ServerContext*, const v1::QueryRequest*, v1::VerdictResponse*) override;
 
  private:
+  const ControlSecurity& security() const { return *agent_.host().security; }
+  // Of the calls about one migration: it is the caller's.
+  absl::Status CheckOwner(const grpc::ServerContext& context, absl::string_view what,
+                          const std::string& migration_id);
+
   Agent& agent_;
   migration::Targets& targets_;
 };

@@ -1,8 +1,10 @@
 #include "runtime/agent/preflight.h"
 
+#include <algorithm>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/make_source.h"
@@ -48,6 +50,10 @@ absl::StatusOr<bool> ExamineBothSides(Host& host, const keeper::v1::Status& stat
   return passing;
 }
 
+v1::Obstacle NoRole(const std::string& host, const absl::Status& why) {
+  return preflight::MakeObstacle(preflight::Limit::kNoRole, host, {{"cause", why.message()}});
+}
+
 }  // namespace
 
 absl::StatusOr<preflight::ComponentFacts> Gather(const Host& host, const v1::ComponentSpec& spec,
@@ -70,10 +76,19 @@ preflight::SourceHost ThisHost(const Host& host) {
 }
 
 absl::StatusOr<v1::CheckResponse> Preflight(Host& host, Copy& copy, const ComponentRow& row,
-                                            PeerClient& peer) {
+                                            PeerClient& peer, const std::string& transport) {
   v1::CheckResponse response;
-  if (host.fabric == nullptr) return host.fabric_error;
+  ASSIGN_OR_RETURN(const transport::Fabric* const fabric, host.Transport(transport));
   if (!host.criu.ok()) return host.criu.status();
+  response.set_provider(fabric->name());
+  response.set_insecure(host.security->insecure());
+  if (const absl::Status may =
+          host.security->roles().MayMove(peer.name(), row.spec.name(), security::Direction::kTo);
+      !host.security->insecure() && !may.ok()) {
+    host.security->refusals().Add("role", may.message());
+    *response.add_obstacles() = NoRole(host.config.host, may);
+    return response;
+  }
   v1::HelloRequest hello;
   hello.set_protocol(kProtocol);
   hello.set_host(host.config.host);
@@ -85,6 +100,10 @@ absl::StatusOr<v1::CheckResponse> Preflight(Host& host, Copy& copy, const Compon
     return absl::UnavailableError(
         absl::StrCat(obstacle.reason(), " [", obstacle.code(), "] ", obstacle.mend()));
   }
+  if (absl::IsPermissionDenied(said.status()) || absl::IsUnauthenticated(said.status())) {
+    *response.add_obstacles() = NoRole(peer.name(), said.status());
+    return response;
+  }
   RETURN_IF_ERROR(said.status());
   const v1::HelloResponse& greeting = *said;
   if (greeting.host() != peer.name()) {
@@ -92,7 +111,14 @@ absl::StatusOr<v1::CheckResponse> Preflight(Host& host, Copy& copy, const Compon
                                                       " calls itself ", greeting.host(),
                                                       ": mend the [[peer]] of that address"));
   }
-  response.set_provider(host.fabric->name());
+  if (const auto& offered = greeting.providers();
+      std::find(offered.begin(), offered.end(), fabric->name()) == offered.end()) {
+    *response.add_obstacles() = preflight::MakeObstacle(
+        preflight::Limit::kTransportNotOffered, peer.name(),
+        {{"transport", fabric->name()},
+         {"offered", offered.empty() ? "none" : absl::StrJoin(offered, ", ")}});
+    return response;
+  }
   response.set_peer_kernel(greeting.kernel());
   response.set_peer_criu(greeting.criu());
   ASSIGN_OR_RETURN(const keeper::v1::Status status, copy.Status(Deadline::After(kKeeperTimeout)));
@@ -102,7 +128,12 @@ absl::StatusOr<v1::CheckResponse> Preflight(Host& host, Copy& copy, const Compon
   response.set_tracker(tracker);
   for (int look = 1;; ++look) {
     response.clear_obstacles();
-    ASSIGN_OR_RETURN(const bool passing, ExamineBothSides(host, status, row, peer, response));
+    const absl::StatusOr<bool> looked = ExamineBothSides(host, status, row, peer, response);
+    if (absl::IsPermissionDenied(looked.status())) {
+      *response.add_obstacles() = NoRole(peer.name(), looked.status());
+      return response;
+    }
+    ASSIGN_OR_RETURN(const bool passing, looked);
     if (!passing || look == kMostLooks) return response;
     std::this_thread::sleep_for(kBetweenLooks);
   }

@@ -16,9 +16,9 @@ absl::StatusOr<preflight::ComponentFacts> Gather(const Host& host, const v1::Com
                                                  const keeper::v1::Status& status);
 preflight::SourceHost ThisHost(const Host& host);
 
-// All that stands in the way of moving the component to the peer; nothing is started. Errors: what
-// keeps this host or that one from looking.
+// All that stands in the way of moving the component to the peer over the transport (empty: this
+// host's own); nothing is started. Errors: what keeps this host or that one from looking.
 absl::StatusOr<v1::CheckResponse> Preflight(Host& host, Copy& copy, const ComponentRow& row,
-                                            PeerClient& peer);
+                                            PeerClient& peer, const std::string& transport);
 
 }  // namespace starling::agent

@@ -49,7 +49,7 @@ grpc::Status StarlingService::List(grpc::ServerContext*, const v1::ListRequest*,
 
 grpc::Status StarlingService::Check(grpc::ServerContext*, const v1::CheckRequest* request,
                                     v1::CheckResponse* response) {
-  return Answer(agent_.Check(request->name(), request->to()),
+  return Answer(agent_.Check(request->name(), request->to(), request->transport()),
                 [&](v1::CheckResponse c) { *response = std::move(c); });
 }
 

@@ -19,6 +19,7 @@
 #include "runtime/migration/make_source.h"
 #include "runtime/migration/plan.h"
 #include "runtime/migration/slowdown.h"
+#include "runtime/migration/stream_keys.h"
 #include "runtime/reports/report_store.h"
 #include "runtime/reports/report_text.h"
 
@@ -66,6 +67,7 @@ SourceMigration::SourceMigration(agent::Host& host, std::shared_ptr<agent::PeerC
   first.set_component(row_.component);
   first.set_from(host.config.host);
   first.set_to(row_.peer);
+  first.set_insecure(host.security->insecure());
   board_ = std::make_shared<ProgressBoard>(first);
 }
 
@@ -211,14 +213,30 @@ absl::Status SourceMigration::Reserve() {
                           kArenaSpare);
   reserve.set_source_host(host_.config.host);
   reserve.set_source_address(host_.config.control.listen);
+  ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request_.transport()));
+  reserve.set_provider(fabric->name());
+  if (host_.encrypts()) {
+    ASSIGN_OR_RETURN(*reserve.mutable_key_share(), NewKeyShare());
+  }
   const LaneOptions lanes = LaneOptionsFrom(host_.config.data);
-  if (lanes.compress) {
+  if (lanes.compress || host_.encrypts()) {
     reserve.set_ring_slots(static_cast<uint32_t>(lanes.queue_pairs) * kRingSlotsPerLane);
     reserve.set_ring_slot_bytes(lanes.slab_bytes);
   }
   ASSIGN_OR_RETURN(const v1::ReserveResponse granted, peer_->Reserve(reserve, StepDeadline()));
   granted_ = true;
   *report_.mutable_target() = granted.host();
+  if (granted.key_share().empty() == host_.encrypts()) {
+    return absl::FailedPreconditionError(absl::StrCat("host ", row_.peer, " would have pages ",
+                                                      host_.encrypts() ? "plain" : "sealed",
+                                                      " and this host would not: set "
+                                                      "data.encryption alike on both"));
+  }
+  StreamKeys keys;
+  if (host_.encrypts()) {
+    ASSIGN_OR_RETURN(keys, DeriveStreamKeys(reserve.key_share(), granted.key_share(), row_.id,
+                                            static_cast<uint32_t>(lanes.queue_pairs)));
+  }
 
   const auto grow = [this](uint64_t bytes) -> absl::StatusOr<std::vector<v1::ArenaChunk>> {
     v1::GrowRequest request;
@@ -228,7 +246,7 @@ absl::Status SourceMigration::Reserve() {
     return std::vector<v1::ArenaChunk>(response.chunks().begin(), response.chunks().end());
   };
   ASSIGN_OR_RETURN(std::shared_ptr<LaneSink> sink,
-                   LaneSink::Connect(*host_.fabric, lanes, granted, grow, {}, StepDeadline()));
+                   LaneSink::Connect(*fabric, lanes, granted, grow, keys, StepDeadline()));
   sink->SetProgress([this](uint64_t sent) {
     board_->Update(
         [&](v1::MigrationProgress& progress) { progress.set_bytes_sent(sent + image_bytes_); });
@@ -237,7 +255,12 @@ absl::Status SourceMigration::Reserve() {
     std::lock_guard lock(mutex_);
     sink_ = std::move(sink);
   }
-  report_.set_provider(host_.fabric->name());
+  report_.set_provider(fabric->name());
+  report_.set_encrypted(sink_->sealed());
+  board_->Update([&](v1::MigrationProgress& progress) {
+    progress.set_provider(fabric->name());
+    progress.set_encrypted(sink_->sealed());
+  });
   AddPhase("reserve", Clock::now() - start);
   return StillWanted();
 }
@@ -656,6 +679,7 @@ void SourceMigration::FinishReport() {
   report_.set_outcome(left ? "done" : "called-off");
   report_.set_began(began_unix_s_);
   *report_.mutable_source() = agent::FactsOf(host_);
+  report_.set_insecure(host_.security->insecure());
   report_.set_rounds(rounds_);
   if (governor_) report_.set_lowest_reading_share(governor_->lowest_share());
   uint64_t lanes = 0;

@@ -1,6 +1,7 @@
 #include "runtime/migration/target.h"
 
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include "base/status.h"
 #include "runtime/keeper/protocol.h"
 #include "runtime/keeper_client.h"
+#include "runtime/migration/stream_keys.h"
 #include "runtime/names.h"
 
 namespace starling::migration {
@@ -20,6 +22,8 @@ namespace {
 constexpr auto kKeeperTimeout = std::chrono::seconds(10);
 constexpr auto kDestroyTimeout = std::chrono::seconds(30);
 constexpr size_t kTokenBytes = 16;
+// Data connections that keys are made for: as many as a source may configure.
+constexpr uint32_t kKeyedConnections = 16;
 // Threads that copy memory images: a copy is bound by memory, two fill it.
 constexpr int kImageThreads = 2;
 // How long a newly prepared host waits for somebody else's claim on the name.
@@ -59,14 +63,19 @@ Targets::Targets(agent::Host& host) : host_(host), hold_(host.config.run_dir) {}
 
 Targets::~Targets() {
   leases_ = {};
-  accepting_ = {};
+  accepting_.clear();
 }
 
-absl::Status Targets::Start() {
-  if (host_.fabric != nullptr) {
-    ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(host_.config.data.listen));
-    ASSIGN_OR_RETURN(listener_, host_.fabric->Listen(endpoint.address, endpoint.port));
-    accepting_ = std::jthread([this](const std::stop_token& stop) { AcceptLoop(stop); });
+absl::Status Targets::Start(TakeOther other) {
+  other_ = std::move(other);
+  ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(host_.config.data.listen));
+  for (const auto& [name, fabric] : host_.fabrics) {
+    ASSIGN_OR_RETURN(std::unique_ptr<transport::Listener> listening,
+                     fabric->Listen(endpoint.address, endpoint.port));
+    transport::Listener& listener = *listeners_.emplace_back(std::move(listening));
+    accepting_.emplace_back([this, &listener, name = name](const std::stop_token& stop) {
+      AcceptLoop(stop, listener, name);
+    });
   }
   leases_ = std::jthread([this](const std::stop_token& stop) { LeaseLoop(stop); });
   return absl::OkStatus();
@@ -93,8 +102,13 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   RETURN_IF_ERROR(CheckMigrationId(request.migration_id()));
   RETURN_IF_ERROR(CheckComponentName(request.spec().name()));
   RETURN_IF_ERROR(CheckHostName(request.source_host()));
-  if (host_.fabric == nullptr) return host_.fabric_error;
+  ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request.provider()));
   if (!host_.criu.ok()) return host_.criu.status();
+  if (request.key_share().empty() == host_.encrypts()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "host ", request.source_host(), " would have pages ", host_.encrypts() ? "plain" : "sealed",
+        " and host ", host_.config.host, " would not: set data.encryption alike on both"));
+  }
   auto ghost = std::make_shared<Ghost>();
   const std::string& name = request.spec().name();
   ASSIGN_OR_RETURN(ghost->claim,
@@ -112,6 +126,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   ghost->row.peer = request.source_host();
   ghost->row.peer_address = request.source_address();
   ghost->row.state = MigrationState::kPending;
+  ghost->provider = fabric->name();
   ghost->row.epoch = request.epoch();
   ghost->row.spec = request.spec();
   RETURN_IF_ERROR(host_.journal.Begin(ghost->row));
@@ -148,7 +163,14 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   receiver.arena_bytes = request.arena_bytes();
   receiver.images_dir = ghost->images;
   receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
-  ASSIGN_OR_RETURN(ghost->receiver, LaneReceiver::Create(*host_.fabric, std::move(receiver)));
+  std::string key_share;
+  if (host_.encrypts()) {
+    ASSIGN_OR_RETURN(key_share, NewKeyShare());
+    ASSIGN_OR_RETURN(receiver.keys, DeriveStreamKeys(request.key_share(), key_share, ghost->row.id,
+                                                     kKeyedConnections));
+  }
+  ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(ghost->provider));
+  ASSIGN_OR_RETURN(ghost->receiver, LaneReceiver::Create(*fabric, std::move(receiver)));
   // Namespaces, cgroup and network device are made now, not inside the blackout.
   keeper::StartKeeperOptions start = agent::KeeperOptions(host_.config);
   start.spec = request.spec();
@@ -166,6 +188,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   }
   response.set_data_address(host_.config.data.listen);
   response.set_token(ghost->token);
+  response.set_key_share(key_share);
   response.set_lease_s(Seconds(host_.config.migration.lease));
   *response.mutable_host() = agent::FactsOf(host_);
   return response;
@@ -181,6 +204,15 @@ absl::StatusOr<v1::GrowResponse> Targets::Grow(const v1::GrowRequest& request) {
   v1::GrowResponse response;
   for (const v1::ArenaChunk& chunk : chunks) *response.add_chunks() = chunk;
   return response;
+}
+
+std::string Targets::Owner(const std::string& id) {
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto found = ghosts_.find(id); found != ghosts_.end()) return found->second->row.peer;
+  }
+  const absl::StatusOr<MigrationRow> row = host_.journal.GetMigration(id);
+  return row.ok() ? row->peer : "";
 }
 
 absl::Status Targets::Renew(const std::string& id) { return Find(id).status(); }
@@ -425,10 +457,11 @@ absl::Status Targets::Resolve(const std::string& component, bool here) {
                    v1::Verdict_Name(verdict.verdict()), "): it cannot live here"));
 }
 
-void Targets::AcceptLoop(const std::stop_token& stop) {
+void Targets::AcceptLoop(const std::stop_token& stop, transport::Listener& listener,
+                         const std::string& provider) {
   while (!stop.stop_requested()) {
     absl::StatusOr<std::unique_ptr<transport::Incoming>> incoming =
-        listener_->Next(Deadline::After(std::chrono::milliseconds(500)));
+        listener.Next(Deadline::After(std::chrono::milliseconds(500)));
     if (absl::IsDeadlineExceeded(incoming.status())) continue;
     if (!incoming.ok()) {
       spdlog::warn("data port: {}", incoming.status().ToString());
@@ -439,13 +472,17 @@ void Targets::AcceptLoop(const std::stop_token& stop) {
     {
       std::lock_guard lock(mutex_);
       for (const auto& [id, candidate] : ghosts_) {
-        if ((*incoming)->private_data().substr(0, kTokenBytes) ==
-            absl::string_view(candidate->token))
+        const absl::string_view shown = (*incoming)->private_data().substr(0, kTokenBytes);
+        if (candidate->provider == provider && shown.size() == kTokenBytes &&
+            CRYPTO_memcmp(shown.data(), candidate->token.data(), kTokenBytes) == 0) {
           ghost = candidate;
+        }
       }
     }
     if (ghost == nullptr) {
-      spdlog::warn("data port: a connection without a valid token was refused");
+      if (other_(provider, *incoming)) continue;
+      host_.security->refusals().Add("token", absl::StrCat("data port, ", provider));
+      spdlog::debug("data port: a connection without a valid token was refused");
       incoming->reset();
       continue;
     }

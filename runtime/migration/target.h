@@ -2,11 +2,13 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "runtime/agent/components.h"
@@ -26,8 +28,11 @@ class Targets {
   explicit Targets(agent::Host& host);
   ~Targets();
 
-  // Begins to accept data connections and to watch leases.
-  absl::Status Start();
+  // Begins to accept data connections and to watch leases. `other` is offered those that show no
+  // token of a migration; false: refused.
+  using TakeOther =
+      std::function<bool(const std::string& provider, std::unique_ptr<transport::Incoming>&)>;
+  absl::Status Start(TakeOther other);
 
   // Takes up what an agent before this one left: kills what was pending, holds what is prepared,
   // finishes what is committed or aborted. Call once, before Start().
@@ -46,6 +51,9 @@ class Targets {
   absl::StatusOr<v1::VerdictResponse> Abort(const std::string& id, const std::string& reason);
   absl::StatusOr<v1::VerdictResponse> Query(const std::string& id);
 
+  // The host that reserved it; empty for a migration that is not known.
+  std::string Owner(const std::string& id);
+
   // A person's word for a component that is prepared here while its source is silent. kNotFound
   // when there is none.
   absl::Status Resolve(const std::string& component, bool here);
@@ -61,6 +69,7 @@ class Targets {
     std::shared_ptr<FileReceiver> files;
     std::string images;
     std::string token;
+    std::string provider;  // of its data connections
     std::mutex busy;
     TimePoint last_heard;   // guarded by Targets::mutex_
     bool prepared = false;  // guarded by busy
@@ -75,7 +84,8 @@ class Targets {
   void Discard(Ghost& ghost);
   absl::StatusOr<v1::VerdictResponse> Conclude(const std::string& id, const VerdictRow& verdict);
   void Forget(const std::string& id);
-  void AcceptLoop(const std::stop_token& stop);
+  void AcceptLoop(const std::stop_token& stop, transport::Listener& listener,
+                  const std::string& provider);
   void LeaseLoop(const std::stop_token& stop);
   std::atomic<bool> ended_{false};  // a migration, since the lease loop last looked
 
@@ -84,8 +94,9 @@ class Targets {
   std::mutex mutex_;
   std::condition_variable_any wake_;
   std::map<std::string, std::shared_ptr<Ghost>> ghosts_;
-  std::unique_ptr<transport::Listener> listener_;
-  std::jthread accepting_;
+  TakeOther other_;
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;  // one for each transport
+  std::vector<std::jthread> accepting_;
   std::jthread leases_;
 };
 

@@ -48,6 +48,12 @@ const std::vector<LimitText>& Limits() {
        "{thing} speaks version {theirs} of the agents' protocol, this host speaks version {ours}.",
        "Install the same version of Starling on both hosts; running components survive the upgrade "
        "of their agent."},
+      {Limit::kNoRole, "no-role", "The roles of {thing} do not allow it: {cause}.",
+       "Add a [[security.allow]] to the configuration of {thing}, or choose another host."},
+      {Limit::kTransportNotOffered, "transport-not-offered",
+       "{thing} does not offer the transport {transport} (it offers: {offered}).",
+       "Add {transport} to data.offer in the configuration of {thing}, or choose another with "
+       "--transport."},
       {Limit::kNameTaken, "name-taken", "{thing} already has a component named {name}.",
        "Stop or rename the component at {thing}, or choose another host."},
       {Limit::kCriuMissing, "criu-missing", "CRIU cannot be used on {thing}: {cause}.",

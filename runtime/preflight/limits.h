@@ -18,6 +18,8 @@ enum class Limit {
   kUnknownHost,
   kPeerUnreachable,
   kProtocolVersion,
+  kNoRole,
+  kTransportNotOffered,
   kNameTaken,
   // What the hosts have.
   kCriuMissing,

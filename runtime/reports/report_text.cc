@@ -122,6 +122,7 @@ std::string MigrationReportJson(const v1::MigrationReport& report) {
   json["began"] = report.began();
   json["provider"] = report.provider();
   json["encrypted"] = report.encrypted();
+  json["insecure"] = report.insecure();
   json["tracker"] = report.tracker();
   json["source"] = FactsObject(report.source());
   json["target"] = FactsObject(report.target());
@@ -165,12 +166,13 @@ std::string ReportSummary(const v1::MigrationReport& report) {
     text = absl::StrCat("called off, ", name, " runs on ", Printable(report.from()), ": ",
                         Printable(report.error()));
   }
-  absl::StrAppend(&text, "\n  total ", FormatTime(report.total_s()), ", held ",
-                  FormatTime(report.held_s()), ", ", report.rounds(), " rounds, ",
-                  FormatBytes(report.wire_bytes()), " on the wire by ",
-                  report.provider().empty() ? "nothing" : Printable(report.provider()),
-                  report.encrypted() ? ", encrypted" : ", not encrypted", ", tracked by ",
-                  report.tracker().empty() ? "nothing" : Printable(report.tracker()));
+  absl::StrAppend(
+      &text, "\n  total ", FormatTime(report.total_s()), ", held ", FormatTime(report.held_s()),
+      ", ", report.rounds(), " rounds, ", FormatBytes(report.wire_bytes()), " on the wire by ",
+      report.provider().empty() ? "nothing" : Printable(report.provider()),
+      report.encrypted() ? ", encrypted" : ", not encrypted",
+      report.insecure() ? ", INSECURE (agents without certificates)" : "", ", tracked by ",
+      report.tracker().empty() ? "nothing" : Printable(report.tracker()));
   if (report.phases_size() > 0) {
     std::vector<std::string> phases;
     for (const v1::PhaseTime& phase : report.phases()) {

@@ -39,7 +39,9 @@ log_level = "debug"
 [control]
 listen = "10.77.0.1:7400"
 [data]
-provider = "verbs"
+provider = "tcp"
+offer = ["verbs"]
+encryption = "off"
 device = "rxe0"
 listen = "10.77.0.1:7401"
 queue_pairs = 4
@@ -61,6 +63,17 @@ keep_reports = 3
 binary = "/opt/criu"
 [keeper]
 binary = "/opt/starling-keeper"
+[security]
+authority = "/etc/a.crt"
+certificate = "/etc/n.crt"
+key = "/etc/n.key"
+insecure = false
+[[security.allow]]
+peer = "node2"
+components = ["web*", "db"]
+direction = "from"
+[[security.allow]]
+peer = "*"
 [[peer]]
 name = "node1"
 address = "10.77.0.1:7400"
@@ -77,6 +90,9 @@ address = "10.77.0.2:7400"
   EXPECT_EQ(config->socket_group, "hpc");
   EXPECT_EQ(config->log_level, "debug");
   EXPECT_EQ(config->control.listen, "10.77.0.1:7400");
+  EXPECT_EQ(config->data.provider, "tcp");
+  EXPECT_EQ(config->data.offer, std::vector<std::string>{"verbs"});
+  EXPECT_EQ(config->data.encryption, "off");
   EXPECT_EQ(config->data.device, "rxe0");
   EXPECT_EQ(config->data.listen, "10.77.0.1:7401");
   EXPECT_EQ(config->data.queue_pairs, 4);
@@ -94,6 +110,17 @@ address = "10.77.0.2:7400"
   EXPECT_EQ(config->migration.keep_reports, 3);
   EXPECT_EQ(config->criu.binary, "/opt/criu");
   EXPECT_EQ(config->keeper.binary, "/opt/starling-keeper");
+  EXPECT_EQ(config->security.authority, "/etc/a.crt");
+  EXPECT_EQ(config->security.certificate, "/etc/n.crt");
+  EXPECT_EQ(config->security.key, "/etc/n.key");
+  EXPECT_FALSE(config->security.insecure);
+  ASSERT_EQ(config->security.allow.size(), 2u);
+  EXPECT_EQ(config->security.allow[0].peer, "node2");
+  EXPECT_EQ(config->security.allow[0].components, (std::vector<std::string>{"web*", "db"}));
+  EXPECT_TRUE(config->security.allow[0].from);
+  EXPECT_FALSE(config->security.allow[0].to);
+  EXPECT_EQ(config->security.allow[1].components, std::vector<std::string>{"*"});
+  EXPECT_TRUE(config->security.allow[1].to);
   // Its own entry is passed over.
   ASSERT_EQ(config->peers.size(), 1u);
   ASSERT_NE(config->FindPeer("node2"), nullptr);
@@ -140,6 +167,28 @@ TEST(Config, ARefusalNamesFileLineKeyAndWhatIsAllowed) {
       {"\n[migration]\npeer_timeout_s = 30", "f.toml:3: migration.lease_s: is 30",
        "peer_timeout_s (30)"},
       {"[criu]\nbinary = \"criu\"", "f.toml:2: criu.binary:", "an absolute path"},
+      {"[data]\noffer = \"tcp\"", "f.toml:2: data.offer: is a string", "\"verbs\""},
+      {"[data]\noffer = [\"pigeon\"]", "f.toml:2: data.offer: has \"pigeon\"", "\"verbs\""},
+      {"[data]\noffer = [\"tcp\", \"tcp\"]", "f.toml:2: data.offer: has \"tcp\"", "\"verbs\""},
+      {"[data]\nencryption = true", "f.toml:2: data.encryption: is a boolean", "\"off\""},
+      {"[security]\ninsecure = 1", "f.toml:2: security.insecure: is an integer", "true or false"},
+      {"[security]\nkey = \"/k\"", "f.toml:1: security: has some of", "all three or none"},
+      {"[security]\ninsecure=true\nauthority=\"/a\"\ncertificate=\"/c\"\nkey=\"/k\"",
+       "f.toml:1: security.insecure: is true beside", "one of the two"},
+      {"[security]\n[[security.allow]]\npeer = \"a\"", "f.toml:1: security.allow: says who",
+       "with authority"},
+      {"[security]\nallow = 3", "f.toml:2: security.allow: is an integer", "[[security.allow]]"},
+      {"[[security.allow]]\ncomponents = [\"a\"]", "f.toml:1: security.allow.peer: is missing",
+       "\"*\""},
+      {"[[security.allow]]\npeer = \"a b\"", "f.toml:2: security.allow.peer:", "'a b'"},
+      {"[[security.allow]]\npeer = \"a\"\ncomponents = [\"a/b\"]",
+       "f.toml:3: security.allow.components:", "a/b"},
+      {"[[security.allow]]\npeer = \"a\"\ncomponents = []",
+       "f.toml:3: security.allow.components:", "patterns"},
+      {"[[security.allow]]\npeer = \"a\"\ndirection = \"up\"",
+       "f.toml:3: security.allow.direction: is \"up\"", "\"from\""},
+      {"[[security.allow]]\npeer = \"a\"\nhost = \"b\"", "f.toml:3: security.allow.host: is not",
+       "direction"},
       {"peer = 3", "f.toml:1: peer: is an integer", "[[peer]]"},
       {"peer = [3]", "f.toml:1: peer: is an integer", "[[peer]]"},
       {"[peer]\nname = \"a\"", "f.toml:1: peer: is a table", "[[peer]]"},

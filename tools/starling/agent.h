@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/proto/bench.grpc.pb.h"
 #include "runtime/proto/starling.grpc.pb.h"
 #include "tools/starling/exit_code.h"
 
@@ -31,6 +32,7 @@ class Agent {
   static std::unique_ptr<Agent> Connect(const std::string& socket, ConnectFailure* failure);
 
   v1::Starling::Stub& stub() { return *stub_; }
+  std::unique_ptr<v1::Bench::Stub> bench() const { return v1::Bench::NewStub(channel_); }
 
   // Whether the status that ended a call is the agent's own word, or made up here because the
   // connection broke: gRPC itself does not tell. To be asked at once.

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "base/units.h"
 #include "runtime/names.h"
+#include "runtime/security/certificates.h"
 #include "runtime/spec.h"
 #include "tools/replay/replay.h"
 
@@ -134,6 +135,25 @@ Examples:
   starling report redis
   starling report redis --json | jq .phases)";
 
+constexpr char kBenchFooter[] =
+    R"(Measures between the agents of the two hosts, over data connections as a migration has them
+(data.queue_pairs of them): the rate of writes of 4 KiB to 8 MiB, and how long a small message takes
+there and back. Unless --no-tools is given, ib_write_bw, ib_send_lat and iperf3 are run beside it
+where both hosts have them. Takes some seconds for each transport, and all of the link.
+
+Examples:
+  starling bench --to node2
+  starling bench --to node2 --provider tcp --json --svg bench.svg)";
+
+constexpr char kCertFooter[] =
+    R"(Needs no agent. `cert authority` makes the authority of a pool of hosts, once; its key stays on
+a safe machine. `cert host NAME` makes a host's certificate and key, signed by it; NAME is that
+host's `host` in its configuration. Nothing is ever written over.
+
+Examples:
+  starling cert authority --out /root/starling-ca
+  starling cert host node1 --address 10.77.0.1 --out /root/starling-ca)";
+
 constexpr char kReplayFooter[] =
     R"(Needs no agent. The folder holds traces as docs/predictor.md describes; what is missing of them
 is left out. Tables go to standard output.
@@ -185,6 +205,14 @@ struct Options {
   std::string tail;
   uint64_t after = 0;
 
+  std::string transport;
+
+  BenchOptions bench;
+  bool no_tools = false;
+
+  std::string cert_what;
+  CertOptions cert;
+
   replay::ReplayOptions replay;
 };
 
@@ -214,6 +242,14 @@ void AddTo(CLI::App* app, Options& options) {
       ->required()
       ->type_name("HOST")
       ->check(Checked(CheckHostName));
+}
+
+void AddTransport(CLI::App* app, Options& options) {
+  app->add_option("--transport", options.transport,
+                  "Carry the memory by this one (verbs, tcp), which both agents have to offer "
+                  "(default: the agent's)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"verbs", "tcp"}));
 }
 
 void AddJson(CLI::App* app, Options& options) {
@@ -302,11 +338,13 @@ class Parser {
     check_ = Add("check", "Say what stands in the way of a move", kCheckFooter);
     AddName(check_, options);
     AddTo(check_, options);
+    AddTransport(check_, options);
     AddJson(check_, options);
 
     migrate_ = Add("migrate", "Move a running component to another host", kMigrateFooter);
     AddName(migrate_, options);
     AddTo(migrate_, options);
+    AddTransport(migrate_, options);
     migrate_
         ->add_option("--probe", options.probe,
                      "Shell command run at the target before it commits; if it fails, the move is "
@@ -413,6 +451,42 @@ class Parser {
     AddJson(info_, options);
     info_->add_flag("--peers", options.peers, "Only the names of its peers, one a line");
 
+    bench_ = Add("bench", "Measure the transports to another host", kBenchFooter);
+    AddTo(bench_, options);
+    bench_
+        ->add_option("--provider", options.bench.provider,
+                     "Only this transport (default: each that both agents offer)")
+        ->type_name("NAME")
+        ->check(CLI::IsMember({"verbs", "tcp"}));
+    bench_->add_flag("--no-tools", options.no_tools, "Run no measuring programs of others");
+    bench_->add_option("--svg", options.bench.svg, "Write a plot of bandwidth over size")
+        ->type_name("FILE");
+    AddJson(bench_, options);
+
+    cert_ = Add("cert", "Make an authority's or a host's certificate and key", kCertFooter);
+    cert_->add_option("WHAT", options.cert_what, "authority or host")
+        ->required()
+        ->check(CLI::IsMember({"authority", "host"}));
+    cert_->add_option("NAME", options.cert.host, "The host")->check(Checked(CheckHostName));
+    cert_
+        ->add_option("--address", options.cert.addresses,
+                     "An address of the host (may be repeated)")
+        ->type_name("ADDRESS")
+        ->take_all()
+        ->expected(1);
+    cert_->add_option("--out", options.cert.out, "Folder for the two files")
+        ->required()
+        ->type_name("FOLDER");
+    cert_
+        ->add_option("--authority", options.cert.authority,
+                     "Folder of the authority (default: that of --out)")
+        ->type_name("FOLDER");
+    cert_
+        ->add_option("--days", options.cert.days,
+                     "How long it is good (default: 3650 for an authority, 365 for a host)")
+        ->type_name("DAYS")
+        ->check(CLI::Range(1, security::kMaxDays));
+
     replay_ =
         Add("replay", "Run recorded traces through the predictor and score it", kReplayFooter);
     replay_->add_option("--traces", options.replay.traces, "Folder of traces")
@@ -450,6 +524,8 @@ class Parser {
   CLI::App* events_;
   CLI::App* report_;
   CLI::App* info_;
+  CLI::App* bench_;
+  CLI::App* cert_;
   CLI::App* replay_;
 
  private:
@@ -483,6 +559,14 @@ std::string Complete(const Parser& parser, Options& options,
     if (!std::isfinite(value)) return "a number is needed, not 'nan'";
   }
   if (separated) return "only `starling run` takes a command after --";
+  if (parser.Chose(parser.cert_)) {
+    const bool host = options.cert_what == "host";
+    if (host && options.cert.host.empty()) return "say which host: starling cert host NAME";
+    if (!host && (!options.cert.host.empty() || !options.cert.addresses.empty() ||
+                  !options.cert.authority.empty())) {
+      return "an authority has no name, address or authority of its own";
+    }
+  }
   if (parser.Chose(parser.resolve_) && !options.here && !options.there) {
     return "say --here or --there; `starling resolve --help` says what each risks";
   }
@@ -519,11 +603,18 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
                        : options.json ? PsForm::kJson
                                       : PsForm::kTable);
   }
-  if (parser.Chose(parser.check_)) return Check(session, options.name, options.to, format);
+  if (parser.Chose(parser.check_)) {
+    v1::CheckRequest check;
+    check.set_name(options.name);
+    check.set_to(options.to);
+    check.set_transport(options.transport);
+    return Check(session, check, format);
+  }
   if (parser.Chose(parser.migrate_)) {
     MigrateOptions migrate;
     migrate.request.set_name(options.name);
     migrate.request.set_to(options.to);
+    migrate.request.set_transport(options.transport);
     migrate.request.set_probe(options.probe);
     migrate.request.set_probe_timeout_s(options.probe_timeout_s);
     migrate.request.set_max_blackout_s(options.max_blackout_ms / 1000);
@@ -587,6 +678,13 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     return Events(session, events, format);
   }
   if (parser.Chose(parser.report_)) return Report(session, options.name, format);
+  if (parser.Chose(parser.bench_)) {
+    BenchOptions bench = options.bench;
+    bench.to = options.to;
+    bench.tools = !options.no_tools;
+    bench.format = format;
+    return Bench(session, bench);
+  }
   return Info(session, options.peers  ? InfoForm::kPeers
                        : options.json ? InfoForm::kJson
                                       : InfoForm::kText);
@@ -621,6 +719,7 @@ int RunCli(const std::vector<std::string>& arguments, Io& io, Interrupter& inter
     }
     return static_cast<int>(ExitCode::kOk);
   }
+  if (parser.Chose(parser.cert_)) return static_cast<int>(Cert(io, options.cert));
   ConnectFailure failure;
   const auto agent = Agent::Connect(options.socket, &failure);
   if (agent == nullptr) return static_cast<int>(Fail(io, failure.code, failure.message));

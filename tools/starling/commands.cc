@@ -31,6 +31,9 @@ void SayObstacles(std::ostream& out, const v1::CheckResponse& check) {
   for (const v1::Obstacle& obstacle : check.obstacles()) out << ObstacleText(obstacle) << "\n";
 }
 
+constexpr char kInsecure[] =
+    "starling: INSECURE: this agent knows others by no certificates; see docs/security.md";
+
 // What a person gives up by resolving by hand.
 std::string ResolveRisk(const v1::ResolveRequest& request) {
   const bool here = request.side() == v1::ResolveRequest::HERE;
@@ -96,6 +99,7 @@ ExitCode Ps(Session& session, PsForm form) {
   switch (form) {
     case PsForm::kTable:
       session.io.out << ComponentTable(list) << std::flush;
+      if (list.insecure()) session.io.err << kInsecure << std::endl;
       break;
     case PsForm::kJson:
       session.io.out << ComponentsJson(list) << std::endl;
@@ -110,10 +114,9 @@ ExitCode Ps(Session& session, PsForm form) {
   return ExitCode::kOk;
 }
 
-ExitCode Check(Session& session, const std::string& name, const std::string& to, Format format) {
-  v1::CheckRequest request;
-  request.set_name(name);
-  request.set_to(to);
+ExitCode Check(Session& session, const v1::CheckRequest& request, Format format) {
+  const std::string& name = request.name();
+  const std::string& to = request.to();
   v1::CheckResponse check;
   ExitCode code;
   if (!Ask(session, &v1::Starling::Stub::Check, request, &check, &code)) return code;
@@ -123,9 +126,10 @@ ExitCode Check(Session& session, const std::string& name, const std::string& to,
     out << CheckJson(name, to, check) << std::endl;
   } else if (free) {
     out << name << " can be moved to " << to << ": memory tracked by " << Printable(check.tracker())
-        << ", carried by " << Printable(check.provider()) << "; " << to << " has kernel "
-        << Printable(check.peer_kernel()) << " and CRIU " << Printable(check.peer_criu())
-        << std::endl;
+        << ", carried by " << Printable(check.provider())
+        << (check.insecure() ? ", INSECURE (agents without certificates); " : "; ") << to
+        << " has kernel " << Printable(check.peer_kernel()) << " and CRIU "
+        << Printable(check.peer_criu()) << std::endl;
   } else {
     out << name << " cannot be moved to " << to << " as it is:\n";
     SayObstacles(out, check);

@@ -4,6 +4,7 @@
 #include <istream>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "runtime/proto/starling.pb.h"
 #include "tools/starling/agent.h"
@@ -38,7 +39,7 @@ ExitCode Run(Session& session, const v1::ComponentSpec& spec);
 enum class PsForm { kTable, kJson, kNames };
 ExitCode Ps(Session& session, PsForm form);
 
-ExitCode Check(Session& session, const std::string& name, const std::string& to, Format format);
+ExitCode Check(Session& session, const v1::CheckRequest& request, Format format);
 
 struct MigrateOptions {
   v1::MigrateRequest request;
@@ -71,6 +72,25 @@ ExitCode Report(Session& session, const std::string& name, Format format);
 
 enum class InfoForm { kText, kJson, kPeers };
 ExitCode Info(Session& session, InfoForm form);
+
+struct BenchOptions {
+  std::string to;
+  std::string provider;  // empty: all
+  bool tools = true;     // those of others too
+  Format format = Format::kText;
+  std::string svg;  // a plot to write; empty: none
+};
+ExitCode Bench(Session& session, const BenchOptions& options);
+
+// Needs no agent.
+struct CertOptions {
+  std::string host;  // empty: the authority
+  std::vector<std::string> addresses;
+  std::string authority;  // folder of the authority; empty: `out`
+  std::string out;
+  int days = 0;  // 0: as usual
+};
+ExitCode Cert(Io& io, const CertOptions& options);
 
 // "starling: message" on `err`, once, and `code` back.
 ExitCode Fail(Io& io, ExitCode code, absl::string_view message);

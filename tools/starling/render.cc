@@ -119,6 +119,7 @@ std::string ComponentsJson(const v1::ListResponse& list) {
   Json json;
   json["schema"] = kJsonSchema;
   json["host"] = list.host();
+  json["insecure"] = list.insecure();
   json["components"] = Json::array();
   for (const v1::Component& component : list.components()) {
     json["components"].push_back(ComponentObject(component));
@@ -151,6 +152,39 @@ std::string CheckJson(const std::string& name, const std::string& to,
   json["provider"] = check.provider();
   json["peer_kernel"] = check.peer_kernel();
   json["peer_criu"] = check.peer_criu();
+  json["insecure"] = check.insecure();
+  return Dump(json);
+}
+
+std::string BenchJson(const std::string& to, const std::vector<v1::BenchResult>& results,
+                      const std::vector<v1::BenchTool>& tools) {
+  Json json;
+  json["schema"] = kJsonSchema;
+  json["to"] = to;
+  json["results"] = Json::array();
+  for (const v1::BenchResult& result : results) {
+    Json one;
+    one["provider"] = result.provider();
+    one["device"] = result.device();
+    one["connection"] = result.connection();
+    one["connections"] = result.connections();
+    one["points"] = Json::array();
+    for (const v1::BenchPoint& point : result.points())
+      one["points"].push_back({{"bytes", point.bytes()}, {"bytes_per_s", point.bytes_per_s()}});
+    one["round_trips"] = result.round_trips();
+    one["round_trip_median_s"] = result.round_trip_median_s();
+    one["round_trip_min_s"] = result.round_trip_min_s();
+    one["round_trip_p99_s"] = result.round_trip_p99_s();
+    json["results"].push_back(std::move(one));
+  }
+  json["tools"] = Json::array();
+  for (const v1::BenchTool& tool : tools) {
+    json["tools"].push_back({{"tool", tool.tool()},
+                             {"command", tool.command()},
+                             {"bytes_per_s", Known(tool.bytes_per_s())},
+                             {"one_way_s", Known(tool.one_way_s())},
+                             {"skipped", tool.skipped()}});
+  }
   return Dump(json);
 }
 
@@ -274,6 +308,9 @@ std::string ProgressJson(const v1::MigrationProgress& progress) {
   json["expected_blackout_s"] = Known(progress.expected_blackout_s());
   json["elapsed_s"] = progress.elapsed_s();
   json["message"] = progress.message();
+  json["provider"] = progress.provider().empty() ? Json(nullptr) : Json(progress.provider());
+  json["encrypted"] = progress.encrypted();
+  json["insecure"] = progress.insecure();
   return Dump(json);
 }
 
@@ -389,12 +426,23 @@ std::string EventJson(const v1::Event& event) {
 std::string InfoText(const v1::InfoResponse& info) {
   const std::string peers =
       info.peers_size() == 0 ? "none" : Printable(absl::StrJoin(info.peers(), ", "));
-  return Table({{"host", Printable(info.host())},
-                {"version", Printable(info.version())},
-                {"protocol", absl::StrCat(info.protocol())},
-                {"kernel", Printable(info.kernel())},
-                {"criu", Printable(info.criu())},
-                {"peers", peers}});
+  std::vector<std::string> refusals;
+  for (const auto& [kind, count] : info.refusals())
+    refusals.push_back(absl::StrCat(Printable(kind), " ", count));
+  std::sort(refusals.begin(), refusals.end());
+  return Table(
+      {{"host", Printable(info.host())},
+       {"version", Printable(info.version())},
+       {"protocol", absl::StrCat(info.protocol())},
+       {"kernel", Printable(info.kernel())},
+       {"criu", Printable(info.criu())},
+       {"peers", peers},
+       {"transports",
+        info.providers_size() == 0 ? "none" : Printable(absl::StrJoin(info.providers(), ", "))},
+       {"certificate", info.insecure()
+                           ? "none: INSECURE"
+                           : absl::StrCat("good until ", Printable(info.certificate_ends()))},
+       {"refused", refusals.empty() ? "nothing" : absl::StrJoin(refusals, ", ")}});
 }
 
 std::string InfoJson(const v1::InfoResponse& info) {
@@ -406,6 +454,12 @@ std::string InfoJson(const v1::InfoResponse& info) {
   json["kernel"] = info.kernel();
   json["criu"] = info.criu();
   json["peers"] = std::vector<std::string>(info.peers().begin(), info.peers().end());
+  json["providers"] = std::vector<std::string>(info.providers().begin(), info.providers().end());
+  json["insecure"] = info.insecure();
+  json["certificate_ends"] =
+      info.certificate_ends().empty() ? Json(nullptr) : Json(info.certificate_ends());
+  json["refusals"] = Json::object();
+  for (const auto& [kind, count] : info.refusals()) json["refusals"][kind] = count;
   return Dump(json);
 }
 

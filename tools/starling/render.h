@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "runtime/proto/bench.pb.h"
 #include "runtime/proto/starling.pb.h"
 #include "tools/starling/exit_code.h"
 
@@ -28,6 +29,10 @@ std::string ComponentsJson(const v1::ListResponse& list);
 std::string ObstacleText(const v1::Obstacle& obstacle);
 std::string CheckJson(const std::string& name, const std::string& to,
                       const v1::CheckResponse& check);
+
+// --- bench ---
+std::string BenchJson(const std::string& to, const std::vector<v1::BenchResult>& results,
+                      const std::vector<v1::BenchTool>& tools);
 
 // --- migrate ---
 

@@ -67,7 +67,7 @@ class CompletionTest : public testing::Test {
 
 TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"re"}), ElementsAre("restore", "resolve", "report", "replay"));
-  EXPECT_EQ(Offered({""}).size(), 14u);
+  EXPECT_EQ(Offered({""}).size(), 16u);
   EXPECT_THAT(Offered({"migrate", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "w"}), ElementsAre("web"));
   EXPECT_THAT(Offered({"migrate", "web", "--to", ""}), ElementsAre("node2", "node3"));
@@ -75,6 +75,8 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"--socket", "x", "stop", ""}), ElementsAre("x-redis", "x-web"));
   EXPECT_THAT(Offered({"migrate", "--to", "node2", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "--max-rounds", ""}), IsEmpty());
+  EXPECT_THAT(Offered({"migrate", "--transport", ""}), ElementsAre("verbs", "tcp"));
+  EXPECT_THAT(Offered({"cert", ""}), ElementsAre("authority", "host"));
   EXPECT_THAT(Offered({"migrate", "--max-rate", ""}), IsEmpty());
   EXPECT_THAT(Offered({"run", "a", "--", "r"}), IsEmpty());
 }
@@ -83,7 +85,7 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
 TEST_F(CompletionTest, OffersTheOptionsThatThereAre) {
   for (const std::string command :
        {"run", "ps", "check", "migrate", "checkpoint", "restore", "cancel", "resolve", "stop",
-        "logs", "events", "report", "info", "replay"}) {
+        "logs", "events", "report", "info", "bench", "cert", "replay"}) {
     const std::string help = Output(absl::StrCat(STARLING_PROGRAM, " ", command, " --help"));
     std::set<std::string> known = {"--socket"};
     const std::regex option(R"(\n  (?:-\w,)?(--[a-z-]+))");
