@@ -30,6 +30,8 @@ BYSTANDER = "bystander"
 CONFIGURATION = "/etc/starling/starlingd.toml"
 HOLD = "/run/starling/hold"
 CONTROL_PORT, DATA_PORT, ROCE_PORT = 7400, 7401, 4791
+# As node1 shows itself, in a node and on this host.
+TLS_IN_NODE = "/etc/starling/authority.crt:/etc/starling/node2.crt:/etc/starling/node2.key"
 
 # What runs on a node: components as the agent lists them, and their processes with start times.
 LOOK = """
@@ -133,6 +135,13 @@ class Test:
             return
         self.two.starling("stop", BYSTANDER, "--grace", "1", check=False)
         stack.enter_context(self.component(BYSTANDER, "nothing"))
+
+    def raw_call(self, method, message, tls=None, version=""):
+        """What node2's agent answers to bytes of ours; as host node1, or by other certificates."""
+        return self.bed.client(
+            "env", f"STARLING_TLS={tls or self.bed.certificate('node1')}",
+            f"STARLING_TLS_VERSION={version}", "/usr/bin/python3", "-B", RAW_GRPC, "call",
+            self.two.address, str(CONTROL_PORT), method, message, check=False)
 
     def cgroup_of(self, name):
         return f"/sys/fs/cgroup/starling/{name}"
@@ -301,16 +310,16 @@ def target_other_protocol(test):
     with test.unchanged():
         # HelloRequest{protocol: 99, host: "node7"}
         hello = "0863" + "12056e6f646537"
-        said = test.bed.client("/usr/bin/python3", "-B", RAW_GRPC, "call", test.two.address,
-                               str(CONTROL_PORT), "/starling.v1.Peer/Hello", hello).out
+        said = test.raw_call("/starling.v1.Peer/Hello", hello).out
         test.rows.append(("a peer with protocol 99", "-", said.strip()))
         for word in ("grpc-status", "speaks protocol 2", "node7 99", "same version"):
             if word not in said:
                 raise Failed(f"the agent does not say {word!r} to protocol 99: {said}")
     before = test.look()
     with test.agent_stopped(test.two):
-        fake = test.two.start("/usr/bin/python3", "-B", RAW_GRPC, "refuse", test.two.address,
-                              str(CONTROL_PORT), "host node2 speaks protocol 99 and host node1 2: "
+        fake = test.two.start("env", f"STARLING_TLS={TLS_IN_NODE}", "/usr/bin/python3", "-B",
+                              RAW_GRPC, "refuse", test.two.address, str(CONTROL_PORT),
+                              "host node2 speaks protocol 99 and host node1 2: "
                               "bring both to the same version of Starling",
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         try:
@@ -334,6 +343,78 @@ def no_rdma_device(test):
             test.refuse_move(f"migrate, {node.name} has no such RDMA device", BYSTANDER, 4, "rxe7")
             test.expect("starling ps without an RDMA device",
                         node.starling("ps", check=False), 0)
+
+
+@case
+def strangers(test):
+    """Callers of the agents' port without a certificate, with the wrong one, or without a role."""
+    hello = ("/starling.v1.Peer/Hello", "0801" + "12056e6f646537")
+
+    def refused(what, said, *words):
+        test.rows.append((what, "-", said.out.strip()))
+        for word in words:
+            if word not in said.out:
+                raise Failed(f"{what}: the answer does not say {word!r}: {said.out} {said.err}")
+
+    def counts():
+        return json.loads(test.two.starling("info", "--json").out)["refusals"]
+
+    authority = os.path.join(test.bed.authority(), "authority.crt")
+    other = os.path.join(test.folder, "other-authority")
+    starling = os.path.join(BINARIES, "starling")
+    for command in (("authority",), ("host", "node1")):
+        subprocess.run([starling, "cert", *command, "--out", other], check=True,
+                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with test.unchanged():
+        before = counts()
+        refused("a caller without a certificate", test.raw_call(*hello, tls=authority), "TLS: ")
+        refused("a caller with another authority's certificate",
+                test.raw_call(*hello, tls=f"{authority}:{other}/node1.crt:{other}/node1.key"),
+                "TLS: ")
+        refused("a caller that speaks TLS 1.2", test.raw_call(*hello, version="1.2"), "TLS: ")
+        for _ in range(2):
+            refused("a host without a role",
+                    test.raw_call(*hello, tls=test.bed.certificate("node9")),
+                    "host node9 has no role here")
+        # ReserveRequest{migration_id: "7f3a", spec: {name: "x"}, source_host: "node7"}
+        refused("a host that says it is another",
+                test.raw_call("/starling.v1.Peer/Reserve",
+                              "0a0437663361" + "12030a0178" + "2a056e6f646537"),
+                "says that it is host node7")
+        after = counts()
+    for kind, least in (("certificate", 2), ("role", 3)):
+        if after.get(kind, 0) < before.get(kind, 0) + least:
+            raise Failed(f"refusals by {kind}: {before} before, {after} after")
+    told = [line for line in test.two.starling("events").out.splitlines()
+            if "refused" in line and "node9" in line]
+    if len(told) != 1:
+        raise Failed(f"the host without a role is told {len(told)} times: {told}")
+
+
+@case
+def roles(test):
+    """What neither side's roles allow, and what one of them does not."""
+    edit = '/^\\[\\[peer/i [[security.allow]]\\npeer = "%s"\\ncomponents = ["%s"]'
+    for node, peer in ((test.two, "node1"), (test.one, "node2")):
+        with test.configured(node, edit % (peer, "other*")):
+            test.refuse_move(f"migrate, {node.name} allows other components", BYSTANDER, 4,
+                             "no-role", BYSTANDER, "[[security.allow]]", agents=False)
+
+
+@case
+def transports(test):
+    """A transport that is not known, or that the target does not offer."""
+    with test.unchanged():
+        test.expect("migrate --transport pigeon", test.one.starling(
+            "migrate", BYSTANDER, "--to", "node2", "--transport", "pigeon", check=False), 2,
+            "pigeon")
+    with test.configured(test.two, "/^offer/d"):
+        test.expect("migrate --transport tcp, not offered there", test.one.starling(
+            "migrate", BYSTANDER, "--to", "node2", "--transport", "tcp", "--quiet", check=False), 4,
+            "transport-not-offered", "tcp", "data.offer")
+    with test.configured(test.two, 's/encryption = .*/encryption = "on"/'):
+        test.expect("migrate, only the target seals", test.one.starling(
+            "migrate", BYSTANDER, "--to", "node2", "--quiet", check=False), 5, "data.encryption")
 
 
 # What the component holds -------------------------------------------------------------------------
@@ -616,9 +697,7 @@ def garbage_on_ports(test):
                 ("Renew", "0a0a2e2e2f2e2e2f6574632f"), ("Commit", "0a10" + "41" * 16),
                 ("SendImages", "0a0a2e2e2f2e2e2f6574632f"), ("Examine", ""), ("Hello", "ff" * 40),
                 ("Reserve", "ff" * 200)):
-            said = test.bed.client("/usr/bin/python3", "-B", RAW_GRPC, "call", test.two.address,
-                                   str(CONTROL_PORT), f"/starling.v1.Peer/{method}", message,
-                                   check=False)
+            said = test.raw_call(f"/starling.v1.Peer/{method}", message)
             if said.code != 0 or "grpc-status" not in said.out:
                 raise Failed(f"{method} with {message!r} was not answered: {said.out} {said.err}")
             test.rows.append((f"Peer/{method} {message[:24]}", "-", said.out.strip()))

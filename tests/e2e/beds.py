@@ -122,6 +122,23 @@ class Bed:
         if not self._keep:
             subprocess.run(self.argv("down"), check=False, stdin=subprocess.DEVNULL)
 
+    def authority(self):
+        """Folder of the authority that signed the nodes' certificates."""
+        status = subprocess.run(self.argv("status", "--json"), capture_output=True, text=True,
+                                check=True, stdin=subprocess.DEVNULL)
+        return json.loads(status.stdout)["authority"]
+
+    def certificate(self, name, *options):
+        """Files of a host's certificate, made when it is asked for first, as raw_grpc.py takes
+        them."""
+        folder = os.path.join(self.authority(), "hosts")
+        files = [os.path.join(folder, f"{name}.{kind}") for kind in ("crt", "key")]
+        if not os.path.exists(files[0]):
+            subprocess.run([os.path.join(BINARIES, "starling"), "cert", "host", name,
+                            "--authority", self.authority(), "--out", folder, *options],
+                           check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return ":".join([os.path.join(self.authority(), "authority.crt"), *files])
+
     def client(self, *command, check=True, given="", timeout=PATIENCE_S):
         """Runs a command on the host, in the bed's network."""
         done = subprocess.run(self.argv("client", "--", *command), input=given, text=True,

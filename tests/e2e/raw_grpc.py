@@ -1,12 +1,19 @@
 #!/usr/bin/python3
 """As much of gRPC over HTTP/2 as it takes to play a peer of another version.
 
+With STARLING_TLS="AUTHORITY:CERTIFICATE:KEY" in the environment (PEM files) it speaks TLS, and asks
+for the certificate of whoever calls; what the other side refuses in the handshake it prints as
+"TLS: ...". STARLING_TLS="AUTHORITY" shows no certificate, STARLING_TLS_VERSION="1.2" speaks no
+newer version.
+
 usage: raw_grpc.py call ADDRESS PORT METHOD HEX    prints what came back, with what is not text left
                                                    out (status and message are in it as text)
        raw_grpc.py refuse ADDRESS PORT MESSAGE     answers every call with FAILED_PRECONDITION
 """
 
+import os
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -51,13 +58,38 @@ def frames(connection):
         yield kind, flags, number, stream.read(int.from_bytes(head[:3], "big"))
 
 
+def secured(connection, server):
+    """The connection under TLS, where the environment says so."""
+    authority, *own = os.environ.get("STARLING_TLS", "").split(":")
+    if not authority:
+        return connection
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    if os.environ.get("STARLING_TLS_VERSION") == "1.2":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if own:
+        context.load_cert_chain(*own)
+    return context.wrap_socket(connection, server_side=server)
+
+
 def courtesy(connection, kind, flags):
     if kind == SETTINGS and not flags & ACK:
         connection.sendall(frame(SETTINGS, ACK, 0))
 
 
 def call(address, port, method, message):
-    with socket.create_connection((address, port), timeout=60) as connection:
+    try:
+        return answered(address, port, method, message)
+    except (ssl.SSLError, ConnectionError) as error:
+        # TLS 1.3 tells a client only after the handshake that its certificate was refused.
+        return f"TLS: {error}"
+
+
+def answered(address, port, method, message):
+    with secured(socket.create_connection((address, port), timeout=60), False) as connection:
         fields = b"".join(header(name, value) for name, value in (
             (":method", "POST"), (":scheme", "http"), (":path", method),
             (":authority", f"{address}:{port}"), ("content-type", "application/grpc"),
@@ -77,11 +109,17 @@ def call(address, port, method, message):
 
 
 def answer(connection, message):
+    try:
+        connection = secured(connection, True)
+    except (ssl.SSLError, OSError):
+        return
     refusal = (STATUS_200 + header("content-type", "application/grpc") +
                header("grpc-status", str(FAILED_PRECONDITION)) +
                header("grpc-message", urllib.parse.quote(message, safe=" :,.'")))
     with connection:
-        connection.recv(len(PREFACE), socket.MSG_WAITALL)
+        left = len(PREFACE)
+        while left > 0:
+            left -= len(connection.recv(left)) or left
         connection.sendall(frame(SETTINGS, 0, 0))
         for kind, flags, number, body in frames(connection):
             courtesy(connection, kind, flags)

@@ -18,6 +18,8 @@ and while the rest of their memory arrives there, and rest while they are moved 
 The case `memory-bounds` moves a component larger than what an agent may take, and looks at the peaks
 of both agents.
 
+The cases `redis-...` move Redis another way: over TCP, with its pages sealed, and both.
+
 The case `there-and-back` moves one component ten times (four with --subset) and compares what the
 agents and the nodes hold after the second move and after the last: descriptors, memory, threads,
 namespaces, cgroups, mounts, links, RDMA resources, and files of the agents' folders.
@@ -336,7 +338,15 @@ BIG_MIB = 400  # more than an agent may take
 
 WORKLOADS = {"redis": Redis, "memcached": Memcached, "nginx": Nginx,
              "process-family": ProcessFamily, "sqlite": SqliteWriter}
-SUBSET = ["redis", "process-family", "there-and-back"]
+# Further ways to move the first of them: options of `migrate`, an edit of both configurations, and
+# what the report has to say.
+WAYS = {
+    "redis-tcp": (["--transport", "tcp"], None, {"provider": "tcp", "encrypted": False}),
+    "redis-sealed": ([], "s/encryption = .*/encryption = \"on\"/", {"encrypted": True}),
+    "redis-tcp-sealed": (["--transport", "tcp"], "s/encryption = .*/encryption = \"on\"/",
+                         {"provider": "tcp", "encrypted": True}),
+}
+SUBSET = ["redis", "redis-tcp-sealed", "process-family", "there-and-back"]
 PROBED = "process-family"
 
 
@@ -406,7 +416,25 @@ class Test:
 
     # Cases ------------------------------------------------------------------------------------
 
-    def workload(self, name):
+    def way(self, name):
+        """Redis, moved another way than usual."""
+        options, edit, expected = WAYS[name]
+        if edit is None:
+            return self.workload("redis", options, expected)
+        path = "/etc/starling/starlingd.toml"
+        for node in self.nodes():
+            node.shell(f"cp {path} /tmp/starlingd.toml && sed -i -e '{edit}' {path}")
+            node.agent("restart")
+            node.wait_agent()
+        try:
+            return self.workload("redis", options, expected)
+        finally:
+            for node in self.nodes():
+                node.shell(f"mv /tmp/starlingd.toml {path}")
+                node.agent("restart")
+                node.wait_agent()
+
+    def workload(self, name, more=(), expected=None):
         workload = WORKLOADS[name]()
         self.start(name, workload)
         try:
@@ -417,7 +445,7 @@ class Test:
                 time.sleep(2)
                 options = ("--probe", f"bash -c '{PROBE % workload.port}'",
                            "--probe-timeout", str(beds.PATIENCE_S)) if name == PROBED else ()
-                reports = [self.move(name, self.two, self.one, *options)]
+                reports = [self.move(name, self.two, self.one, *options, *more)]
                 self.runs_only_on(name, self.two, self.one, workload.least_processes)
                 time.sleep(2)
                 report = witness.report()
@@ -426,8 +454,13 @@ class Test:
             flaws(report)
             # Back without load, so that the digest of before can be held against that of after.
             before = workload.digest(self)
-            reports.append(self.move(name, self.one, self.two))
+            reports.append(self.move(name, self.one, self.two, *more))
             self.runs_only_on(name, self.one, self.two, workload.least_processes)
+            for one in reports:
+                # The bed's agents know one another by certificates.
+                for key, value in {"insecure": False, **(expected or {})}.items():
+                    if one[key] != value:
+                        raise Failed(f"the report says {key}: {one[key]} and not {value}")
             workload.check(self, report, before, workload.digest(self))
         except BaseException:
             self.say_logs(name)
@@ -662,7 +695,7 @@ def memory_mib(wanted):
 
 
 def main():
-    names = [*WORKLOADS, *SHAPES, "memory-bounds", "there-and-back"]
+    names = [*WORKLOADS, *WAYS, *SHAPES, "memory-bounds", "there-and-back"]
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--subset", action="store_true")
     parser.add_argument("--case", action="append", choices=names)
@@ -689,6 +722,8 @@ def main():
                     said = test.there_and_back(moves)
                 elif name == "memory-bounds":
                     said = test.memory_bounds()
+                elif name in WAYS:
+                    said = test.way(name)
                 else:
                     said = test.shape(name) if name in SHAPES else test.workload(name)
                 verdict = "passed"

@@ -14,7 +14,7 @@ from . import access, guests, image, network, state
 DESCRIPTION = """\
 Boots small QEMU guests on this machine that share its userland, each with SoftRoCE (rxe0), CRIU,
 cgroup v2, a disk of its own at /var/lib/starling and an agent, and one folder that all of them
-share at /shared."""
+share at /shared. The agents know one another by certificates of the bed's own authority."""
 
 EPILOG = """\
 networks:
@@ -161,6 +161,7 @@ def _make(bed, arguments, kernel):
         "kernel_image": kernel.image, "memory_mib": arguments.memory,
         "cpus": arguments.cpus,
         "build": os.path.realpath(arguments.build), "shared": bed.shared,
+        "authority": bed.authority,
         "run_folder": bed.run_folder, "data_net": f"{state.DATA_NET}.0/24"}
     bed.save(description)
     description["initrd"] = image.initrd(kernel, bed.folder)

@@ -71,6 +71,10 @@ export PATH=$build/bin:$PATH HOME=$HOME LANG=C.UTF-8 STARLING_BED=1
 ulimit -l unlimited
 ENVIRONMENT
 cp "/run/bed/node$node.toml" /etc/starling/starlingd.toml
+if [ -e "/run/bed/node$node.crt" ]; then
+  cp /run/bed/authority.crt "/run/bed/node$node.crt" /etc/starling/
+  install -m 600 "/run/bed/node$node.key" /etc/starling/
+fi
 
 dropbear -E -s -m -P /run/dropbear.pid -r /run/bed/host_key -p "$management_net.$node:22" ||
   fail "starting SSH"

@@ -66,14 +66,37 @@ def kvm_works(bed, kernel, initrd):
     return known[key] == "", known[key]
 
 
-def _agent_configuration(node, nodes):
+def _certificates(bed, guest, nodes, build):
+    """The bed's own authority and a certificate for each node. False if the build has no command
+    line to make them with, which is what builds of other things than Starling lack."""
+    program = os.path.join(build, "bin", "starling")
+    if not os.access(program, os.X_OK):
+        return False
+    state.run(program, "cert", "authority", "--out", bed.authority)
+    shutil.copy(os.path.join(bed.authority, "authority.crt"), guest)
+    for node in range(1, nodes + 1):
+        state.run(program, "cert", "host", f"node{node}", "--address",
+                  f"{state.DATA_NET}.{node}", "--authority", bed.authority, "--out", guest)
+    return True
+
+
+def _agent_configuration(node, nodes, certified):
     lines = [f'host = "node{node}"', 'state_dir = "/var/lib/starling"',
              'run_dir = "/run/starling"', 'log_dir = "/var/log/starling"',
              'socket_group = "starling"',
              "[control]", f'listen = "{state.DATA_NET}.{node}:7400"',
              "[data]", 'provider = "verbs"', 'device = "rxe0"',
              f'listen = "{state.DATA_NET}.{node}:7401"',
-             "[network]", 'parent = "eth0"']
+             # An emulated processor has no AES instructions.
+             'offer = ["tcp"]', 'encryption = "off"',
+             "[network]", 'parent = "eth0"',
+             "[security]"]
+    if certified:
+        lines += ['authority = "/etc/starling/authority.crt"',
+                  f'certificate = "/etc/starling/node{node}.crt"',
+                  f'key = "/etc/starling/node{node}.key"']
+    else:
+        lines += ["insecure = true"]
     for peer in range(1, nodes + 1):
         if peer != node:
             lines += ["[[peer]]", f'name = "node{peer}"',
@@ -98,9 +121,10 @@ def prepare(bed, kernel, nodes, build):
         out.write("127.0.0.1 localhost\n::1 localhost\n")
         out.writelines(f"{state.DATA_NET}.{node} node{node}\n" for node in range(1, nodes + 1))
         out.write(f"{state.DATA_NET}.254 observer\n")
+    certified = _certificates(bed, guest, nodes, build)
     for node in range(1, nodes + 1):
         with open(os.path.join(guest, f"node{node}.toml"), "w", encoding="ascii") as out:
-            out.write(_agent_configuration(node, nodes))
+            out.write(_agent_configuration(node, nodes, certified))
         folder = bed.node_folder(node)
         os.makedirs(folder, exist_ok=True)
         disk = os.path.join(folder, "disk.img")

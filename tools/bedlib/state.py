@@ -86,6 +86,7 @@ class Bed:
         self.folder = os.path.join(BEDS, name)
         self.run_folder = os.path.join(RUN, self.id)
         self.shared = os.path.join(self.folder, "shared")
+        self.authority = os.path.join(self.folder, "authority")  # of the nodes' certificates
         self._state_path = os.path.join(self.folder, "bed.json")
         self._process_folder = os.path.join(self.folder, "processes")
 
