@@ -9,7 +9,7 @@ target_include_directories(starling_options INTERFACE ${CMAKE_SOURCE_DIR})
 if(STARLING_SANITIZE)
   add_compile_options(-fsanitize=${STARLING_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${STARLING_SANITIZE})
-  if(STARLING_SANITIZE MATCHES address)
+  if(STARLING_SANITIZE MATCHES address AND CMAKE_CXX_COMPILER_ID STREQUAL GNU)
     # g++ 12 takes its own std::regex for uninitialized under asan.
     add_compile_options(-Wno-maybe-uninitialized)
   endif()
