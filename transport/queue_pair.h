@@ -33,7 +33,7 @@ inline constexpr uint32_t kMaxWriteBytes = 1u << 20;
 inline constexpr size_t kMaxList = 16;
 
 // kWriteImmediate writes and then takes one of the peer's receives, whose completion carries the
-// request's `immediate`; nothing is put into its buffer.
+// request's `immediate`; nothing is put into its buffer. Not every provider has it: kUnimplemented.
 enum class Operation : uint8_t { kWrite, kRead, kMessage, kWriteImmediate };
 
 struct WorkRequest {

@@ -82,6 +82,10 @@ void TcpQueuePair::Start(UniqueFd socket, std::string description) {
 }
 
 absl::Status TcpQueuePair::Post(std::span<const WorkRequest> requests) {
+  for (const WorkRequest& request : requests) {
+    if (request.operation == Operation::kWriteImmediate)
+      return absl::UnimplementedError("a write with an immediate cannot go over TCP");
+  }
   {
     std::lock_guard lock(mutex_);
     if (requests_.places.size() - requests_.size() < requests.size())
@@ -193,6 +197,8 @@ bool TcpQueuePair::SendRequests(uint64_t from, uint64_t to) {
         break;
       case Operation::kRead:
         header.kind = TcpKind::kRead;
+        break;
+      case Operation::kWriteImmediate:  // refused by Post()
         break;
     }
     if (request.operation != Operation::kMessage) {

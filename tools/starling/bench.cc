@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/file.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "runtime/proto/bench.grpc.pb.h"
 #include "tools/replay/plot.h"
