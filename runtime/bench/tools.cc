@@ -83,7 +83,10 @@ absl::Status ReadFigure(absl::string_view output, v1::BenchTool& result) {
   for (const absl::string_view line : absl::StrSplit(output, '\n')) {
     const std::vector<absl::string_view> words =
         absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
-    if (words.size() > column && words[0] == size) (void)absl::SimpleAtod(words[column], &figure);
+    double number;
+    if (words.size() > column && words[0] == size && absl::SimpleAtod(words[column], &number)) {
+      figure = number;
+    }
   }
   if (figure < 0) return none;
   if (result.tool() == "ib_write_bw") {

@@ -142,10 +142,11 @@ TEST(ProgressView, WritesALineWhenThereIsNews) {
 TEST(Json, OfProgressHasItsSchema) {
   const std::string text = ProgressJson(Round(2, 45, 0));
   EXPECT_THAT(text, Not(HasSubstr("\n")));
-  EXPECT_THAT(KeysOf(text), ElementsAreArray({"schema", "type", "migration_id", "component", "from",
-                                              "to", "step", "round", "bytes_sent", "bytes_expected",
-                                              "rate_bytes_per_s", "dirty_bytes_per_s",
-                                              "expected_blackout_s", "elapsed_s", "message"}));
+  EXPECT_THAT(KeysOf(text),
+              ElementsAreArray({"schema", "type", "migration_id", "component", "from", "to", "step",
+                                "round", "bytes_sent", "bytes_expected", "rate_bytes_per_s",
+                                "dirty_bytes_per_s", "expected_blackout_s", "elapsed_s", "message",
+                                "provider", "encrypted", "insecure"}));
   const json parsed = json::parse(text);
   EXPECT_EQ(parsed["schema"], 1);
   EXPECT_EQ(parsed["type"], "progress");
