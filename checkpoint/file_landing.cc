@@ -223,7 +223,8 @@ absl::Status FileLanding::Finish(const FileTree& tree) {
 FilePlace::FilePlace(const std::string& component, std::string path) : path_(std::move(path)) {
   const size_t slash = path_.rfind('/');
   folder_ = slash == 0 ? "/" : path_.substr(0, slash);
-  prefix_ = absl::StrCat(slash == 0 ? "" : folder_, "/.starling-", component, "-",
+  // No component has a dot in its name.
+  prefix_ = absl::StrCat(slash == 0 ? "" : folder_, "/.starling.", component, ".",
                          path_.substr(slash + 1), ".");
 }
 
@@ -237,7 +238,13 @@ absl::Status FilePlace::SyncFolder() const {
 
 bool FilePlace::placing() const { return Exists(Beside("placing")); }
 
-absl::Status FilePlace::Put() const {
+absl::Status FilePlace::Put(bool replace) const {
+  std::error_code error;
+  if (!replace && Exists(path_) &&
+      !(std::filesystem::is_directory(path_, error) && std::filesystem::is_empty(path_, error))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("something has come to ", path_, " meanwhile: it is left alone"));
+  }
   const std::string landed = absl::StrCat(landing(), "/", kTree);
   RETURN_IF_ERROR(WriteFileAtomic(Beside("placing"), "", 0600));
   if (Exists(path_)) RETURN_IF_ERROR(Rename(path_, Beside("old")));

@@ -51,10 +51,10 @@ class FileLanding {
 };
 
 // Names beside a shipped path, in the same folder and so on the same file system:
-//   .starling-NAME-BASE.new      the tree that lands
-//   .starling-NAME-BASE.placing  it is being put in place, or was and may still be taken back
-//   .starling-NAME-BASE.old      what was at the path before
-//   .starling-NAME-BASE.left     a copy that is out of date since its component left, or was
+//   .starling.NAME.BASE.new      the tree that lands
+//   .starling.NAME.BASE.placing  it is being put in place, or was and may still be taken back
+//   .starling.NAME.BASE.old      what was at the path before
+//   .starling.NAME.BASE.left     a copy that is out of date since its component left, or was
 //                                restored from an older checkpoint
 // Each step can be repeated after a crash in the middle of it. One at a time for a component.
 class FilePlace {
@@ -65,8 +65,9 @@ class FilePlace {
   std::string landing() const { return Beside("new"); }
   bool placing() const;
 
-  // Moves what is at the path aside, and the landed tree to it.
-  absl::Status Put() const;
+  // Moves what is at the path aside, and the landed tree to it. kFailedPrecondition where more than
+  // an empty folder is at the path, unless that is to be replaced.
+  absl::Status Put(bool replace = false) const;
   // The path is as it was before Put(), and no trace is left of what landed.
   absl::Status TakeBack() const;
   // After Put(): what it moved aside goes, and so does what an earlier SetAside() left. With

@@ -259,7 +259,8 @@ absl::Status FileTracker::List(bool last, const BlockSink& sink, Report& report)
     return absl::FailedPreconditionError(absl::StrCat(root_, " is neither a folder nor a file"));
   }
   walk.device = info.st_dev;
-  walk.in_memory = fs.f_type == TMPFS_MAGIC;
+  // An overlay may have its files on one.
+  walk.in_memory = fs.f_type == TMPFS_MAGIC || fs.f_type == OVERLAYFS_SUPER_MAGIC;
   RETURN_IF_ERROR(Visit(walk, AT_FDCWD, root_, ""));
   // A file that was mapped while it was read may have been written without a trace.
   const std::set<uint64_t> mapped = mapped_();

@@ -192,7 +192,7 @@ absl::StatusOr<std::shared_ptr<agent::Copy>> Restorer::Restore(uint64_t epoch) {
   ASSIGN_OR_RETURN(const std::string socket,
                    keeper::StartKeeper(start, Deadline::After(kDestroyTimeout)));
   copy_ = std::make_shared<agent::Copy>(spec_.name(), socket);
-  for (const checkpoint::FilePlace& place : places_) RETURN_IF_ERROR(place.Put());
+  for (const checkpoint::FilePlace& place : places_) RETURN_IF_ERROR(place.Put(/*replace=*/true));
   keeper::v1::Request request;
   keeper::v1::Restore& restore = *request.mutable_restore();
   const auto timeout = host_.config.migration.step_timeout;

@@ -15,6 +15,7 @@
 #include "runtime/keeper_client.h"
 #include "runtime/migration/stream_keys.h"
 #include "runtime/names.h"
+#include "runtime/spec.h"
 
 namespace starling::migration {
 namespace {
@@ -100,7 +101,7 @@ void Targets::Forget(const std::string& id) {
 
 absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& request) {
   RETURN_IF_ERROR(CheckMigrationId(request.migration_id()));
-  RETURN_IF_ERROR(CheckComponentName(request.spec().name()));
+  RETURN_IF_ERROR(CheckSpec(request.spec()));
   RETURN_IF_ERROR(CheckHostName(request.source_host()));
   ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request.provider()));
   if (!host_.criu.ok()) return host_.criu.status();

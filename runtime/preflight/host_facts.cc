@@ -91,7 +91,7 @@ HostFacts GatherHost(const v1::ExamineRequest& request, const HostOptions& optio
     if (::stat(path.c_str(), &stat) != 0) facts.missing_shared.push_back(path);
   }
   for (const v1::ShippedPath& shipped : request.shipped()) {
-    facts.shipped.push_back(LookAtPlace(shipped.path()));
+    facts.shipped.push_back(shipped.path().empty() ? ShippedPlace() : LookAtPlace(shipped.path()));
   }
   const int count = std::min(request.files_size(), kMaxFiles);
   facts.files.reserve(static_cast<size_t>(count));

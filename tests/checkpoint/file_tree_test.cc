@@ -348,7 +348,9 @@ TEST_F(FilePlaceTest, PutAndKept) {
   Put("file", "old");
   Land();
   EXPECT_EQ(Content(), "old");
-  ASSERT_TRUE(Place().Put().ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Place().Put()));
+  EXPECT_EQ(Content(), "old") << "what came meanwhile is left alone";
+  ASSERT_TRUE(Place().Put(/*replace=*/true).ok());
   EXPECT_EQ(Content(), "new");
   EXPECT_TRUE(Place().placing());
   ASSERT_TRUE(Place().Keep().ok());
@@ -360,7 +362,7 @@ TEST_F(FilePlaceTest, PutAndKept) {
 TEST_F(FilePlaceTest, PutAndTakenBack) {
   Put("file", "old");
   Land();
-  ASSERT_TRUE(Place().Put().ok());
+  ASSERT_TRUE(Place().Put(/*replace=*/true).ok());
   ASSERT_TRUE(Place().TakeBack().ok());
   EXPECT_EQ(Content(), "old");
   EXPECT_TRUE(Beside().empty());
@@ -375,7 +377,7 @@ TEST_F(FilePlaceTest, PutAndTakenBack) {
 }
 
 TEST_F(FilePlaceTest, TakenBackAfterACrashAtAnyStep) {
-  const std::string base = scratch_ + "/.starling-db-data.";
+  const std::string base = scratch_ + "/.starling.db.data.";
   for (int step = 0; step <= 4; ++step) {
     ASSERT_TRUE(RemoveTree(scratch_ + "/data").ok());
     ASSERT_EQ(::mkdir((scratch_ + "/data").c_str(), 0755), 0);
@@ -404,7 +406,7 @@ TEST_F(FilePlaceTest, ACopyThatLeftIsKeptUntilTheComponentReturns) {
   Put("file", "first");
   ASSERT_TRUE(Place().SetAside().ok());
   EXPECT_EQ(Content(), "none");
-  EXPECT_EQ(Beside(), std::vector<std::string>{".starling-db-data.left"});
+  EXPECT_EQ(Beside(), std::vector<std::string>{".starling.db.data.left"});
   ASSERT_TRUE(Place().SetAside().ok()) << "again after a crash";
   EXPECT_EQ(Beside().size(), 1u);
   Land();
@@ -415,10 +417,10 @@ TEST_F(FilePlaceTest, ACopyThatLeftIsKeptUntilTheComponentReturns) {
   // What a restore from a checkpoint replaces is kept.
   Put("file", "newer");
   Land();
-  ASSERT_TRUE(Place().Put().ok());
+  ASSERT_TRUE(Place().Put(/*replace=*/true).ok());
   ASSERT_TRUE(Place().Keep(/*keep_old=*/true).ok());
   EXPECT_EQ(Content(), "new");
-  EXPECT_EQ(ReadFile(scratch_ + "/.starling-db-data.left/file").value(), "newer");
+  EXPECT_EQ(ReadFile(scratch_ + "/.starling.db.data.left/file").value(), "newer");
 }
 
 }  // namespace

@@ -99,7 +99,7 @@ TEST_F(FilesTest, ArriveInRoundsAndArePutInPlace) {
   EXPECT_EQ(FilesThere(), 2u);
   ASSERT_TRUE(SetAside(here_).ok());
   EXPECT_EQ(Content("here/data/file"), "none");
-  EXPECT_EQ(Content("here/.starling-db-data.left/file"), "content");
+  EXPECT_EQ(Content("here/.starling.db.data.left/file"), "content");
 }
 
 TEST_F(FilesTest, CalledOffLeaveNothing) {
