@@ -1,5 +1,6 @@
 #include "runtime/checkpoints/taker.h"
 
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <future>
@@ -109,7 +110,12 @@ void Taker::AddPhase(absl::string_view name, Duration took) {
 absl::StatusOr<v1::CheckpointResponse> Taker::Run() {
   const TimePoint begun = Clock::now();
   RETURN_IF_ERROR(Prepare());
-  RETURN_IF_ERROR(Rounds());
+  if (const absl::Status copied = Rounds(); !copied.ok()) {
+    // A tracker may have failed while it had the component frozen.
+    (void)copy_->CancelCriu(Deadline::After(kKeeperTimeout));
+    (void)LetRun();
+    return Annotate(copied, "checkpoint");
+  }
   RETURN_IF_ERROR(Instant());
   RETURN_IF_ERROR(Store());
   response_.set_total_s(Seconds(Clock::now() - begun));

@@ -1,7 +1,6 @@
 #include "checkpoint/store.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "checkpoint/store_layout.h"
+#include "tests/runtime/scratch.h"
 
 namespace starling::checkpoint {
 namespace {
@@ -35,15 +35,10 @@ std::string Noise(uint32_t number, size_t size = kBlockBytes) {
 class StoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/starling-store-XXXXXX";
-    ASSERT_NE(::mkdtemp(name), nullptr);
-    scratch_ = name;
-    folder_ = scratch_ + "/store";
-    ASSERT_TRUE(WriteFileAtomic(scratch_ + "/key", std::string(64, 'a') + "\n", 0600).ok());
-    ASSERT_TRUE(WriteFileAtomic(scratch_ + "/other", std::string(64, 'b'), 0600).ok());
-    key_ = StoreKey::Read(scratch_ + "/key").value();
+    ASSERT_TRUE(WriteFileAtomic(scratch_ / "key", std::string(64, 'a') + "\n", 0600).ok());
+    ASSERT_TRUE(WriteFileAtomic(scratch_ / "other", std::string(64, 'b'), 0600).ok());
+    key_ = StoreKey::Read(scratch_ / "key").value();
   }
-  void TearDown() override { ASSERT_TRUE(RemoveTree(scratch_).ok()); }
 
   // A checkpoint of one process whose pages are these blocks, with one image and one file.
   absl::StatusOr<StoreTotals> Write(const std::vector<std::string>& blocks, uint32_t keep = 0,
@@ -107,8 +102,8 @@ class StoreTest : public ::testing::Test {
     return all;
   }
 
-  std::string scratch_;
-  std::string folder_;
+  const Scratch scratch_{InMemory()};
+  const std::string folder_ = scratch_ / "store";
   std::optional<StoreKey> key_;
 };
 
@@ -212,7 +207,7 @@ TEST_F(StoreTest, EncryptedIsReadWithItsKeyAlone) {
   ASSERT_TRUE(Write(blocks, 0, &*key_).ok());
   EXPECT_EQ(Read(0, &*key_).value(), Whole(blocks));
   EXPECT_TRUE(absl::IsFailedPrecondition(Read().status()));
-  const StoreKey other = StoreKey::Read(scratch_ + "/other").value();
+  const StoreKey other = StoreKey::Read(scratch_ / "other").value();
   EXPECT_TRUE(absl::IsDataLoss(Read(0, &other).status())) << Read(0, &other).status();
   for (const std::string& path : {Files("pack-")[0], Files("checkpoint-")[0]}) {
     const std::string bytes = ReadFile(path).value();
@@ -241,12 +236,12 @@ TEST_F(StoreTest, TheSameContentIsNeverEncryptedAlike) {
 }
 
 TEST_F(StoreTest, KeysAreChecked) {
-  ASSERT_TRUE(WriteFileAtomic(scratch_ + "/short", "abc").ok());
-  const auto key = StoreKey::Read(scratch_ + "/short");
+  ASSERT_TRUE(WriteFileAtomic(scratch_ / "short", "abc").ok());
+  const auto key = StoreKey::Read(scratch_ / "short");
   EXPECT_TRUE(absl::IsInvalidArgument(key.status()));
-  EXPECT_TRUE(absl::StrContains(key.status().message(), scratch_ + "/short"));
-  ASSERT_TRUE(WriteFileAtomic(scratch_ + "/raw", std::string(32, '\xaa')).ok());
-  EXPECT_TRUE(StoreKey::Read(scratch_ + "/raw").ok());
+  EXPECT_TRUE(absl::StrContains(key.status().message(), scratch_ / "short"));
+  ASSERT_TRUE(WriteFileAtomic(scratch_ / "raw", std::string(32, '\xaa')).ok());
+  EXPECT_TRUE(StoreKey::Read(scratch_ / "raw").ok());
 }
 
 // Of every file of a checkpoint: whatever is cut off or turned over is found, by the file's name.
