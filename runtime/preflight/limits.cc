@@ -191,8 +191,7 @@ const std::vector<LimitText>& Limits() {
        "Start the program without that kind of sandbox."},
       {Limit::kSysvShared, "sysv-shared-memory",
        "Process {pid} ({name}) has System V shared memory attached ({thing}).",
-       "Configure the program to use mmap or POSIX shared memory (for example "
-       "shared_memory_type=mmap), or unlink it."},
+       "Configure the program to use mmap or POSIX shared memory."},
       {Limit::kKernelObject, "kernel-object",
        "Process {pid} ({name}) holds the kernel object {thing}, which CRIU cannot rebuild.",
        "Have the program close it."},
