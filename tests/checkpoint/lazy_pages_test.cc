@@ -109,6 +109,11 @@ class LazyPagesTest : public ::testing::Test {
     address.sun_family = AF_UNIX;
     std::strcpy(address.sun_path, absl::StrCat(folder_, "/lazy-pages.socket").c_str());
     ASSERT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    for (int i = 0; i < zombies_; ++i) {
+      const int32_t zombie = -1;
+      ASSERT_EQ(::send(socket.get(), &zombie, sizeof(zombie), 0),
+                static_cast<ssize_t>(sizeof(zombie)));
+    }
     const int32_t pid = kPid;
     ASSERT_EQ(::send(socket.get(), &pid, sizeof(pid), 0), static_cast<ssize_t>(sizeof(pid)));
     char dummy = 0;
@@ -144,6 +149,7 @@ class LazyPagesTest : public ::testing::Test {
   std::byte* memory_ = nullptr;
   std::unique_ptr<LazyPages> lazy_;
   std::atomic<int> held_{0}, failures_{0};
+  int zombies_ = 0;  // that CRIU tells of before the process
 };
 
 TEST_F(LazyPagesTest, GivesWhatIsTouchedThenTheRest) {
@@ -164,6 +170,19 @@ TEST_F(LazyPagesTest, GivesWhatIsTouchedThenTheRest) {
   struct stat info;
   ASSERT_EQ(::fstat(arena_.get(), &info), 0);
   EXPECT_EQ(info.st_blocks, 0);
+  EXPECT_EQ(failures_, 0);
+}
+
+// A component whose children had ended and were not waited for could not be moved: CRIU says -1 for
+// each of them and sends no userfaultfd, and that was waited for until the restore failed. They are
+// passed over.
+TEST_F(LazyPagesTest, ZombiesHaveNoMemory) {
+  Register(0, kPages);
+  zombies_ = 2;
+  ASSERT_EQ(Start(Index()), absl::OkStatus());
+  EXPECT_EQ(held_, 1);
+  EXPECT_EQ(At(200), Content(200));
+  ASSERT_EQ(Filled(), absl::OkStatus());
   EXPECT_EQ(failures_, 0);
 }
 
