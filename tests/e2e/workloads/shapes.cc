@@ -435,8 +435,10 @@ std::unique_ptr<Shape> Make(std::string_view name) {
   if (name != "sparse") return nullptr;
   constexpr size_t kBytes = size_t{2} << 30;
   constexpr size_t kStride = 100;
-  return std::make_unique<Spread>(Map(kBytes, MAP_PRIVATE | MAP_NORESERVE),
-                                  kBytes / kPage / kStride, kStride);
+  unsigned char* bytes = Map(kBytes, MAP_PRIVATE | MAP_NORESERVE);
+  // With transparent huge pages a touched page would bring 511 others with it.
+  madvise(bytes, kBytes, MADV_NOHUGEPAGE);
+  return std::make_unique<Spread>(bytes, kBytes / kPage / kStride, kStride);
 }
 
 std::string Answer(Shape& shape, std::string_view line, bool& paused) {
