@@ -92,10 +92,12 @@ def _iperf3(pair, seconds, port):
                                               "-t", str(seconds), "-J"), capture_output=True,
                                   text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
             said = json.loads(done.stdout or "{}")
-            if done.returncode == 0:
+            if done.returncode == 0 and "sum_received" in said.get("end", {}):
                 return said["end"]["sum_received"]["bits_per_second"] / 8
+            if server.poll() is not None:
+                break
             time.sleep(0.1)
-        raise beds.DemoError(f"iperf3: {said.get('error', done.stderr)}")
+        raise beds.DemoError(f"iperf3: {said.get('error', done.stdout[-400:] + done.stderr)}")
     finally:
         server.kill()
         server.wait()
