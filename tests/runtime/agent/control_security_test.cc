@@ -131,6 +131,7 @@ class ControlSecurityTest : public ::testing::Test {
     v1::ReserveRequest request;
     request.set_migration_id("7f3a");
     request.mutable_spec()->set_name(component);
+    request.mutable_spec()->add_command("/bin/true");
     request.set_source_host(from);
     return request;
   }
