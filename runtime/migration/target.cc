@@ -291,6 +291,12 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   }
   phase("target: memory images", start);
   start = Clock::now();
+  // The keeper empties the arena as pages leave it, some of them before CRIU is done.
+  if (verified.valid()) {
+    RETURN_IF_ERROR(verified.get());
+    phase("target: rest of verifying", start);
+    start = Clock::now();
+  }
   RETURN_IF_ERROR(
       AppendLog(LogPath(host_.config.log_dir, ghost.row.component), request.log_tail()));
   RETURN_IF_ERROR(ghost.files->Put());
@@ -310,11 +316,6 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
     *response.add_phases() = std::move(time);
   }
   start = Clock::now();
-  if (verified.valid()) {
-    RETURN_IF_ERROR(verified.get());
-    phase("target: rest of verifying", start);
-    start = Clock::now();
-  }
   ASSIGN_OR_RETURN(const VerdictRow verdict, host_.journal.Prepare(ghost.row.id));
   if (verdict.state != MigrationState::kPrepared) {
     return absl::AbortedError(

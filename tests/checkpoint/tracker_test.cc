@@ -304,6 +304,7 @@ TEST_P(TrackerTest, WhatAProcessBecomesIsKnownFromItsFirstPageOn) {
   const Deadline patience = Deadline::After(std::chrono::seconds(30));
   do {
     ::usleep(10000);
+    List();
     changes = tracker_->List();
     ASSERT_TRUE(changes.ok()) << changes.status();
     ASSERT_EQ(changes->processes.size(), 1u);
