@@ -27,6 +27,17 @@ constexpr auto kGrace = std::chrono::seconds(10);
 constexpr uint64_t kUserCode64 = 0x33;
 constexpr int kCallStop = SIGTRAP | 0x80;  // PTRACE_O_TRACESYSGOOD
 
+// One that is ending loses its memory piece by piece, and cannot be traced any more.
+bool IsEnding(pid_t pid) {
+  const auto stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
+  const size_t state = stat.ok() ? stat->rfind(") ") : std::string::npos;
+  if (state == std::string::npos || absl::StrContains("ZXx", stat->substr(state + 2, 1))) {
+    return true;
+  }
+  const auto maps = ReadFile(absl::StrCat("/proc/", pid, "/maps"));
+  return !maps.ok() || maps->empty();
+}
+
 // Address of a `syscall` instruction in the process's vdso.
 absl::StatusOr<uint64_t> FindSyscall(pid_t pid) {
   ASSIGN_OR_RETURN(const auto process, ProcessMemory::Open(pid));
@@ -42,14 +53,7 @@ absl::StatusOr<uint64_t> FindSyscall(pid_t pid) {
     const auto at = std::search(code.begin(), code.end(), std::begin(kSyscall), std::end(kSyscall));
     if (at != code.end()) return mapping.start + static_cast<uint64_t>(at - code.begin());
   }
-  // One that is ending loses its memory piece by piece.
-  const auto stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
-  const auto left = process->TrackedMappings();
-  const size_t state = stat.ok() ? stat->rfind(") ") : std::string::npos;
-  if (!left.ok() || left->empty() || state == std::string::npos ||
-      absl::StrContains("ZXx", stat->substr(state + 2, 1))) {
-    return absl::NotFoundError(absl::StrCat("process ", pid, " has ended"));
-  }
+  if (IsEnding(pid)) return absl::NotFoundError(absl::StrCat("process ", pid, " has ended"));
   return absl::UnimplementedError(
       absl::StrCat("process ", pid, " has no vdso with a system call in it"));
 }
@@ -123,6 +127,7 @@ absl::StatusOr<std::unique_ptr<InjectedCalls>> InjectedCalls::Begin(pid_t pid, D
   const absl::Status seized =
       calls->Trace(PTRACE_SEIZE, nullptr, reinterpret_cast<void*>(options), "trace");
   if (!seized.ok()) {
+    if (IsEnding(pid)) return absl::NotFoundError(absl::StrCat("process ", pid, " has ended"));
     return absl::IsPermissionDenied(seized) ? absl::UnavailableError(seized.message()) : seized;
   }
   calls->attached_ = true;
