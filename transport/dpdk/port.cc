@@ -2,6 +2,7 @@
 
 #include <rte_config.h>
 // First the configuration; the others need it.
+#include <net/if.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
@@ -9,6 +10,8 @@
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,12 +19,14 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -135,6 +140,16 @@ absl::Status StartEal(const Spec& first) {
   }
   started = true;
   return absl::OkStatus();
+}
+
+// Drivers of the kernel's devices answer 1500 whatever the device carries.
+std::optional<uint16_t> KernelMtu(const std::string& device) {
+  ifreq request = {};
+  if (device.size() >= sizeof(request.ifr_name)) return std::nullopt;
+  device.copy(request.ifr_name, device.size());
+  const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket || ::ioctl(socket.get(), SIOCGIFMTU, &request) != 0) return std::nullopt;
+  return static_cast<uint16_t>(std::min(request.ifr_mtu, 65535));
 }
 
 struct PoolDelete {
@@ -326,6 +341,10 @@ absl::StatusOr<std::unique_ptr<roce::PacketPort>> OpenPort(const std::string& na
     }
   }
   if (rte_eth_dev_get_mtu(port, &mtu) != 0) mtu = 1500;
+  if (spec.kind == Kind::kAfPacket || spec.kind == Kind::kAfXdp)
+    mtu = KernelMtu(spec.where).value_or(mtu);
+  // Between two processes there is no device that limits it.
+  if (spec.kind == Kind::kMemif) mtu = kFrameBytes;
   // The device may carry more than a buffer holds.
   mtu = static_cast<uint16_t>(std::min<uint32_t>(mtu, buffer - RTE_PKTMBUF_HEADROOM - 64));
   spdlog::debug("port {}: address {}, MTU {}", name, roce::MacText(own), mtu);
