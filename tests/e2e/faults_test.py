@@ -380,7 +380,8 @@ class Case:
         verdict = wait_until("the target's word is final", lambda: self.verdict(
             ("committed", "aborted", None)))
         time.sleep(2)
-        if self.source_state() != "in-doubt":
+        # No answer in time says nothing: it is asked again.
+        if wait_until("the source answers", self.source_state) != "in-doubt":
             self.complain("the source did not stay in doubt while the link was cut")
         for seen in self.source.states_since(since):
             if seen.get(self.name) != "held":
