@@ -26,11 +26,12 @@ absl::Status Annotate(const absl::Status& status, absl::string_view context);
 #define STARLING_CONCAT_INNER(a, b) a##b
 #define STARLING_CONCAT(a, b) STARLING_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                           \
-  do {                                                        \
-    if (absl::Status status_ = (expression); !status_.ok()) { \
-      return status_;                                         \
-    }                                                         \
+// The name is one that no member has: `status_` would hide the member in RETURN_IF_ERROR(status_).
+#define RETURN_IF_ERROR(expression)                                         \
+  do {                                                                      \
+    if (absl::Status returned_error = (expression); !returned_error.ok()) { \
+      return returned_error;                                                \
+    }                                                                       \
   } while (false)
 
 #define ASSIGN_OR_RETURN(target, expression) \
