@@ -57,29 +57,35 @@ class SourceMigration {
   // The steps, in their order.
   absl::Status Reserve();
   absl::Status PreCopy();
-  absl::Status Rounds();
-  absl::Status CatchUp();
-  absl::StatusOr<checkpoint::RoundReport> OneRound(uint32_t number);
-  std::unique_ptr<SlowdownGovernor> MakeGovernor() const;
   absl::Status Freeze();
   absl::Status Capture();
   absl::Status Restore();
   absl::Status Probe();
   absl::Status AskToCommit();
 
+  // Of PreCopy(), in source_precopy.cc.
+  absl::Status Rounds();
+  absl::Status CatchUp();
+  absl::StatusOr<checkpoint::RoundReport> OneRound(uint32_t number);
+  std::unique_ptr<SlowdownGovernor> MakeGovernor() const;
+
+  // How it ends, in source_ending.cc with AskToCommit().
   absl::Status FinishLeft(uint64_t epoch);
   absl::Status CallOff(const absl::Status& why, bool target_knows);
+  // Completes the report, keeps it, and hands it out with the last progress.
+  void FinishReport();
 
   absl::Status FlushFrozen();
   void TellResent(uint64_t pages);
   void KeepLease();
   absl::Status StillWanted() const;
   void Enter(v1::Step step, absl::string_view message);
-  // Completes the report, keeps it, and hands it out with the last progress.
-  void FinishReport();
   v1::PageRound& AddRound(const checkpoint::RoundReport& round, uint64_t wire_bytes, Duration took);
   void AddPhase(absl::string_view name, Duration took);
   Deadline StepDeadline() const;
+
+  // For a call to the component's own keeper that starts nothing slow.
+  static constexpr auto kKeeperTimeout = std::chrono::seconds(10);
 
   agent::Host& host_;
   HoldPoints hold_;
