@@ -32,8 +32,6 @@ using std::chrono::milliseconds;
 // CRIU's words, from criu/uffd.c: its socket, and what it says last on it.
 constexpr char kSocketName[] = "lazy-pages.socket";
 constexpr int32_t kFinished = 0x52535446;
-// Instead of a pid: a zombie, which has no memory; no descriptor follows.
-constexpr int32_t kZombie = -1;
 constexpr timeval kCriuTimeout = {10, 0};
 
 // Given at once on a fault: what is near is soon wanted too.
@@ -176,7 +174,8 @@ absl::Status LazyPages::HearCriu() {
     return absl::OkStatus();
   }
   if (got != sizeof(word)) return absl::DataLossError("CRIU's word on a process is cut");
-  if (word == kZombie) return absl::OkStatus();
+  // A zombie's pid, negated: it has no memory, and no descriptor follows.
+  if (word < 0) return absl::OkStatus();
   char dummy;
   iovec piece = {&dummy, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];

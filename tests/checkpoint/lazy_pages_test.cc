@@ -110,7 +110,7 @@ class LazyPagesTest : public ::testing::Test {
     std::strcpy(address.sun_path, absl::StrCat(folder_, "/lazy-pages.socket").c_str());
     ASSERT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
     for (int i = 0; i < zombies_; ++i) {
-      const int32_t zombie = -1;
+      const int32_t zombie = -(40 + i);
       ASSERT_EQ(::send(socket.get(), &zombie, sizeof(zombie), 0),
                 static_cast<ssize_t>(sizeof(zombie)));
     }
@@ -173,9 +173,9 @@ TEST_F(LazyPagesTest, GivesWhatIsTouchedThenTheRest) {
   EXPECT_EQ(failures_, 0);
 }
 
-// A component whose children had ended and were not waited for could not be moved: CRIU says -1 for
-// each of them and sends no userfaultfd, and that was waited for until the restore failed. They are
-// passed over.
+// A component whose children had ended and were not waited for could not be moved: CRIU tells each
+// of them by its pid negated and sends no userfaultfd, which was waited for until the restore
+// failed. They are passed over.
 TEST_F(LazyPagesTest, ZombiesHaveNoMemory) {
   Register(0, kPages);
   zombies_ = 2;
