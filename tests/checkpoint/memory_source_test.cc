@@ -250,15 +250,18 @@ TEST_F(MemorySourceTest, PagesBesideWrittenOnesAreNotSentAgain) {
 }
 
 TEST_F(MemorySourceTest, WhatWasDamagedOnItsWayComesAgain) {
-  Start([this](int) {
-    for (int page = 0; page < 4; ++page) Write(page, 'a');
-  });
+  // Told, so that what a sanitizer writes in the child beside the test is not counted.
+  Start(
+      [this](int) {
+        for (int page = 0; page < 4; ++page) Write(page, 'a');
+      },
+      /*told=*/true);
   child_.Step();
   ASSERT_TRUE(source_->Round(*sink_).ok());
   const std::vector<PageRun> damaged = {{space_, Address(1), 2}};
   source_->Resend(damaged);
   const RoundReport again = source_->Round(*sink_).value();
-  EXPECT_GE(again.pages_sent, 2u) << "and what the child wrote by itself";
+  EXPECT_EQ(again.pages_sent, 2u);
   // And what is damaged in the last round is read from the frozen component.
   ::kill(child_.pid(), SIGSTOP);
   source_->Resend(damaged);
@@ -268,7 +271,7 @@ TEST_F(MemorySourceTest, WhatWasDamagedOnItsWayComesAgain) {
   const uint64_t before = sink_->pages_put();
   const auto list = source_->Final(*sink_, report);
   ASSERT_TRUE(list.ok()) << list.status();
-  EXPECT_GE(sink_->pages_put() - before, 2u + 2u + report.pages_from_criu);
+  EXPECT_EQ(sink_->pages_put() - before, 2u + 2u + report.pages_from_criu);
 }
 
 TEST_F(MemorySourceTest, FinalSendsTheRestAndTakesCriusListAsTheAuthority) {
