@@ -9,7 +9,6 @@ restarted by the case itself, the agents. Ends with a table: input, exit code, m
 all passed; 1: not.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -18,10 +17,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
-import traceback
 
 import beds
+import cases
 from beds import BINARIES, Failed, wait_until
 
 OFFENDER = os.path.join(beds.WORKLOADS, "offender.py")
@@ -726,42 +724,24 @@ def print_table(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__)
-    names = [function.__name__ for function in CASES]
-    parser.add_argument("--case", action="append", choices=names)
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--kernel", default="6.12")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--bed", default="bad-input")
-    arguments = parser.parse_args()
-    if arguments.list:
-        for function in CASES:
-            print(f"{function.__name__}: {' '.join(function.__doc__.split())}")
+    named = {function.__name__: function for function in CASES}
+    options = cases.parser(__doc__, list(named), "bad-input").parse_args()
+    if options.list:
+        for name, function in named.items():
+            print(f"{name}: {' '.join(function.__doc__.split())}")
         return 0
-    wanted = [function for function in CASES
-              if not arguments.case or function.__name__ in arguments.case]
-    failures = []
     with tempfile.TemporaryDirectory() as folder, \
-            beds.Bed(arguments.bed, arguments.kernel, arguments.keep) as bed:
+            beds.Bed(options.bed, options.kernel, options.keep) as bed, \
+            contextlib.ExitStack() as stack:
         test = Test(bed, folder)
-        with contextlib.ExitStack() as stack:
-            for function in wanted:
-                began = time.monotonic()
-                try:
-                    test.need_bystander(stack)
-                    function(test)
-                    verdict = "passed"
-                except (Failed, OSError, subprocess.SubprocessError, ValueError) as error:
-                    failures.append(function.__name__)
-                    verdict = f"FAILED: {error}"
-                    if not isinstance(error, Failed):
-                        traceback.print_exc()
-                print(f"{function.__name__}: {verdict} ({time.monotonic() - began:.0f} s)",
-                      flush=True)
+
+        def act(name):
+            test.need_bystander(stack)
+            return named[name](test)
+
+        rows = cases.run(options.case or list(named), act)
         print_table(test.rows)
-    print(f"\n{len(wanted) - len(failures)} of {len(wanted)} cases passed"
-          f"{': FAILED ' + ', '.join(failures) if failures else ''}")
-    return 1 if failures else 0
+    return cases.close(rows, options.json)
 
 
 if __name__ == "__main__":

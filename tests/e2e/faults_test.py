@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -29,11 +28,9 @@ import tempfile
 import threading
 import time
 
-ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
-BED = os.path.join(ROOT, "tools", "bed")
-BINARIES = os.path.join(ROOT, "build", "release", "bin")
-ADDRESS = "10.77.0.50"
-OBSERVER = "10.77.0.254:7600"
+import beds
+from beds import ADDRESS, BED, BINARIES, OBSERVER, PATIENCE_S, ROOT, Failed, wait_until
+
 REDIS = ["/usr/bin/redis-server", "--port", "7777", "--bind", "0.0.0.0", "--protected-mode", "no",
          "--save", "", "--appendonly", "no", "--dir", "/"]
 
@@ -53,29 +50,12 @@ SUBSET = [("source-precopy", "agent-source"), ("source-capture", "criu"),
 LEFT = ["groups", "keepers", "criu", "sockets", "images", "rdma"]
 EXTRA = ["agent-restarted", "agent-upgraded", "agent-upgraded-moving"]
 
-# For what ends within seconds on an idle machine. Nothing is concluded from how long it took.
-PATIENCE_S = 300
 # Both nodes' clocks are known to about this: a shorter overlap of two running copies is not seen.
 CLOCK_S = 0.05
 
 
-class Failed(Exception):
-    """The case could not be carried through."""
-
-
 def applies(point, fault):
     return fault != "criu" or point in CRIU_RUNS
-
-
-def wait_until(what, condition, timeout_s=PATIENCE_S, pause_s=0.3):
-    deadline = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise Failed(f"waited {timeout_s} s in vain: {what}")
-        time.sleep(pause_s)
 
 
 class Node:
@@ -235,46 +215,11 @@ class Bed:
         self.run("boot", node.name)
         node.connect()
 
+    def start_client(self, *command, **options):
+        return subprocess.Popen(self.argv("client", "--", *command), **options)
+
     def link(self, node, state):
         self.run("link", node.name, state)
-
-
-class Witness:
-    """starling-witness outside of the guests, with its one connection."""
-
-    def __init__(self, bed, folder):
-        self._json = os.path.join(folder, "witness.json")
-        self._stop = os.path.join(folder, "witness.stop")
-        self._process = subprocess.Popen(
-            bed.argv("client", "--", os.path.join(BINARIES, "starling-witness"),
-                     "--connect", f"{ADDRESS}:7777", "--heartbeat-port", OBSERVER.split(":")[1],
-                     "--rate", "50", "--preload-mib", "1", "--value-size", "4096",
-                     "--stop-file", self._stop, "--json", self._json, "--wait-ready",
-                     "--ready-timeout", str(PATIENCE_S), "--drain-timeout", str(PATIENCE_S)),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
-        if not ready or self._process.stdout.readline().strip() != "ready":
-            self.kill()
-            raise Failed(f"the witness did not get ready: {self._process.stderr.read()}")
-
-    def report(self):
-        with open(self._stop, "w", encoding="ascii"):
-            pass
-        try:
-            _, said = self._process.communicate(timeout=2 * PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise Failed("the witness did not end") from None
-        try:
-            with open(self._json, encoding="utf-8") as source:
-                return json.load(source)
-        except (OSError, ValueError) as error:
-            raise Failed(f"no report of the witness ({error}): {said.strip()}") from None
-
-    def kill(self):
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
 
 
 class Case:
@@ -306,7 +251,9 @@ class Case:
             "run", self.name, "--ip", f"{ADDRESS}/24", "--",
             os.path.join(BINARIES, "starling-heartbeat"), "--to", OBSERVER,
             "--every", "10ms", "--", *REDIS)
-        self.witness = Witness(self.bed, self.folder)
+        self.witness = beds.Witness(self.bed, self.folder, 7777, "--preload-mib", "1",
+                                    "--value-size", "4096")
+        self.witness.wait_ready()
 
     def migrate(self, probe=None):
         arguments = ["migrate", self.name, "--to", "node2", "--json"]

@@ -8,13 +8,12 @@ its memory has to be can be worked out from how many writes it says it has made.
 Exit code 0: all passed; 1: not.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 
 import beds
+import cases
 from beds import BINARIES, Failed, wait_until
 from workloads_test import Line, Memory
 
@@ -179,41 +178,26 @@ CASES = [name for name in vars(Test) if name.startswith(("a_", "an_", "memory_")
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0],
-                                     description=__doc__.split("\n")[0])
-    parser.add_argument("--case", action="append", choices=CASES)
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--kernel", default="6.12")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--bed", default="memfaults")
-    options = parser.parse_args()
+    options = cases.parser(__doc__, CASES, "memfaults").parse_args()
     if options.list:
         print("\n".join(CASES))
         return 0
-    rows = []
     with beds.Bed(options.bed, options.kernel, options.keep) as bed:
-        for case in options.case or CASES:
-            test = Test(bed, f"damaged-{len(rows)}")
-            try:
-                test.start()
-                said, passed = getattr(test, case)(), True
-            except (Failed, OSError, subprocess.SubprocessError, ValueError) as failure:
-                said, passed = str(failure), False
-                for node in (test.one, test.two):
-                    print(f"--- {node.name}\n" + node.shell(
-                        "tail -n 25 /var/log/starling/starlingd.log", check=False).out, flush=True)
-            finally:
-                test.stop()
-            rows.append((case.replace("_", " "), "passed" if passed else "FAILED", said))
-            print(": ".join(rows[-1]), flush=True)
-    width = max(len(row[0]) for row in rows)
-    print()
-    for case, verdict, said in rows:
-        print(f"{case:{width}}  {verdict}  {said}")
-    failed = [row[0] for row in rows if row[1] != "passed"]
-    print(f"\n{len(rows) - len(failed)} of {len(rows)} cases passed"
-          + (": FAILED " + ", ".join(failed) if failed else ""))
-    return 1 if failed else 0
+        test = None
+
+        def act(name):
+            nonlocal test
+            test = Test(bed, f"damaged-{CASES.index(name)}")
+            test.start()
+            return getattr(test, name)()
+
+        def after(_, passed):
+            if not passed:
+                cases.show_logs((test.one, test.two))
+            test.stop()
+
+        rows = cases.run(options.case or CASES, act, after)
+    return cases.close(rows, options.json)
 
 
 if __name__ == "__main__":

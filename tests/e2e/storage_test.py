@@ -15,16 +15,15 @@ ship-sqlite  a database in a shipped folder under load, there and back; a move t
 Exit code 0: all passed; 1: not.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 
 import beds
+import cases
 from beds import ADDRESS, BINARIES, Failed, wait_until
 from workloads_test import ask, flaws
 
@@ -286,40 +285,21 @@ NAMES = ("redis", "again", "power", "held", "sqlite")
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("--case", action="append", choices=CASES)
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--kernel", default="6.12")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--bed", default="storage")
-    arguments = parser.parse_args()
-    if arguments.list:
+    options = cases.parser(__doc__, list(CASES), "storage").parse_args()
+    if options.list:
         print("\n".join(CASES))
         return 0
-    failures = []
-    wanted = arguments.case or list(CASES)
     with tempfile.TemporaryDirectory() as folder, \
-            beds.Bed(arguments.bed, arguments.kernel, arguments.keep) as bed:
+            beds.Bed(options.bed, options.kernel, options.keep) as bed:
         test = Test(bed, folder)
-        for name in wanted:
-            began = time.monotonic()
-            try:
-                verdict, said = "passed", CASES[name](test)
-            except (Failed, OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
-                if not isinstance(error, Failed):
-                    traceback.print_exc()
-                verdict, said = "FAILED", str(error)
-                failures.append(name)
-                for node in (test.one, test.two):
-                    print(f"--- {node.name}\n" + node.shell(
-                        "tail -n 25 /var/log/starling/starlingd.log; tail -n 5 "
-                        "/var/log/starling/*.log", check=False).out, flush=True)
-            finally:
-                test.stop(*NAMES)
-            print(f"{name}: {verdict} ({time.monotonic() - began:.0f} s): {said}", flush=True)
-    print(f"\n{len(wanted) - len(failures)} of {len(wanted)} cases passed"
-          f"{': FAILED ' + ', '.join(failures) if failures else ''}")
-    return 1 if failures else 0
+
+        def after(_, passed):
+            if not passed:
+                cases.show_logs((test.one, test.two), "/var/log/starling/*.log")
+            test.stop(*NAMES)
+
+        rows = cases.run(options.case or list(CASES), lambda name: CASES[name](test), after)
+    return cases.close(rows, options.json)
 
 
 if __name__ == "__main__":

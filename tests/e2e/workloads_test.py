@@ -27,14 +27,12 @@ namespaces, cgroups, mounts, links, RDMA resources, and files of the agents' fol
 Ends with a table. Exit code 0: all passed; 1: not.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 
 sys.dont_write_bytecode = True
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", folder)
@@ -45,6 +43,7 @@ from demolib import bed as demo  # noqa: E402
 from perflib import ratios  # noqa: E402
 
 import beds
+import cases
 from beds import ADDRESS, BINARIES, Failed, wait_until
 
 PROBE = "exec 3<>/dev/tcp/127.0.0.1/%d"
@@ -299,10 +298,6 @@ class Memory(Workload):
                 str(self.seed), "--rate", "2000", "--listen", str(self.port)]
 
 
-class Skipped(Exception):
-    """Cannot be tested here, and why."""
-
-
 class Shape:
     """A workload of shapes.cc."""
 
@@ -322,7 +317,7 @@ class Shape:
             node.shell("echo 16 >/proc/sys/vm/nr_hugepages", check=False)
             free = node.shell("sed -n 's/^HugePages_Free: *//p' /proc/meminfo").out.strip()
             if int(free or 0) < 8:
-                raise Skipped(f"{node.name} has {free or 'no'} huge pages")
+                raise cases.Skipped(f"{node.name} has {free or 'no'} huge pages")
 
     run_options = ()
 
@@ -696,57 +691,29 @@ def memory_mib(wanted):
 
 def main():
     names = [*WORKLOADS, *WAYS, *SHAPES, "memory-bounds", "there-and-back"]
-    parser = argparse.ArgumentParser(usage=__doc__)
+    parser = cases.parser(__doc__, names, "workloads")
     parser.add_argument("--subset", action="store_true")
-    parser.add_argument("--case", action="append", choices=names)
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--kernel", default="6.12")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--bed", default="workloads")
-    parser.add_argument("--json")
     parser.add_argument("--moves", type=int, help="of there-and-back; default 10, 4 with --subset")
-    arguments = parser.parse_args()
-    if arguments.list:
+    options = parser.parse_args()
+    if options.list:
         print("\n".join(names))
         return 0
-    wanted = arguments.case or (SUBSET if arguments.subset else names)
-    moves = arguments.moves or (4 if arguments.subset else 10)
-    rows, failures, skipped = [], [], []
+    wanted = options.case or (SUBSET if options.subset else names)
     with tempfile.TemporaryDirectory() as folder, \
-            beds.Bed(arguments.bed, arguments.kernel, arguments.keep, memory_mib(wanted)) as bed:
+            beds.Bed(options.bed, options.kernel, options.keep, memory_mib(wanted)) as bed:
         test = Test(bed, folder)
-        for name in wanted:
-            began = time.monotonic()
-            try:
-                if name == "there-and-back":
-                    said = test.there_and_back(moves)
-                elif name == "memory-bounds":
-                    said = test.memory_bounds()
-                elif name in WAYS:
-                    said = test.way(name)
-                else:
-                    said = test.shape(name) if name in SHAPES else test.workload(name)
-                verdict = "passed"
-            except Skipped as reason:
-                verdict, said = "skipped", str(reason)
-                skipped.append(name)
-            except (Failed, demo.DemoError, OSError, subprocess.SubprocessError, ValueError) as error:
-                if not isinstance(error, Failed):
-                    traceback.print_exc()
-                verdict, said = "FAILED", str(error)
-                failures.append(name)
-            rows.append({"name": name, "verdict": verdict, "said": said})
-            print(f"{name}: {verdict} ({time.monotonic() - began:.0f} s): {said}", flush=True)
-    print("\nworkload         verdict  what was seen")
-    for row in rows:
-        print(f"{row['name']:<16} {row['verdict']:<8} {row['said']}")
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as out:
-            json.dump({"schema": 1, "rows": rows}, out, indent=2)
-    print(f"\n{len(wanted) - len(failures) - len(skipped)} of {len(wanted)} workloads passed"
-          f"{', skipped ' + ', '.join(skipped) if skipped else ''}"
-          f"{': FAILED ' + ', '.join(failures) if failures else ''}")
-    return 1 if failures else 0
+
+        def act(name):
+            if name == "there-and-back":
+                return test.there_and_back(options.moves or (4 if options.subset else 10))
+            if name == "memory-bounds":
+                return test.memory_bounds()
+            if name in WAYS:
+                return test.way(name)
+            return test.shape(name) if name in SHAPES else test.workload(name)
+
+        rows = cases.run(wanted, act, also=(demo.DemoError,))
+    return cases.close(rows, options.json)
 
 
 if __name__ == "__main__":
