@@ -144,7 +144,7 @@ class Gatherer {
     for (int pid : Numbers("/proc")) {
       if (const auto stat = ParseStat(ReadProc(pid, "stat"))) parents[pid] = stat->parent;
     }
-    const std::set<int> tree = TreeOf(options_.root_pid, parents);
+    std::set<int> tree = TreeOf(options_.root_pid, parents);
     std::set<int> cgroup;
     if (!options_.cgroup_path.empty()) AddCgroup(options_.cgroup_path, 8, &cgroup);
     std::set<int> all = tree;
@@ -154,6 +154,8 @@ class Gatherer {
     for (int pid : all) {
       const auto stat = ParseStat(ReadProc(pid, "stat"));
       if (!stat) continue;
+      // Forked since the tree was looked at; a parent has the lower number, all but always.
+      if (tree.count(stat->parent) > 0) tree.insert(pid);
       ProcessFact process;
       process.pid = pid;
       process.name = stat->name;
