@@ -8,7 +8,8 @@
 namespace starling::keeper {
 
 // Tells everybody on the component's network that its address is at this host now: gratuitous ARP,
-// as a request and as a reply, since switches and hosts differ in which they believe (RFC 5227, 5944).
+// as a request and as a reply, since switches and hosts differ in which they believe (RFC 5227,
+// 5944).
 class Announcer {
  public:
   static absl::StatusOr<Announcer> Create(const NetworkNamespace& network, const MacAddress& mac,

@@ -17,8 +17,9 @@ namespace starling::keeper {
 // mount both versions. kFailedPrecondition where there is none.
 absl::StatusOr<std::string> FindCgroupRoot();
 
-// Makes `folder` under `root` a group whose children can be given the memory controller. Controllers
-// that the host does not offer are left out: a limit then fails in Cgroup::Create, by name.
+// Makes `folder` under `root` a group whose children can be given the memory controller.
+// Controllers that the host does not offer are left out: a limit then fails in Cgroup::Create, by
+// name.
 absl::Status PrepareCgroupParent(const std::string& root, const std::string& folder);
 
 // One cgroup v2 group that holds processes. Freezing is waited for on cgroup.events, never by
@@ -28,7 +29,8 @@ class Cgroup {
  public:
   // Makes the group, or takes over an empty one left by a keeper that was killed.
   // `memory_max` in bytes, 0: no limit.
-  // Errors: kAlreadyExists when processes are in it; kFailedPrecondition without a memory controller.
+  // Errors: kAlreadyExists when processes are in it; kFailedPrecondition without a memory
+  // controller.
   static absl::StatusOr<Cgroup> Create(const std::string& path, uint64_t memory_max);
 
   // Makes the group if it is not there; processes in it are fine.

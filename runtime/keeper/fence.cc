@@ -40,9 +40,9 @@ absl::StatusOr<Fence> Fence::Create(const NetworkNamespace& network, bool raised
   nft_ctx_buffer_error(context);
   // Before every other hook of the device.
   const auto made = fence.Transact(absl::StrCat(
-      "add table ", kTable, "\n",                                                   //
+      "add table ", kTable, "\n",                                                     //
       "add chain ", kTable, " in { type filter hook ingress device \"", kDeviceName,  //
-      "\" priority -500; policy accept; }\n",                                       //
+      "\" priority -500; policy accept; }\n",                                         //
       "add chain ", kTable, " out { type filter hook egress device \"", kDeviceName,  //
       "\" priority -500; policy accept; }\n"));
   if (!made.ok()) {
@@ -64,8 +64,9 @@ absl::StatusOr<Fence> Fence::Create(const NetworkNamespace& network, bool raised
 
 absl::Status Fence::Raise() {
   if (raised_) return absl::OkStatus();
-  const auto done = Transact(absl::StrCat("add rule ", kTable, " in counter drop\n",  //
-                                          "add rule ", kTable, " out counter fwd to \"", kSinkName, "\"\n"));
+  const auto done =
+      Transact(absl::StrCat("add rule ", kTable, " in counter drop\n",  //
+                            "add rule ", kTable, " out counter fwd to \"", kSinkName, "\"\n"));
   RETURN_IF_ERROR(Annotate(done.status(), "raise the fence"));
   raised_ = true;
   return absl::OkStatus();

@@ -17,11 +17,11 @@ namespace starling::keeper {
 // in the component's own network namespace, so that it holds whatever happens to us or to CRIU.
 // The table is made ahead of time; raising and lowering are one small transaction each.
 //
-// What goes out is not dropped but forwarded to a device that is down. To TCP a drop on this host is a
-// want of resources: it tries again every half second without backing off, and gives the connection
-// up after 15 of those (net.ipv4.tcp_retries2) when the first transmission was what failed. Forwarded
-// frames count as sent, and a connection outlasts the fence for a quarter of an hour.
-// Move-only; not thread-safe.
+// What goes out is not dropped but forwarded to a device that is down. To TCP a drop on this host
+// is a want of resources: it tries again every half second without backing off, and gives the
+// connection up after 15 of those (net.ipv4.tcp_retries2) when the first transmission was what
+// failed. Forwarded frames count as sent, and a connection outlasts the fence for a quarter of an
+// hour. Move-only; not thread-safe.
 class Fence {
  public:
   // Makes the table for eth0, raised or lowered. Errors: kFailedPrecondition naming what the kernel
@@ -32,8 +32,8 @@ class Fence {
   absl::Status Lower();
   bool raised() const { return raised_; }
 
-  // Removes every nftables table of the namespace whose name starts with `prefix`: what a CRIU that was
-  // killed leaves of its network lock.
+  // Removes every nftables table of the namespace whose name starts with `prefix`: what a CRIU that
+  // was killed leaves of its network lock.
   absl::Status RemoveTables(absl::string_view prefix);
 
   // Frames stopped since it was last raised.

@@ -119,10 +119,15 @@ class Keeper {
 
   absl::Status SetUp();
   absl::Status SetUpNetwork();
-  // `preload`: beside what a fenced network asks for; see CriuOptions.
-  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(
-      const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline,
-      const std::string& preload = "", std::vector<checkpoint::InheritedFd> inherited = {});
+  struct CriuStart;
+  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartCriu(CriuStart start,
+                                                                     Deadline deadline);
+  // A CRIU that will dump. `left_out`: the component's IPC namespace, when there is nothing in it
+  // that has to be dumped.
+  absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> StartDump(const std::string& images_dir,
+                                                                     int page_server,
+                                                                     UniqueFd* left_out,
+                                                                     Deadline deadline);
   // Undoes what a CRIU that failed or was killed in a dump may have left in the frozen tree.
   absl::Status MendAfterDump();
   absl::Status RefuseWhileBusy(const char* what);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/hold_points.h"
+#include "runtime/keeper/ipc.h"
 #include "runtime/keeper/keeper.h"
 #include "runtime/keeper/protocol.h"
 #include "runtime/keeper/slow_operation.h"
@@ -53,24 +54,56 @@ v1::PhaseTimes PhasesOf(const checkpoint::CriuResult& result, TimePoint begun, T
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> Keeper::StartCriu(
-    const std::string& images_dir, int page_server, int cgroup_procs, Deadline deadline,
-    const std::string& preload, std::vector<checkpoint::InheritedFd> inherited) {
-  ASSIGN_OR_RETURN(const UniqueFd images, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));
+// What differs between CRIU's tasks; descriptors are borrowed.
+struct Keeper::CriuStart {
+  int images_dir = -1;
+  int ipc_namespace = -1;
+  int page_server = -1;
+  int cgroup_procs = -1;
+  std::string preload;  // beside what a fenced network asks for; see CriuOptions
+  std::vector<checkpoint::InheritedFd> inherited;
+};
+
+absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> Keeper::StartCriu(CriuStart start,
+                                                                           Deadline deadline) {
   checkpoint::CriuOptions criu;
   criu.binary = options_.criu;
-  criu.preload = preload;
+  criu.preload = std::move(start.preload);
   if (networked()) {
-    absl::StrAppend(&criu.preload, preload.empty() ? "" : ":", options_.criu_fenced);
+    absl::StrAppend(&criu.preload, criu.preload.empty() ? "" : ":", options_.criu_fenced);
   }
   criu.pid_namespace = sandbox_->pid_namespace();
   criu.mount_namespace = sandbox_->mount_namespace();
   criu.network_namespace = sandbox_->network_namespace();
-  criu.cgroup_procs = cgroup_procs;
-  criu.images_dir = images.get();
-  criu.page_server = page_server;
-  criu.inherited = std::move(inherited);
+  criu.ipc_namespace = start.ipc_namespace;
+  criu.cgroup_procs = start.cgroup_procs;
+  criu.images_dir = start.images_dir;
+  criu.page_server = start.page_server;
+  criu.inherited = std::move(start.inherited);
   return checkpoint::CriuSession::Start(criu, deadline);
+}
+
+// CRIU dumps an IPC namespace that it is not in. That costs time inside the freeze, and most
+// components have nothing there.
+absl::StatusOr<std::unique_ptr<checkpoint::CriuSession>> Keeper::StartDump(
+    const std::string& images_dir, int page_server, UniqueFd* left_out, Deadline deadline) {
+  ASSIGN_OR_RETURN(const UniqueFd images, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));
+  ASSIGN_OR_RETURN(const UniqueFd procs, keepers_cgroup_->OpenProcs());
+  pid_t root = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    root = root_pid_;
+  }
+  ASSIGN_OR_RETURN(UniqueFd ipc, OpenFile(absl::StrCat("/proc/", root, "/ns/ipc"), O_RDONLY));
+  ASSIGN_OR_RETURN(const bool dumped, HasIpcObjects(ipc.get()));
+  CriuStart start;
+  start.images_dir = images.get();
+  start.ipc_namespace = dumped ? -1 : ipc.get();
+  start.page_server = page_server;
+  start.cgroup_procs = procs.get();
+  ASSIGN_OR_RETURN(auto criu, StartCriu(std::move(start), deadline));
+  if (!dumped) *left_out = std::move(ipc);
+  return criu;
 }
 
 absl::StatusOr<v1::PhaseTimes> Keeper::PreDump(const v1::PreDump& request, UniqueFd page_server) {
@@ -79,9 +112,9 @@ absl::StatusOr<v1::PhaseTimes> Keeper::PreDump(const v1::PreDump& request, Uniqu
   ASSIGN_OR_RETURN(SlowOperation operation, SlowOperation::Begin(*this, "pre-dump"));
   RETURN_IF_ERROR(NeedTree());
   RETURN_IF_ERROR(WaitFilled(deadline));
-  ASSIGN_OR_RETURN(const UniqueFd procs, keepers_cgroup_->OpenProcs());
+  UniqueFd left_out;
   ASSIGN_OR_RETURN(auto criu,
-                   StartCriu(request.images_dir(), page_server.get(), procs.get(), deadline));
+                   StartDump(request.images_dir(), page_server.get(), &left_out, deadline));
   RETURN_IF_ERROR(operation.SetCriu(criu.get(), page_server.get()));
   checkpoint::PreDumpRequest dump;
   dump.pid = root_inside_;
@@ -106,6 +139,7 @@ struct Keeper::StagedDump {
   SlowOperation operation;  // ends last
   std::unique_ptr<checkpoint::CriuSession> criu;
   UniqueFd page_server;
+  UniqueFd ipc_left_out;  // of the component, when there was nothing in it
   absl::StatusOr<checkpoint::CriuResult> result = absl::AbortedError("called off");
   // Guarded by the keeper's mutex_.
   bool waiting = false;  // CRIU stands before the tree
@@ -121,11 +155,12 @@ absl::Status Keeper::StageDump(const v1::StageDump& request, UniqueFd page_serve
   ASSIGN_OR_RETURN(SlowOperation operation, SlowOperation::Begin(*this, "dump"));
   RETURN_IF_ERROR(NeedTree());
   RETURN_IF_ERROR(WaitFilled(deadline));
-  ASSIGN_OR_RETURN(const UniqueFd procs, keepers_cgroup_->OpenProcs());
+  UniqueFd left_out;
   ASSIGN_OR_RETURN(auto criu,
-                   StartCriu(request.images_dir(), page_server.get(), procs.get(), deadline));
+                   StartDump(request.images_dir(), page_server.get(), &left_out, deadline));
   auto staged =
       std::make_unique<StagedDump>(std::move(operation), std::move(criu), std::move(page_server));
+  staged->ipc_left_out = std::move(left_out);
   RETURN_IF_ERROR(staged->operation.SetCriu(staged->criu.get(), staged->page_server.get()));
   checkpoint::DumpRequest dump;
   dump.pid = root_inside_;
@@ -186,6 +221,14 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Dump() {
       return absl::FailedPreconditionError("no dump is staged: stage it before the freeze");
     }
     job = staged_.get();
+    if (job->ipc_left_out) {
+      ASSIGN_OR_RETURN(const bool used, HasIpcObjects(job->ipc_left_out.get()));
+      if (used) {
+        return absl::FailedPreconditionError(
+            "the component made its first System V objects while CRIU stood ready to dump it: "
+            "move it again");
+      }
+    }
     job->went = true;
     changed_.notify_all();
   }
@@ -294,8 +337,16 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request, Uniqu
   // CRIU has to run, and it runs in the component's group.
   RETURN_IF_ERROR(cgroup_->RequestFrozen(false));
   ASSIGN_OR_RETURN(const UniqueFd procs, cgroup_->OpenProcs());
-  ASSIGN_OR_RETURN(auto criu, StartCriu(request.images_dir(), -1, procs.get(), deadline,
-                                        options_.criu_root, std::move(inherited)));
+  ASSIGN_OR_RETURN(const UniqueFd images, OpenFile(request.images_dir(), O_RDONLY | O_DIRECTORY));
+  ASSIGN_OR_RETURN(const bool dumped, HasIpcImages(images.get()));
+  CriuStart start;
+  start.images_dir = images.get();
+  // One that was dumped is made by CRIU; else the component gets the one made for it here.
+  start.ipc_namespace = dumped ? -1 : sandbox_->ipc_namespace();
+  start.cgroup_procs = procs.get();
+  start.preload = options_.criu_root;
+  start.inherited = std::move(inherited);
+  ASSIGN_OR_RETURN(auto criu, StartCriu(std::move(start), deadline));
   absl::StatusOr<checkpoint::CriuResult> result = absl::AbortedError("called off");
   if (operation.SetCriu(criu.get()).ok()) {
     // The last moment before the restored tree runs: every task is stopped by CRIU. CRIU itself is

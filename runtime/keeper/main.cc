@@ -49,8 +49,9 @@ absl::Status ReadSpec(Arguments& arguments) {
   static const std::regex migration("[A-Za-z0-9_-]{0,64}");
   if (!std::regex_match(spec.name(), name)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("'", spec.name(), "' cannot name a component: lower-case letters, digits and "
-                                       "'-', at most 48, and no '-' first"));
+        absl::StrCat("'", spec.name(),
+                     "' cannot name a component: lower-case letters, digits and "
+                     "'-', at most 48, and no '-' first"));
   }
   if (!std::regex_match(arguments.keeper.migration_id, migration)) {
     return absl::InvalidArgumentError(
@@ -104,8 +105,8 @@ absl::StatusOr<Running> Start(Arguments& arguments) {
   // forbid that; it is a precaution, not a need.
   const absl::Status shielded = WriteKnob("/proc/self/oom_score_adj", "-900");
   if (!shielded.ok()) spdlog::warn("{}: {}", name, shielded.ToString());
-  running.socket_path = absl::StrCat(
-      folder, "/", KeeperName(name, arguments.keeper.migration_id), ".sock");
+  running.socket_path =
+      absl::StrCat(folder, "/", KeeperName(name, arguments.keeper.migration_id), ".sock");
   if (ConnectUnix(running.socket_path).ok()) {
     return absl::AlreadyExistsError(absl::StrCat("a keeper answers at ", running.socket_path));
   }
@@ -136,8 +137,8 @@ absl::Status CloseTerminal() {
   return absl::OkStatus();
 }
 
-// Returns in the child. The parent ends: at once when its starter waits for the verdict, else once the
-// verdict is known.
+// Returns in the child. The parent ends: at once when its starter waits for the verdict, else once
+// the verdict is known.
 absl::Status GoToBackground(Arguments& arguments) {
   int pipe_fds[2] = {-1, -1};
   const bool by_hand = arguments.verdict_fd < 0;
@@ -168,12 +169,14 @@ int Main(int argc, char** argv) {
   arguments.keeper.init_path = FolderOfThisProgram() + "/starling-init";
   arguments.keeper.criu_root = FolderOfThisProgram() + "/starling-criu-root.so";
   arguments.keeper.criu_fenced = FolderOfThisProgram() + "/starling-criu-fenced.so";
-  CLI::App app{"Owns one component of Starling on this host: its namespaces, cgroup, network fence,\n"
-               "output and exit status. The agent starts it and speaks to it over a local socket.\n"
-               "When it ends, the component ends."};
+  CLI::App app{
+      "Owns one component of Starling on this host: its namespaces, cgroup, network fence,\n"
+      "output and exit status. The agent starts it and speaks to it over a local socket.\n"
+      "When it ends, the component ends."};
   app.set_version_flag("--version", STARLING_VERSION);
   app.add_option("--run-dir", arguments.run_dir, "folder of sockets")->required();
-  app.add_option("--log-dir", arguments.keeper.log_dir, "folder of the component's output")->required();
+  app.add_option("--log-dir", arguments.keeper.log_dir, "folder of the component's output")
+      ->required();
   app.add_option("--spec-file", arguments.spec_file, "serialized starling.v1.ComponentSpec")
       ->required();
   app.add_option("--parent-device", arguments.keeper.parent_device,

@@ -7,8 +7,8 @@
 #include <netlink/netlink.h>
 #include <netlink/route/addr.h>
 #include <netlink/route/link.h>
-#include <netlink/route/neighbour.h>
 #include <netlink/route/link/macvlan.h>
+#include <netlink/route/neighbour.h>
 #include <sched.h>
 
 #include <cerrno>

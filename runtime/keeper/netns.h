@@ -55,8 +55,8 @@ class NetworkNamespace {
   // questions go unanswered, and the kernel repeats them only once a second.
   absl::Status ForgetNeighbours() const;
 
-  // Takes both devices away, so that nothing of a killed component can leave while the kernel still winds
-  // the namespace up. A missing device is fine.
+  // Takes both devices away, so that nothing of a killed component can leave while the kernel still
+  // winds the namespace up. A missing device is fine.
   absl::Status RemoveDevices() const;
 
  private:

@@ -70,7 +70,8 @@ absl::StatusOr<std::string> ReadReport(int fd, Deadline deadline) {
     const int ready = ::poll(&poller, 1, static_cast<int>(deadline.Left().count()));
     if (ready < 0 && errno != EINTR) return ErrnoStatus("wait for the component's start");
     if (ready <= 0) {
-      if (deadline.Passed()) return absl::DeadlineExceededError("the component did not start in time");
+      if (deadline.Passed())
+        return absl::DeadlineExceededError("the component did not start in time");
       continue;
     }
     char buffer[512];
@@ -90,8 +91,9 @@ absl::StatusOr<Identity> ResolveUser(const std::string& user) {
   passwd* found = nullptr;
   uid_t number = 0;
   const bool numeric = absl::SimpleAtoi(user, &number);
-  const int error = numeric ? ::getpwuid_r(number, &entry, buffer.data(), buffer.size(), &found)
-                            : ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  const int error = numeric
+                        ? ::getpwuid_r(number, &entry, buffer.data(), buffer.size(), &found)
+                        : ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
   if (error != 0) return ErrnoStatus(error, absl::StrCat("look up user ", user));
   Identity identity;
   if (found == nullptr) {
@@ -143,7 +145,7 @@ absl::StatusOr<Sandbox> Sandbox::Start(const SandboxOptions& options, Deadline d
   sigset_t none;
   sigemptyset(&none);
   int pidfd = -1;
-  const unsigned long flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_PIDFD | SIGCHLD |
+  const unsigned long flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_PIDFD | SIGCHLD |
                               (options.own_network ? static_cast<unsigned long>(CLONE_NEWNET) : 0);
   const pid_t pid = static_cast<pid_t>(::syscall(SYS_clone, flags, nullptr, &pidfd, nullptr, 0ul));
   if (pid < 0) return ErrnoStatus("make the component's namespaces (root is needed)");
@@ -174,6 +176,7 @@ absl::StatusOr<Sandbox> Sandbox::Start(const SandboxOptions& options, Deadline d
   }
   ASSIGN_OR_RETURN(sandbox.pid_namespace_, OpenNamespace(pid, "pid"));
   ASSIGN_OR_RETURN(sandbox.mount_namespace_, OpenNamespace(pid, "mnt"));
+  ASSIGN_OR_RETURN(sandbox.ipc_namespace_, OpenNamespace(pid, "ipc"));
   if (options.own_network) {
     ASSIGN_OR_RETURN(sandbox.network_namespace_, OpenNamespace(pid, "net"));
   }
@@ -246,7 +249,8 @@ absl::StatusOr<int> Sandbox::Reap() {
 
 absl::StatusOr<std::string> Sandbox::Ask(const std::string& request, const std::vector<int>& fds,
                                          Deadline deadline) {
-  RETURN_IF_ERROR(Annotate(SendUnix(socket_.get(), request, fds), "ask the namespace's first process"));
+  RETURN_IF_ERROR(
+      Annotate(SendUnix(socket_.get(), request, fds), "ask the namespace's first process"));
   ASSIGN_OR_RETURN(UnixMessage answer, ReceiveUnix(socket_.get(), deadline));
   if (answer.bytes.empty()) {
     return absl::UnavailableError("the first process of the component's namespace has ended");

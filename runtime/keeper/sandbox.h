@@ -35,8 +35,8 @@ struct SandboxOptions {
 };
 
 // A component's pid, mount and (if it has an address) network namespace, and the process that holds
-// them: `starling-init ns`. That process dies with the thread that called Start(), and everything in
-// the pid namespace with it. Move-only. Launch and Adopt one at a time; the rest is thread-safe.
+// them: `starling-init ns`. That process dies with the thread that called Start(), and everything
+// in the pid namespace with it. Move-only. Launch and Adopt one at a time; the rest is thread-safe.
 class Sandbox {
  public:
   // Call on the main thread.
@@ -47,16 +47,16 @@ class Sandbox {
   Sandbox& operator=(Sandbox&&) = delete;
 
   // Starts the component's tree inside the cgroup behind `cgroup_procs` and returns its root's pid
-  // as counted inside once the command has been executed. Errors carry the failed system call's code
-  // (kNotFound: no such program).
+  // as counted inside once the command has been executed. Errors carry the failed system call's
+  // code (kNotFound: no such program).
   absl::StatusOr<pid_t> Launch(int cgroup_procs, Deadline deadline);
 
-  // Makes a restored process the root: its end is the component's end. kNotFound when it is no child
-  // of the namespace's first process, because it has died.
+  // Makes a restored process the root: its end is the component's end. kNotFound when it is no
+  // child of the namespace's first process, because it has died.
   absl::Status Adopt(pid_t inside, Deadline deadline);
 
-  // Lets the first process hold a userfaultfd of the component too (borrowed here), until Release():
-  // should this process die, it ends the component before it closes them.
+  // Lets the first process hold a userfaultfd of the component too (borrowed here), until
+  // Release(): should this process die, it ends the component before it closes them.
   absl::Status Hold(int uffd, Deadline deadline);
   absl::Status Release(Deadline deadline);
 
@@ -71,6 +71,7 @@ class Sandbox {
   int init_pidfd() const { return init_pidfd_.get(); }
   int pid_namespace() const { return pid_namespace_.get(); }
   int mount_namespace() const { return mount_namespace_.get(); }
+  int ipc_namespace() const { return ipc_namespace_.get(); }
   int network_namespace() const { return network_namespace_.get(); }  // -1: the host's
 
  private:
@@ -84,6 +85,7 @@ class Sandbox {
   UniqueFd socket_;
   UniqueFd pid_namespace_;
   UniqueFd mount_namespace_;
+  UniqueFd ipc_namespace_;
   UniqueFd network_namespace_;
 };
 

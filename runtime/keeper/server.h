@@ -11,8 +11,8 @@
 
 namespace starling::keeper {
 
-// Serves runtime/proto/keeper.proto: one thread a connection, so that a slow request on one holds up
-// none on another.
+// Serves runtime/proto/keeper.proto: one thread a connection, so that a slow request on one holds
+// up none on another.
 class Server {
  public:
   // `listener` listens at `socket_path`, which is removed when the keeper quits. SIGTERM must be

@@ -16,8 +16,8 @@
 namespace starling::keeper {
 namespace {
 
-// Of linux/tcp.h, which cannot be included beside netinet/tcp.h: leave repair mode without sending a
-// window probe.
+// Of linux/tcp.h, which cannot be included beside netinet/tcp.h: leave repair mode without sending
+// a window probe.
 constexpr int kRepairOffNoWindowProbe = -1;
 
 // True if `fd` of the process behind `pidfd` was a TCP socket in repair mode.

@@ -68,7 +68,6 @@ enum class Limit {
   kBpf,
   kPidfd,
   kSeccompNotify,
-  kSysvShared,
   kKernelObject,
   kPipePacket,
   // Sockets, pipes and terminals.

@@ -350,7 +350,6 @@ class SourceCheck {
     if (absl::StartsWith(path, "anon_inode:")) return CheckAnonymous(pid, path);
     if (!absl::StartsWith(path, "/"))
       return;  // sockets' rings and the like: their descriptor tells
-    if (absl::StartsWith(path, "/SYSV")) return AddHeld(Limit::kSysvShared, pid, path);
     if (path == "/secretmem") return AddHeld(Limit::kSecretMemory, pid, path);
     if (IsMemoryObject(path) || !mapping.stated) return;
     if (S_ISCHR(mapping.mode) || S_ISBLK(mapping.mode)) return AddDevice(pid, path);

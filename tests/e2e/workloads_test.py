@@ -11,7 +11,7 @@ broke; when the component's own digest of its state is what it has to be; when i
 a time (one process at the source less is one at the target more); and when nothing of it is left
 once it has been stopped.
 
-The shapes (threads, shared, churn, sparse, huge) are workloads of tests/e2e/workloads/shapes.cc, which
+The shapes (threads, shared, churn, sysv, sparse, huge) are workloads of tests/e2e/workloads/shapes.cc, which
 say themselves whether their memory is what it has to be: they write while they are moved to node2
 and while the rest of their memory arrives there, and rest while they are moved back.
 
@@ -326,7 +326,7 @@ class Shape:
 
 
 SHAPES = {"threads": Shape("threads"), "shared": Shape("shared", least_processes=4),
-          "churn": Shape("churn"), "sparse": Shape("sparse", most_memory=256 << 20),
+          "churn": Shape("churn"), "sysv": Shape("sysv", least_processes=3), "sparse": Shape("sparse", most_memory=256 << 20),
           "huge": Shape("huge")}
 CALLED_OFF_FIRST = "threads"
 BIG_MIB = 400  # more than an agent may take

@@ -6,6 +6,7 @@
 //   threads  64 threads, each with memory of its own
 //   shared   three processes that write to one shared memory in turns, each with memory of its own
 //   churn    one that maps, fills, moves, gives back and unmaps, and forks children that check it
+//   sysv     two processes with System V shared memory, a semaphore and a message queue
 //   sparse   2 GiB of which one page in a hundred is touched
 //   huge     huge pages of hugetlbfs, and transparent ones
 //
@@ -14,8 +15,12 @@
 
 #include <arpa/inet.h>
 #include <signal.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -244,6 +249,77 @@ class Shared final : public Shape {
   std::vector<Region> regions_;
 };
 
+class SystemV final : public Shape {
+ public:
+  SystemV() {
+    memory_ = shmget(IPC_PRIVATE, kPages * kPage, IPC_CREAT | 0600);
+    semaphore_ = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
+    queue_ = msgget(IPC_PRIVATE, IPC_CREAT | 0600);
+    if (memory_ < 0 || semaphore_ < 0 || queue_ < 0) Die("make System V objects");
+    void* attached = shmat(memory_, nullptr, 0);
+    if (attached == reinterpret_cast<void*>(-1)) Die("shmat");
+    workers_ = reinterpret_cast<Worker*>(Map(kPage, MAP_SHARED));
+    for (size_t i = 0; i < 2; ++i) new (workers_ + i) Worker;
+    region_.emplace_back(static_cast<unsigned char*>(attached), kPages, 1, 5);
+    for (uint64_t number = 1; number <= kWaiting; ++number) Send(number);
+    if (semctl(semaphore_, 0, SETVAL, 1) != 0) Die("semctl");
+    const pid_t child = fork();
+    if (child < 0) Die("fork");
+    if (child == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      workers_[1].Work([this](uint64_t step) { Pass(step); });
+    }
+    std::thread([this] {
+      workers_[0].Work([this](uint64_t step) {
+        Take(-1);
+        region_[0].Step(step);
+        Take(1);
+      });
+    }).detach();
+  }
+  std::vector<Worker*> workers() override { return {workers_, workers_ + 1}; }
+  std::string Wrong() override {
+    if (workers_[1].failed) return "the queue lost or changed a message";
+    if (semctl(semaphore_, 0, GETVAL) != 1) return "the semaphore is not what it was";
+    if (const long page = region_[0].Wrong(workers_[0].steps); page >= 0)
+      return "page " + std::to_string(page) + " of the shared memory";
+    return "";
+  }
+  uint64_t Digest() override { return region_[0].Digest(0); }
+
+ private:
+  struct Message {
+    long type = 1;
+    uint64_t number = 0;
+  };
+  void Send(uint64_t number) const {
+    const Message message = {1, number};
+    if (msgsnd(queue_, &message, sizeof(message.number), 0) != 0) Die("msgsnd");
+  }
+  void Take(short by) const {
+    sembuf operation = {0, by, 0};
+    while (semop(semaphore_, &operation, 1) != 0) {
+      if (errno != EINTR) Die("semop");
+    }
+  }
+  // There are always as many messages waiting, in the order of their numbers.
+  void Pass(uint64_t step) {
+    Take(-1);
+    Message message;
+    if (msgrcv(queue_, &message, sizeof(message.number), 0, IPC_NOWAIT) < 0 ||
+        message.number != step)
+      workers_[1].failed = true;
+    Send(step + kWaiting);
+    Take(1);
+  }
+
+  static constexpr size_t kPages = 64;
+  static constexpr uint64_t kWaiting = 8;
+  int memory_ = -1, semaphore_ = -1, queue_ = -1;
+  Worker* workers_ = nullptr;
+  std::vector<Region> region_;
+};
+
 class Churn final : public Shape {
  public:
   Churn() {
@@ -430,6 +506,7 @@ class Huge final : public Shape {
 std::unique_ptr<Shape> Make(std::string_view name) {
   if (name == "threads") return std::make_unique<Threads>();
   if (name == "shared") return std::make_unique<Shared>();
+  if (name == "sysv") return std::make_unique<SystemV>();
   if (name == "churn") return std::make_unique<Churn>();
   if (name == "huge") return std::make_unique<Huge>();
   if (name != "sparse") return nullptr;
@@ -506,7 +583,7 @@ std::string Answer(Shape& shape, std::string_view line, bool& paused) {
 int main(int argc, char** argv) {
   const long port = argc == 4 && std::string_view(argv[2]) == "--listen" ? std::atol(argv[3]) : 0;
   if (port < 1 || port > 65535) {
-    std::fputs("usage: starling-shapes threads|shared|churn|sparse|huge --listen PORT\n", stderr);
+    std::fputs("usage: starling-shapes threads|shared|churn|sysv|sparse|huge --listen PORT\n", stderr);
     return 64;
   }
   const std::unique_ptr<Shape> shape = Make(argv[1]);
