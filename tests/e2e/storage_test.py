@@ -11,12 +11,14 @@ power-off    the node of a checkpointed Redis loses its power, boots, and restor
 agent-killed the agent is killed while the component is held for a checkpoint: it runs on
 ship-sqlite  a database in a shipped folder under load, there and back; a move that is called off
              leaves the target as it was; a checkpoint has the files of its instant
+postgresql   a PostgreSQL with its data in a shipped folder, under pgbench, there and back
 
 Exit code 0: all passed; 1: not.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ PORT = 7777
 # On the disk of the node itself, which outlives its power.
 STORE = "/var/lib/starling/checkpoints"
 SHIPPED = "/var/lib/starling/ship/data"
+POSTGRESQL = "/usr/lib/postgresql/15/bin"
 
 
 def expect(condition, what):
@@ -279,9 +282,59 @@ class Test:
         return f"held {there['held_s']:.2f} and {back['held_s']:.2f} s, digests equal"
 
 
+    def sql(self, query):
+        return self.bed.client(f"{POSTGRESQL}/psql", "-h", ADDRESS, "-p", str(PORT), "-U",
+                               "postgres", "-d", "postgres", "-Atc", query).out.strip()
+
+    def postgresql(self):
+        name = "pg"
+        for node in (self.one, self.two):
+            node.shell(f"rm -rf {os.path.dirname(SHIPPED)}; mkdir -p {os.path.dirname(SHIPPED)}")
+        self.one.shell(
+            f"install -d -m 700 -o postgres {SHIPPED}; cd {SHIPPED}; "
+            f"su postgres -c '{POSTGRESQL}/initdb -D {SHIPPED} --no-sync --auth=trust' >/dev/null; "
+            f"echo 'host all all 0.0.0.0/0 trust' >>{SHIPPED}/pg_hba.conf")
+        # Its dynamic shared memory is in the data's folder instead of /dev/shm, which stays behind.
+        self.run(self.one, name, f"{POSTGRESQL}/postgres", "-D", SHIPPED, "-h", "0.0.0.0", "-p",
+                 str(PORT), "-k", "", "-c", "dynamic_shared_memory_type=mmap", "-c",
+                 "shared_buffers=32MB", options=("--user", "postgres", "--ship", SHIPPED))
+        self.answers()
+        pgbench = [f"{POSTGRESQL}/pgbench", "-h", ADDRESS, "-p", str(PORT), "-U", "postgres"]
+        self.bed.client(*pgbench, "-i", "-q", "postgres")
+        load = self.bed.start_client(*pgbench, "-c", "3", "-T", "60", "postgres",
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, text=True)
+        try:
+            wait_until("pgbench has begun", lambda: int(self.sql(
+                "SELECT count(*) FROM pgbench_history")) > 20)
+            there = self.move(name, self.two, self.one)
+            said = load.communicate(timeout=beds.PATIENCE_S)[0]
+        finally:
+            load.kill()
+            load.wait()
+        expect(load.returncode == 0 and "failed transactions: 0 " in said,
+               f"pgbench ended with {load.returncode}: {said.strip()}")
+        acknowledged = int(re.search(r"actually processed: (\d+)", said)[1])
+        # Each transaction adds the same amount to four tables, and one row to the history.
+        sums = self.sql(
+            "SELECT (SELECT count(*) FROM pgbench_history), (SELECT sum(delta) FROM "
+            "pgbench_history), (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) "
+            "FROM pgbench_branches), (SELECT sum(tbalance) FROM pgbench_tellers)").split("|")
+        expect(sums[0] == str(acknowledged) and len(set(sums[1:])) == 1,
+               f"{acknowledged} transactions were acknowledged, and the tables say {sums}")
+        digest = ("SELECT md5(string_agg(a::text, ',' ORDER BY aid)) FROM pgbench_accounts a")
+        before = self.sql(digest)
+        back = self.move(name, self.one, self.two)
+        expect(self.sql(digest) == before, "the accounts are others after the way back")
+        self.sql("VACUUM")
+        return (f"held {there['held_s']:.2f} and {back['held_s']:.2f} s, {acknowledged} "
+                "transactions acknowledged and found, tables agree")
+
+
 CASES = {"checkpoint": Test.checkpoint_redis, "power-off": Test.power_off,
-         "agent-killed": Test.agent_killed, "ship-sqlite": Test.ship_sqlite}
-NAMES = ("redis", "again", "power", "held", "sqlite")
+         "agent-killed": Test.agent_killed, "ship-sqlite": Test.ship_sqlite,
+         "postgresql": Test.postgresql}
+NAMES = ("redis", "again", "power", "held", "sqlite", "pg")
 
 
 def main():
