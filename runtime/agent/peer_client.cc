@@ -125,8 +125,9 @@ absl::StatusOr<uint64_t> PeerClient::SendImages(const std::string& migration_id,
       piece.set_data(content.substr(at, kPieceBytes));
       piece.set_last(at + kPieceBytes >= content.size());
       if (piece.last()) piece.set_hash(XXH3_64bits(content.data(), content.size()));
+      // Together with the next ones: there are dozens of small images, and the component waits.
       // A false answer means that the stream has broken; Finish() then says why.
-      if (!writer->Write(piece)) break;
+      if (!writer->Write(piece, grpc::WriteOptions().set_buffer_hint())) break;
     }
     sent += content.size();
   }

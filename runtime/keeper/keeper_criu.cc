@@ -387,6 +387,8 @@ absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request, Uniqu
     }
     return Annotate(status, "restore");
   }
+  // What the wait for the commit leaves of the processors brings pages in that would be faults.
+  if (request.lazy()) lazy()->Fill();
   // CRIU before 4.0 forgets who is a child subreaper. The root takes that up again with the first
   // thing it does when it is thawed.
   (void)::kill(host, SIGCHLD);

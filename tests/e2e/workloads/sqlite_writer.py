@@ -7,6 +7,9 @@ Speaks Redis' protocol on PORT (see resp.py). SET appends a numbered row and ret
 commit (synchronous=FULL: rollback journal, fsync). GET answers from the file, not from memory.
 DIGEST says how many rows there are, whether their numbers are without a gap, what SQLite's own
 integrity check says, and the hash of it all.
+
+SQLite remembers its file by the inode number and writes no more to one that has another: the file
+is opened again then.
 """
 
 import hashlib
@@ -23,8 +26,12 @@ class Rows:
 
     def __init__(self, path):
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False,
-                                         timeout=30)
+        self._path = path
+        self._open()
+
+    def _open(self):
+        self._database = sqlite3.connect(self._path, isolation_level=None,
+                                         check_same_thread=False, timeout=30)
         # A rollback journal: WAL wants shared memory, which shared file systems do not offer.
         self._database.execute("PRAGMA journal_mode=DELETE")
         self._database.execute("PRAGMA synchronous=FULL")
@@ -34,7 +41,17 @@ class Rows:
 
     def store(self, key, value):
         with self._lock:
-            self._database.execute("INSERT INTO row(key, value) VALUES(?, ?)", (key, value))
+            try:
+                self._insert(key, value)
+            except sqlite3.OperationalError as error:
+                if "readonly" not in str(error):
+                    raise
+                self._database.close()
+                self._open()
+                self._insert(key, value)
+
+    def _insert(self, key, value):
+        self._database.execute("INSERT INTO row(key, value) VALUES(?, ?)", (key, value))
 
     def fetch(self, key):
         with self._lock:
