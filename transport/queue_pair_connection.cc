@@ -69,6 +69,12 @@ QueuePairConnection::QueuePairConnection(std::unique_ptr<QueuePair> queue_pair,
 
 QueuePairConnection::~QueuePairConnection() = default;
 
+absl::Status QueuePairConnection::CheckPrivateData(absl::string_view private_data) {
+  if (private_data.size() <= kMaxPrivateData) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
+}
+
 uint32_t QueuePairConnection::ReceiveDepth(const ConnectionTuning& tuning) {
   return tuning.messages + kCreditSlots;
 }

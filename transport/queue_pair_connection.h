@@ -41,6 +41,9 @@ class QueuePairConnection final : public Connection {
   // Receives that Make() posts, for which the queue pair must have room.
   static uint32_t ReceiveDepth(const ConnectionTuning& tuning);
 
+  // kInvalidArgument for more than a connection request can show.
+  static absl::Status CheckPrivateData(absl::string_view private_data);
+
   absl::Status Write(const MemoryRegion& local, size_t offset, size_t bytes,
                      uint64_t remote_address, uint32_t remote_key, Deadline deadline) override;
   absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,

@@ -151,6 +151,7 @@ absl::StatusOr<std::unique_ptr<Connection>> RoceFabric::Connect(const std::strin
                                                                 uint16_t port,
                                                                 absl::string_view private_data,
                                                                 Deadline deadline) {
+  RETURN_IF_ERROR(QueuePairConnection::CheckPrivateData(private_data));
   ASSIGN_OR_RETURN(Introduction introduction, Introduction::Connect(address, port, deadline));
   ASSIGN_OR_RETURN(Unconnected made, MakeConnection());
   ASSIGN_OR_RETURN(const QueuePairAddress peer, introduction.Ask(made.own, private_data, deadline));

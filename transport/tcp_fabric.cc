@@ -1,8 +1,6 @@
 #include "transport/tcp_fabric.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -15,13 +13,13 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "transport/sockets.h"
 #include "transport/tcp_queue_pair.h"
 #include "transport/tcp_wire.h"
 
 namespace starling::transport {
 namespace {
 
-constexpr int kBacklog = 64;
 // Callers that have not said yet who they are: at most so many, for at most so long.
 constexpr size_t kMaxSilent = 64;
 constexpr auto kSilence = std::chrono::seconds(5);
@@ -48,80 +46,7 @@ struct Shared {
   TcpRegions regions;
 };
 
-std::string AddressText(const sockaddr_in& address) {
-  char text[INET_ADDRSTRLEN] = "?";
-  ::inet_ntop(AF_INET, &address.sin_addr, text, sizeof(text));
-  return absl::StrCat(text, ":", ntohs(address.sin_port));
-}
-
-std::string Describe(int socket) {
-  sockaddr_in local = {};
-  sockaddr_in remote = {};
-  socklen_t length = sizeof(local);
-  (void)::getsockname(socket, reinterpret_cast<sockaddr*>(&local), &length);
-  length = sizeof(remote);
-  (void)::getpeername(socket, reinterpret_cast<sockaddr*>(&remote), &length);
-  return absl::StrCat(AddressText(local), " -> ", AddressText(remote), " (tcp)");
-}
-
-absl::StatusOr<sockaddr_in> Resolve(const std::string& address, uint16_t port) {
-  addrinfo hints = {};
-  hints.ai_family = AF_INET;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int error = ::getaddrinfo(address.c_str(), nullptr, &hints, &found);
-  if (error != 0)
-    return absl::NotFoundError(absl::StrCat("address ", address, ": ", ::gai_strerror(error)));
-  sockaddr_in result;
-  std::memcpy(&result, found->ai_addr, sizeof(result));
-  ::freeaddrinfo(found);
-  result.sin_port = htons(port);
-  return result;
-}
-
-absl::Status Await(int socket, int16_t event, Deadline deadline, absl::string_view what) {
-  while (true) {
-    pollfd poller = {socket, event, 0};
-    const int ready = ::poll(&poller, 1, static_cast<int>(deadline.Left().count()));
-    if (ready > 0) return absl::OkStatus();
-    if (ready < 0 && errno != EINTR) return ErrnoStatus(what);
-    if (deadline.Passed())
-      return absl::DeadlineExceededError(absl::StrCat(what, ": no answer in time"));
-  }
-}
-
-// Both on non-blocking sockets.
-absl::Status WriteWhole(int socket, std::span<const std::byte> bytes, Deadline deadline,
-                        absl::string_view what) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (n >= 0) {
-      bytes = bytes.subspan(static_cast<size_t>(n));
-    } else if (errno == EAGAIN) {
-      RETURN_IF_ERROR(Await(socket, POLLOUT, deadline, what));
-    } else if (errno != EINTR) {
-      return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadWhole(int socket, std::span<std::byte> bytes, Deadline deadline,
-                       absl::string_view what) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::recv(socket, bytes.data(), bytes.size(), 0);
-    if (n > 0) {
-      bytes = bytes.subspan(static_cast<size_t>(n));
-    } else if (n == 0) {
-      return absl::UnavailableError(absl::StrCat(what, ": the peer has gone"));
-    } else if (errno == EAGAIN) {
-      RETURN_IF_ERROR(Await(socket, POLLIN, deadline, what));
-    } else if (errno != EINTR) {
-      return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
-    }
-  }
-  return absl::OkStatus();
-}
+std::string Describe(int socket) { return absl::StrCat(SocketText(socket), " (tcp)"); }
 
 struct Made {
   TcpQueuePair* queue_pair;
@@ -294,45 +219,17 @@ class TcpFabric final : public Fabric {
 
   absl::StatusOr<std::unique_ptr<Listener>> Listen(const std::string& address,
                                                    uint16_t port) override {
-    const std::string where = absl::StrCat(address, ":", port);
-    ASSIGN_OR_RETURN(sockaddr_in local, Resolve(address, port));
-    UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    const int one = 1;
-    if (!socket || ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0) {
-      return ErrnoStatus("make a socket");
-    }
-    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&local), sizeof(local)) != 0 ||
-        ::listen(socket.get(), kBacklog) != 0) {
-      if (errno == EADDRINUSE)
-        return absl::AlreadyExistsError(absl::StrCat("listen on ", where, ": in use"));
-      return ErrnoStatus(absl::StrCat("listen on ", where));
-    }
+    ASSIGN_OR_RETURN(UniqueFd socket, ListenTcp(address, port));
     return std::make_unique<TcpListener>(std::move(socket), shared_, *this);
   }
 
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
                                                       absl::string_view private_data,
                                                       Deadline deadline) override {
-    if (private_data.size() > kMaxPrivateData) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
-    }
+    RETURN_IF_ERROR(QueuePairConnection::CheckPrivateData(private_data));
     const std::string what = absl::StrCat("connect to ", address, ":", port, " over tcp");
-    ASSIGN_OR_RETURN(const sockaddr_in remote, Resolve(address, port));
     ASSIGN_OR_RETURN(Made made, MakeConnection(shared_, *this));
-    UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket) return ErrnoStatus("make a socket");
-    int error = 0;
-    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&remote), sizeof(remote)) != 0)
-      error = errno;
-    if (error == EINPROGRESS) {
-      RETURN_IF_ERROR(Await(socket.get(), POLLOUT, deadline, what));
-      socklen_t length = sizeof(error);
-      (void)::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &length);
-    }
-    if (error == ECONNREFUSED)
-      return absl::UnavailableError(absl::StrCat(what, ": nobody listens there"));
-    if (error != 0) return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(error)));
+    ASSIGN_OR_RETURN(UniqueFd socket, ConnectTcp(address, port, deadline, what));
     TcpHello hello;
     hello.messages = static_cast<uint16_t>(shared_.tuning.messages);
     hello.private_bytes = static_cast<uint16_t>(private_data.size());

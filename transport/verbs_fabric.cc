@@ -1,7 +1,5 @@
 #include "transport/verbs_fabric.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -12,6 +10,7 @@
 #include "base/status.h"
 #include "transport/address_exchange.h"
 #include "transport/queue_pair_connection.h"
+#include "transport/sockets.h"
 #include "transport/verbs_objects.h"
 #include "transport/verbs_queue_pair.h"
 
@@ -49,20 +48,6 @@ absl::StatusOr<Unconnected> MakeConnection(EventChannel channel, CmId id, ibv_pd
       std::unique_ptr<VerbsQueuePair> queue_pair,
       VerbsQueuePair::Make(std::move(channel), std::move(id), pd, TuningOf(ConnectionTuning())));
   return MakeConnection(std::move(queue_pair), fabric);
-}
-
-absl::StatusOr<sockaddr_in> Resolve(const std::string& address, uint16_t port) {
-  addrinfo hints = {};
-  hints.ai_family = AF_INET;
-  addrinfo* found = nullptr;
-  const int error = ::getaddrinfo(address.c_str(), nullptr, &hints, &found);
-  if (error != 0)
-    return absl::NotFoundError(absl::StrCat("address ", address, ": ", ::gai_strerror(error)));
-  sockaddr_in result;
-  std::memcpy(&result, found->ai_addr, sizeof(result));
-  ::freeaddrinfo(found);
-  result.sin_port = htons(port);
-  return result;
 }
 
 absl::StatusOr<EventChannel> NewChannel() {
@@ -249,10 +234,7 @@ class VerbsFabric final : public Fabric {
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
                                                       absl::string_view private_data,
                                                       Deadline deadline) override {
-    if (private_data.size() > kMaxPrivateData) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("private data has more than ", kMaxPrivateData, " bytes"));
-    }
+    RETURN_IF_ERROR(QueuePairConnection::CheckPrivateData(private_data));
     if (introducer_) return introducer_->Connect(address, port, private_data, deadline);
     const std::string what = absl::StrCat("connect to ", address, ":", port, " over ", device_);
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());

@@ -1,6 +1,5 @@
 #include "transport/verbs_queue_pair.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -14,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "transport/sockets.h"
 
 namespace starling::transport {
 namespace {
@@ -86,21 +86,6 @@ absl::Status SetNonBlocking(int fd) {
     return ErrnoStatus("make a descriptor non-blocking");
   }
   return absl::OkStatus();
-}
-
-std::string AddressText(const sockaddr* address) {
-  char text[INET6_ADDRSTRLEN] = "?";
-  uint16_t port = 0;
-  if (address->sa_family == AF_INET) {
-    const auto* in = reinterpret_cast<const sockaddr_in*>(address);
-    ::inet_ntop(AF_INET, &in->sin_addr, text, sizeof(text));
-    port = ntohs(in->sin_port);
-  } else if (address->sa_family == AF_INET6) {
-    const auto* in = reinterpret_cast<const sockaddr_in6*>(address);
-    ::inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof(text));
-    port = ntohs(in->sin6_port);
-  }
-  return absl::StrCat(text, ":", port);
 }
 
 VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context,

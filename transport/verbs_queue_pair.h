@@ -37,9 +37,6 @@ struct VerbsPort {
   uint32_t mtu = 0;  // bytes
 };
 
-// "10.77.0.1:40100"
-std::string AddressText(const sockaddr* address);
-
 absl::Status SetNonBlocking(int fd);
 
 // Waits for `wanted` on a non-blocking channel. kUnavailable when nobody listens, kPermissionDenied
