@@ -29,6 +29,9 @@ inline constexpr size_t kMaxPieces = 8;
 // Longer writes are cut into several requests of this size: longer ones gain nothing, and what has
 // to be sent again after a loss grows with them.
 inline constexpr uint32_t kMaxWriteBytes = 1u << 20;
+// Longer reads too. A lost part of a response is asked for again when the response to the next read
+// shows that it is missing; SoftRoCE waits for its timer of a second where there is no next one.
+inline constexpr uint32_t kMaxReadBytes = 256u << 10;
 // Work requests that are handed over with one doorbell at most.
 inline constexpr size_t kMaxList = 16;
 

@@ -21,6 +21,8 @@ constexpr auto kSpin = std::chrono::microseconds(20);
 constexpr uint64_t kDoorbellBytes = 256 * 1024;
 // The longest single operation of RDMA is 2^31 bytes.
 constexpr size_t kMaxOperationBytes = 1u << 30;
+// Reads under way, as many as devices commonly answer at a time.
+constexpr uint64_t kReadsAtOnce = 16;
 // A report is asked for after this many requests at the latest, so that the queue never fills up
 // with requests that nothing gives back.
 constexpr uint32_t kSignalEvery = 64;
@@ -204,14 +206,18 @@ absl::Status QueuePairConnection::Read(const MemoryRegion& local, size_t offset,
                                        Deadline deadline) {
   if (!failed_.ok()) return failed_;
   RETURN_IF_ERROR(CheckInside(local, offset, bytes));
-  RETURN_IF_ERROR(WaitForRoom(/*message=*/false, deadline));
-  const Piece piece = {reinterpret_cast<uint64_t>(local.span().data() + offset),
-                       static_cast<uint32_t>(bytes), local.local_key()};
-  RETURN_IF_ERROR(Append(Operation::kRead, WorkId(Kind::kRead, 0), piece, remote_address,
-                         remote_key,
-                         /*signalled=*/true));
-  const uint64_t wanted = ++reads_posted_;
-  while (reads_done_ < wanted) RETURN_IF_ERROR(Progress(deadline));
+  for (size_t done = 0; done < bytes;) {
+    while (reads_posted_ - reads_done_ >= kReadsAtOnce) RETURN_IF_ERROR(Progress(deadline));
+    RETURN_IF_ERROR(WaitForRoom(/*message=*/false, deadline));
+    const auto length = static_cast<uint32_t>(std::min<size_t>(bytes - done, kMaxReadBytes));
+    const Piece piece = {reinterpret_cast<uint64_t>(local.span().data() + offset + done), length,
+                         local.local_key()};
+    RETURN_IF_ERROR(Append(Operation::kRead, WorkId(Kind::kRead, 0), piece, remote_address + done,
+                           remote_key, /*signalled=*/true));
+    ++reads_posted_;
+    done += length;
+  }
+  while (reads_done_ < reads_posted_) RETURN_IF_ERROR(Progress(deadline));
   return absl::OkStatus();
 }
 

@@ -14,7 +14,7 @@ Responder::Responder(const Path& path, const PairTuning& tuning, const RegionTab
       counts_(counts),
       builder_(path, counts),
       receives_(tuning.receive_depth),
-      jobs_(2 * tuning.reads),
+      jobs_(4 * tuning.reads),
       remembered_(2 * tuning.reads) {}
 
 void Responder::PostReceive(uint64_t id, const Piece& buffer) {
@@ -231,16 +231,22 @@ void Responder::TakeDuplicate(const Packet& packet) {
     return;
   }
   const uint64_t psn = ExtendPsn(h.psn, expected_);
-  for (const ReadJob& known : remembered_) {
+  // What is still to be answered is answered in its turn.
+  if (jobs_head_ != jobs_tail_ && psn >= jobs_[jobs_head_ % jobs_.size()].next) return;
+  const uint64_t oldest = remembered_tail_ - std::min(remembered_tail_, remembered_.size());
+  for (uint64_t i = oldest; i < remembered_tail_; ++i) {
+    const ReadJob& known = remembered_[i % remembered_.size()];
     if (psn < known.first || psn >= known.end) continue;
     const uint64_t offset = (psn - known.first) * path_.mtu;
     if (h.remote_key != known.key || h.remote_address != known.address + offset ||
         h.dma_bytes > known.bytes - offset) {
       return;
     }
-    if (jobs_tail_ - jobs_head_ == jobs_.size()) return;
     ++counts_.reads_replayed;
-    jobs_[jobs_tail_++ % jobs_.size()] = {
+    // Who asks again goes on from there with all that came after it, so that this side does too:
+    // otherwise the answers to what was asked before would come first, and be of no use.
+    jobs_head_ = jobs_tail_ = 0;
+    jobs_[jobs_tail_++] = {
         .first = known.first,
         .from = psn,
         .next = psn,
@@ -251,6 +257,7 @@ void Responder::TakeDuplicate(const Packet& packet) {
         // Hardware takes what it asks for again for a new READ, SoftRoCE (and we) for the rest of
         // the old one.
         .goes_on = psn != known.first && !h.migrated};
+    for (++i; i < remembered_tail_; ++i) jobs_[jobs_tail_++] = remembered_[i % remembered_.size()];
     return;
   }
 }
@@ -283,6 +290,7 @@ bool Responder::SendReadResponse(FrameSink& out) {
   headers.psn = static_cast<uint32_t>(job.next) & kMask24;
   headers.syndrome = kAck;
   headers.message_sequence = message_sequence_;
+  reported_ = false;
   builder_.Send(headers, {&part, 1}, out);
   if (++job.next == job.end) ++jobs_head_;
   return true;
@@ -293,14 +301,29 @@ bool Responder::SendOne(FrameSink& out) {
   // the response was lost.
   if (jobs_head_ != jobs_tail_) return out.HasRoom() && SendReadResponse(out);
   if (!answer_due_ || !out.HasRoom()) return false;
-  answer_due_ = false;
+  if (answer_ != kNakSequence) {
+    answer_due_ = false;
+    reported_ = false;
+    SendAnswer(answer_, answer_psn_, out);
+  } else if (reported_) {
+    // SoftRoCE heeds one report of a gap, and no other before something was acknowledged.
+    reported_ = false;
+    SendAnswer(kAck, expected_ - 1, out);
+  } else {
+    answer_due_ = false;
+    reported_ = true;
+    SendAnswer(kNakSequence, expected_, out);
+  }
+  return true;
+}
+
+void Responder::SendAnswer(uint8_t syndrome, uint64_t psn, FrameSink& out) {
   Headers headers;
   headers.opcode = Opcode::kAcknowledge;
-  headers.psn = static_cast<uint32_t>(answer_ == kNakSequence ? expected_ : answer_psn_) & kMask24;
-  headers.syndrome = answer_;
+  headers.psn = static_cast<uint32_t>(psn) & kMask24;
+  headers.syndrome = syndrome;
   headers.message_sequence = message_sequence_;
   builder_.Send(headers, {}, out);
-  return true;
 }
 
 }  // namespace starling::transport::roce

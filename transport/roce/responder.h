@@ -9,9 +9,9 @@ namespace starling::transport::roce {
 
 // The receiving half of a queue pair: carries out the peer's requests in order and answers them.
 // Packets behind a gap are dropped and the gap is reported once; what comes a second time is not
-// carried out again but acknowledged again; a READ that comes a second time is answered again. A
-// request that is refused (no right to the memory, impossible lengths) ends the queue pair, and
-// stays the answer to whatever still comes. One thread.
+// carried out again but acknowledged again; with a READ that comes a second time the answers begin
+// again from there. A request that is refused (no right to the memory, impossible lengths) ends the
+// queue pair, and stays the answer to whatever still comes. One thread.
 class Responder {
  public:
   Responder(const Path& path, const PairTuning& tuning, const RegionTable& regions,
@@ -62,6 +62,7 @@ class Responder {
   void Answer(uint8_t syndrome, uint64_t psn);
   void Refuse(uint8_t syndrome);
   bool SendReadResponse(FrameSink& out);
+  void SendAnswer(uint8_t syndrome, uint64_t psn, FrameSink& out);
 
   const Path& path_;
   const PairTuning tuning_;
@@ -85,7 +86,7 @@ class Responder {
   std::vector<Receive> receives_;
   uint64_t receive_head_ = 0;
   uint64_t receive_tail_ = 0;
-  // READs to answer, from head to tail; those before head were answered and are remembered.
+  // READs to answer, from head to tail, in the order of their numbers.
   std::vector<ReadJob> jobs_;
   uint64_t jobs_head_ = 0;
   uint64_t jobs_tail_ = 0;
@@ -95,6 +96,7 @@ class Responder {
   bool answer_due_ = false;
   uint8_t answer_ = 0;
   uint64_t answer_psn_ = 0;
+  bool reported_ = false;  // a gap, and nothing was acknowledged since
 };
 
 }  // namespace starling::transport::roce
