@@ -1,43 +1,89 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
+#include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "tests/transport/cable.h"
 #include "tests/transport/fake_world.h"
+#include "transport/roce_fabric.h"
 #include "transport/tcp_fabric.h"
 #include "transport/verbs_fabric.h"
 
-// What every provider promises, in one suite: the fake network, TCP over loopback, and, when
-// STARLING_CONTRACT_VERBS names an address of an RDMA device, that device with itself.
+// What every provider promises, in one suite: the fake network, whole and lossy; TCP over loopback;
+// RoCEv2 in user space over a cable inside the process; and, when STARLING_CONTRACT_VERBS names an
+// address of an RDMA device, that device with itself, when STARLING_CONTRACT_ROCE names two ports
+// that are joined ("af_packet:a af_packet:b"), RoCEv2 between them.
 
 namespace starling::transport {
 namespace {
 
 using ::testing::HasSubstr;
 
+using Fabrics = std::array<std::unique_ptr<Fabric>, 2>;
+
 struct Provider {
   std::string name;
   std::string address;
-  std::function<std::unique_ptr<Fabric>(const ConnectionTuning&)> open;
-  bool tunable = true;  // takes the tuning of a test
+  std::function<Fabrics(const ConnectionTuning&)> open;
+  FakeNetwork* network = nullptr;  // of a fake one
+  bool tunable = true;             // takes the tuning of a test
 };
 
+Provider Fake(const std::string& name, const FakeFaults& faults) {
+  auto* const network = new FakeNetwork(faults);
+  return {name, "host",
+          [network](const ConnectionTuning& tuning) {
+            return Fabrics{network->Open("host", tuning), network->Open("host", tuning)};
+          },
+          network};
+}
+
+std::unique_ptr<Fabric> Opened(absl::StatusOr<std::unique_ptr<Fabric>> fabric) {
+  EXPECT_TRUE(fabric.ok()) << fabric.status();
+  return fabric.ok() ? *std::move(fabric) : nullptr;
+}
+
 std::vector<Provider> Providers() {
-  static FakeNetwork& network = *new FakeNetwork;
   std::vector<Provider> providers = {
-      {"fake", "host", [](const ConnectionTuning& tuning) { return network.Open("host", tuning); }},
-      {"tcp", "127.0.0.1", [](const ConnectionTuning& tuning) { return OpenTcp(tuning); }},
+      Fake("fake", {}),
+      Fake("fake_lossy", {.seed = 7,
+                          .delay_max = std::chrono::microseconds(300),
+                          .loss = 0.1,
+                          .retry_after = std::chrono::microseconds(200),
+                          .retries = -1}),
+      {"tcp", "127.0.0.1",
+       [](const ConnectionTuning& tuning) {
+         return Fabrics{OpenTcp(tuning), OpenTcp(tuning)};
+       }},
+      {"roce", "127.0.0.1",
+       [](const ConnectionTuning& tuning) {
+         const auto cable = std::make_shared<Cable>(0);
+         return Fabrics{Opened(MakeRoceFabric(std::make_unique<CablePort>(cable, 0),
+                                              {.ip = "10.0.0.1"}, tuning)),
+                        Opened(MakeRoceFabric(std::make_unique<CablePort>(cable, 1),
+                                              {.ip = "10.0.0.2"}, tuning))};
+       }},
   };
   if (const char* address = std::getenv("STARLING_CONTRACT_VERBS"); address != nullptr) {
     providers.push_back({"verbs", address,
                          [](const ConnectionTuning&) {
-                           auto fabric = OpenVerbs("");
-                           EXPECT_TRUE(fabric.ok()) << fabric.status();
-                           return fabric.ok() ? std::move(*fabric) : nullptr;
+                           return Fabrics{Opened(OpenVerbs("")), Opened(OpenVerbs(""))};
                          },
-                         /*tunable=*/false});
+                         /*network=*/nullptr, /*tunable=*/false});
+  }
+  if (const char* named = std::getenv("STARLING_CONTRACT_ROCE"); named != nullptr) {
+    const std::vector<std::string> ports = absl::StrSplit(named, ' ');
+    providers.push_back({"roce_dpdk", "127.0.0.1",
+                         [ports](const ConnectionTuning&) {
+                           return Fabrics{Opened(OpenRoce({.port = ports[0], .ip = "10.0.0.1"})),
+                                          Opened(OpenRoce({.port = ports[1], .ip = "10.0.0.2"}))};
+                         },
+                         /*network=*/nullptr, /*tunable=*/false});
   }
   return providers;
 }
@@ -47,6 +93,13 @@ class FabricContract : public ::testing::TestWithParam<Provider> {
   ~FabricContract() override {
     a.reset();
     b.reset();
+    listener.reset();
+    // Everything is gone, no message ever met an empty receive queue, and the network agrees.
+    if (const FakeNetwork* network = GetParam().network) {
+      EXPECT_EQ(network->counts().queue_pairs, 0u);
+      EXPECT_EQ(network->counts().regions, 0u);
+      EXPECT_EQ(network->counts().receiver_not_ready, 0u);
+    }
   }
 
   // A free port: the tests of one machine may run beside one another.
@@ -64,8 +117,9 @@ class FabricContract : public ::testing::TestWithParam<Provider> {
   }
 
   void Open(const ConnectionTuning& tuning = {}) {
-    fabric_a = GetParam().open(tuning);
-    fabric_b = GetParam().open(tuning);
+    Fabrics fabrics = GetParam().open(tuning);
+    fabric_a = std::move(fabrics[0]);
+    fabric_b = std::move(fabrics[1]);
     ASSERT_NE(fabric_a, nullptr);
     ASSERT_NE(fabric_b, nullptr);
   }
@@ -219,10 +273,11 @@ TEST_P(FabricContract, ShutdownWakesWaiters) {
   EXPECT_FALSE(a->Send("x", Soon()).ok());
 }
 
-// A peer that sends all it has credit for and ends: all of it is still received, and only then the
-// end.
+// A peer that sends all it has credit for and ends: all of it is still received, also where
+// receiving would have to return credit, and only then the end. (Returning credit to a peer that
+// had gone once lost a message.)
 TEST_P(FabricContract, WhatArrivedBeforeTheEndIsReceived) {
-  Connect();
+  Connect({.send_depth = 64, .messages = 8});
   uint64_t last = 0;
   for (int i = 0; i < 8; ++i) last = *a->Send(std::to_string(i), Soon());
   ASSERT_TRUE(a->WaitCompleted(last, Soon()).ok());
@@ -273,6 +328,9 @@ TEST_P(FabricContract, MessageArrivesAfterTheWritesBeforeIt) {
   }
   sender.join();
   EXPECT_GE(a->bytes_sent(), kBatch * kBatches);
+  if (GetParam().name == "fake_lossy") {
+    EXPECT_GT(GetParam().network->counts().lost, 0u);
+  }
   a.reset();
 }
 

@@ -12,23 +12,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-TEST(FakeFabric, PrivateDataIsSeenBeforeAccepting) {
-  FakeNetwork network;
-  const auto fabric_a = network.Open("a");
-  const auto fabric_b = network.Open("b");
-  auto listener = fabric_b->Listen("b", 1);
-  ASSERT_TRUE(listener.ok());
-  std::thread acceptor([&] {
-    auto incoming = (*listener)->Next(Soon());
-    ASSERT_TRUE(incoming.ok());
-    EXPECT_EQ((*incoming)->private_data(), "wrong token");
-  });
-  const auto refused = fabric_a->Connect("b", 1, "wrong token", Soon());
-  acceptor.join();
-  EXPECT_TRUE(absl::IsPermissionDenied(refused.status())) << refused.status();
-  EXPECT_EQ(network.counts().queue_pairs, 0u);
-}
-
 TEST(FakeFabric, ConnectingFailsWithItsCause) {
   FakeNetwork network;
   const auto fabric = network.Open("a");
@@ -48,13 +31,6 @@ TEST(FakeFabric, ListeningTwiceIsRefused) {
   const auto fabric = network.Open("a");
   const auto first = fabric->Listen("a", 1);
   EXPECT_TRUE(absl::IsAlreadyExists(fabric->Listen("a", 1).status()));
-}
-
-TEST(FakeFabric, NobodyComes) {
-  FakeNetwork network;
-  const auto fabric = network.Open("a");
-  const auto listener = fabric->Listen("a", 1);
-  EXPECT_TRUE(absl::IsDeadlineExceeded((*listener)->Next(InMilliseconds(10)).status()));
 }
 
 TEST(FakeFabric, CutLinkIsAnErrorThatNamesTheQueuePair) {

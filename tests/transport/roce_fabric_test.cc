@@ -3,80 +3,22 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <future>
-#include <mutex>
 #include <thread>
 
 #include "base/units.h"
+#include "tests/transport/cable.h"
 #include "tests/transport/fake_world.h"
 #include "transport/address_exchange.h"
-#include "transport/roce/packet_port.h"
 
 // The provider over ports that are joined inside the process: threads, rings, introductions over
-// TCP and everything above them are the real ones.
+// TCP and everything above them are the real ones. What every provider promises is in
+// fabric_contract_test.cc.
 
 namespace starling::transport {
 namespace {
 
 using ::testing::HasSubstr;
-
-class Cable {
- public:
-  explicit Cable(double loss) : loss_(loss) {}
-  void Put(size_t to, std::vector<std::byte> frame) {
-    std::lock_guard lock(mutex_);
-    if (cut_ || std::uniform_real_distribution<double>(0, 1)(random_) < loss_) return;
-    if (frames_[to].size() < 512) frames_[to].push_back(std::move(frame));
-  }
-  bool Take(size_t at, std::vector<std::byte>& frame) {
-    std::lock_guard lock(mutex_);
-    if (frames_[at].empty()) return false;
-    frame = std::move(frames_[at].front());
-    frames_[at].pop_front();
-    return true;
-  }
-  void Cut(bool cut) {
-    std::lock_guard lock(mutex_);
-    cut_ = cut;
-  }
-
- private:
-  const double loss_;
-  std::mutex mutex_;
-  std::mt19937_64 random_{7};
-  bool cut_ = false;
-  std::deque<std::vector<std::byte>> frames_[2];
-};
-
-class CablePort final : public roce::PacketPort {
- public:
-  CablePort(std::shared_ptr<Cable> cable, size_t side)
-      : cable_(std::move(cable)), side_(side), mac_{2, 0, 0, 0, 0, static_cast<uint8_t>(side)} {}
-  bool HasRoom() override { return true; }
-  void Send(const roce::OutgoingFrame& frame) override {
-    std::vector<std::byte> bytes(frame.headers.begin(), frame.headers.end());
-    for (const auto& part : frame.payload) bytes.insert(bytes.end(), part.begin(), part.end());
-    bytes.insert(bytes.end(), frame.trailer.begin(), frame.trailer.end());
-    cable_->Put(1 - side_, std::move(bytes));
-  }
-  size_t Receive(absl::FunctionRef<void(std::span<const std::byte>)> handler) override {
-    std::vector<std::byte> frame;
-    size_t n = 0;
-    for (; n < 32 && cable_->Take(side_, frame); ++n) handler(frame);
-    return n;
-  }
-  void Flush() override {}
-  const roce::MacAddress& mac() const override { return mac_; }
-  size_t mtu() const override { return 9000; }
-  const std::string& name() const override { return name_; }
-
- private:
-  std::shared_ptr<Cable> cable_;
-  const size_t side_;
-  const roce::MacAddress mac_;
-  const std::string name_ = "cable";
-};
 
 struct RoceWorld {
   explicit RoceWorld(double loss = 0, const ConnectionTuning& tuning = {}) {
@@ -180,34 +122,6 @@ TEST_P(RoceFabricLoss, CarriesEverythingBothWays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Loss, RoceFabricLoss, testing::Values(0.0, 0.01));
-
-TEST(RoceFabric, RefusalIsSaid) {
-  RoceWorld world;
-  auto listening = world.fabrics[1]->Listen("127.0.0.1", world.port);
-  ASSERT_TRUE(listening.ok());
-  std::thread refuser([&] { EXPECT_TRUE((*listening)->Next(Soon()).ok()); });
-  const auto connected = world.fabrics[0]->Connect("127.0.0.1", world.port, "token", Soon());
-  EXPECT_TRUE(absl::IsPermissionDenied(connected.status())) << connected.status();
-  refuser.join();
-}
-
-TEST(RoceFabric, NobodyListens) {
-  RoceWorld world;
-  const auto connected = world.fabrics[0]->Connect("127.0.0.1", world.port, "token", Soon());
-  EXPECT_TRUE(absl::IsUnavailable(connected.status())) << connected.status();
-  EXPECT_THAT(std::string(connected.status().message()), HasSubstr("nobody listens there"));
-}
-
-TEST(RoceFabric, PeerThatEndsIsNoticed) {
-  RoceWorld world;
-  ASSERT_NO_FATAL_FAILURE(world.Connect());
-  const auto sent = world.a->Send("last words", Soon());
-  ASSERT_TRUE(sent.ok() && world.a->WaitCompleted(*sent, Soon()).ok());
-  world.a.reset();
-  EXPECT_EQ(*world.b->Receive(Soon()), "last words");
-  const absl::Status end = world.b->Receive(Soon()).status();
-  EXPECT_TRUE(absl::IsUnavailable(end)) << end;
-}
 
 TEST(RoceFabric, CutCableEndsAtTheDeadlineAndHeals) {
   RoceWorld world;

@@ -151,6 +151,23 @@ class RoceNativeTest(unittest.TestCase):
             socket = os.path.join(folder, "memif")
             self.transfer(((), ()), (f"memif:{socket}", f"memif:{socket},server"), "127.0.0.1")
 
+    def test_contract(self):
+        """What every provider promises, between the two ends of a veth pair."""
+        devices = [f"c{side}{os.getpid()}" for side in "ab"]
+        namespaces = self.veth(9000)
+        namespaces.inside(0, "ip", "link", "add", devices[0], "mtu", "9000", "type", "veth", "peer",
+                          "name", devices[1], "mtu", "9000")
+        for device in devices:
+            namespaces.inside(0, "ip", "link", "set", device, "up")
+        program = os.path.join(os.path.dirname(FABRIC_CHECK), "fabric_contract_test")
+        done = subprocess.run(
+            (*namespaces.command(0), "env", "STARLING_CONTRACT_ROCE="
+             f"af_packet:{devices[0]} af_packet:{devices[1]}", program,
+             "--gtest_filter=*/roce_dpdk"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, check=False, timeout=1800)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertRegex(done.stdout, r"\[  PASSED  \] [12]\d tests")
+
     def test_unknown_device_says_so(self):
         done = subprocess.run((FABRIC_CHECK, "listen", "--provider", "roce", "--roce-port",
                                "af_packet:nothere0", "--roce-ip", "10.91.0.11", "--address",
