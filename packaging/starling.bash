@@ -40,7 +40,7 @@ _starling() {
   case $previous in
     --socket | --shared | --ship | --encrypt-key | --directory | --traces | --out | --plots | --svg | --authority) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
     --user) mapfile -t COMPREPLY < <(compgen -u -- "$current"); return ;;
-    --transport | --provider) mapfile -t COMPREPLY < <(compgen -W "verbs tcp" -- "$current"); return ;;
+    --transport | --provider) mapfile -t COMPREPLY < <(compgen -W "verbs roce tcp" -- "$current"); return ;;
     --to) if [[ $command == checkpoint ]]; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$current")

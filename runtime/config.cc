@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "runtime/names.h"
 #include "runtime/toml_keys.h"
+#include "transport/roce_port.h"
 
 namespace starling {
 namespace {
@@ -60,8 +61,8 @@ const std::vector<TomlKey<Config>>& Keys() {
                        {"trace", "debug", "info", "warn", "error", "off"}),
       TextKey<Config>("control", "listen", "ADDR:PORT", MEMBER(control.listen),
                       [](const std::string& text) { return ParseEndpoint(text).status(); }),
-      OneOfKey<Config>("data", "provider", MEMBER(data.provider), {"verbs", "tcp"}),
-      WordsKey<Config>("data", "offer", MEMBER(data.offer), {"verbs", "tcp"}),
+      OneOfKey<Config>("data", "provider", MEMBER(data.provider), {"verbs", "roce", "tcp"}),
+      WordsKey<Config>("data", "offer", MEMBER(data.offer), {"verbs", "roce", "tcp"}),
       OneOfKey<Config>("data", "encryption", MEMBER(data.encryption), {"on", "off"}),
       TextKey<Config>("data", "device", "an RDMA device's name, or \"\" for the first active one",
                       MEMBER(data.device),
@@ -72,6 +73,20 @@ const std::vector<TomlKey<Config>>& Keys() {
       IntegerKey<Config>("data", "slab_kib", MEMBER(data.slab_bytes), 64, 8192, 4, kKiB),
       IntegerKey<Config>("data", "slabs", MEMBER(data.slabs), 2, 4096),
       OneOfKey<Config>("data", "compression", MEMBER(data.compression), {"auto", "off"}),
+      TextKey<Config>("roce", "port", "a port, or \"\" for none", MEMBER(roce.port),
+                      [](const std::string& text) {
+                        return text.empty() ? absl::OkStatus()
+                                            : transport::ParseRocePort(text).status();
+                      }),
+      TextKey<Config>("roce", "ip", "an IPv4 address, or \"\" for none", MEMBER(roce.ip),
+                      [](const std::string& text) {
+                        return text.empty() ? absl::OkStatus() : CheckHostAddress(text);
+                      }),
+      TextKey<Config>("roce", "listen", "ADDR:PORT", MEMBER(roce.listen),
+                      [](const std::string& text) { return ParseEndpoint(text).status(); }),
+      IntegerKey<Config>("roce", "path_mtu", MEMBER(roce.path_mtu), 0, 4096),
+      IntegerKey<Config>("roce", "partition", MEMBER(roce.partition), 1, 65535),
+      IntegerKey<Config>("roce", "traffic_class", MEMBER(roce.traffic_class), 0, 255),
       TextKey<Config>("network", "parent", "an interface's name, or \"\" for none",
                       MEMBER(network.parent),
                       [](const std::string& text) { return CheckWord(text, 15, "_-."); }),
@@ -149,6 +164,7 @@ class Reader {
         RETURN_IF_ERROR(ReadKey("", key, node));
       }
     }
+    RETURN_IF_ERROR(CheckRoce(top));
     RETURN_IF_ERROR(CheckSecurity(top));
     return CheckLease(top);
   }
@@ -157,6 +173,43 @@ class Reader {
   absl::Status Wrong(const toml::source_region& where, absl::string_view key,
                      absl::string_view what) {
     return WrongTomlKey(file_, where, key, what);
+  }
+
+  // What of [roce] can only be right together.
+  absl::Status CheckRoce(const toml::table& top) {
+    const Config::Roce& roce = config_.roce;
+    const toml::table* table = top["roce"].as_table();
+    const toml::source_region& where = (table != nullptr                    ? table
+                                        : top["data"].as_table() != nullptr ? top["data"].as_table()
+                                                                            : &top)
+                                           ->source();
+    if (config_.Opens("roce") && roce.port.empty()) {
+      return Wrong(where, "roce.port",
+                   "is missing; the transport roce, which [data] names, needs what it is to send "
+                   "through, such as \"af_packet:eth0\"");
+    }
+    if (roce.path_mtu != 0 && roce.path_mtu != 1024 && roce.path_mtu != 2048 &&
+        roce.path_mtu != 4096) {
+      return Wrong(where, "roce.path_mtu",
+                   absl::StrCat("is ", roce.path_mtu, "; allowed is 0, 1024, 2048 or 4096"));
+    }
+    if (roce.port.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const transport::RocePort port, transport::ParseRocePort(roce.port));
+    const Config::Roce none;
+    if (port.kind != transport::RocePort::Kind::kVerbs) {
+      if (!roce.ip.empty()) return absl::OkStatus();
+      return Wrong(where, "roce.ip",
+                   absl::StrCat("is missing; ", roce.port,
+                                " needs an IPv4 address that nobody else on its network has"));
+    }
+    if (!roce.ip.empty() || roce.path_mtu != none.path_mtu || roce.partition != none.partition ||
+        roce.traffic_class != none.traffic_class) {
+      return Wrong(where, "roce",
+                   absl::StrCat("has more than port and listen beside ", roce.port,
+                                ", a device with an address and settings of its own; allowed are "
+                                "these two"));
+    }
+    return absl::OkStatus();
   }
 
   // What of [security] can only be right together.
@@ -264,8 +317,8 @@ class Reader {
 
   absl::Status ReadKey(absl::string_view section, const toml::key& key, const toml::node& node) {
     return SetTomlKey(file_, Keys(), section, key, node, config_,
-                      ", and the tables [control], [data], [network], [migration], [criu], "
-                      "[keeper], [security] and [[peer]]");
+                      ", and the tables [control], [data], [roce], [network], [migration], "
+                      "[criu], [keeper], [security] and [[peer]]");
   }
 
   absl::Status ReadPeers(const toml::node& node) {
@@ -328,6 +381,11 @@ absl::StatusOr<std::string> KernelHostName() {
 }
 
 }  // namespace
+
+bool Config::Opens(absl::string_view provider) const {
+  return data.provider == provider ||
+         std::find(data.offer.begin(), data.offer.end(), provider) != data.offer.end();
+}
 
 const PeerConfig* Config::FindPeer(absl::string_view name) const {
   for (const PeerConfig& peer : peers) {

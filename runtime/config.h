@@ -42,8 +42,8 @@ struct Config {
   } control;
 
   struct Data {
-    // Which transport carries memory: "verbs" or "tcp". Falling back silently is forbidden, so
-    // there is no "auto".
+    // Which transport carries memory: "verbs", "roce" or "tcp". Falling back silently is forbidden,
+    // so there is no "auto".
     std::string provider = "verbs";
     // Further ones that this agent opens, for `migrate --transport` and for peers that use them.
     std::vector<std::string> offer;
@@ -65,6 +65,22 @@ struct Config {
     // sampled; or "off".
     std::string compression = "auto";
   } data;
+
+  // Of the transport "roce".
+  struct Roce {
+    // What it sends through, as transport/roce_port.h reads it. Needed where "roce" is used.
+    std::string port;
+    // Its own IPv4 address, which nobody else on that network has. Empty with a port "verbs:".
+    std::string ip;
+    // ADDR:PORT, of the kernel's, on which queue pairs are introduced over TCP.
+    std::string listen = "127.0.0.1:7402";
+    // 1024, 2048 or 4096 bytes; 0: the largest that the port carries.
+    int path_mtu = 0;
+    // Partition key, 1 to 65535; its highest bit says full member.
+    int partition = 65535;
+    // DSCP and ECN bits of every packet, 0 to 255.
+    int traffic_class = 0;
+  } roce;
 
   struct Network {
     // Interface that carries components' own addresses (macvlan). Empty: `run --ip` is refused.
@@ -133,6 +149,12 @@ struct Config {
 
   std::vector<PeerConfig> peers;
 
+  // Where data connections over this transport are listened for.
+  const std::string& DataListen(absl::string_view provider) const {
+    return provider == "roce" ? roce.listen : data.listen;
+  }
+  // Whether this agent opens the transport.
+  bool Opens(absl::string_view provider) const;
   // The command line's socket: run_dir/starlingd.sock.
   std::string SocketPath() const { return run_dir + "/starlingd.sock"; }
   // state_dir/journal.db.

@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 
+#include <optional>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -27,6 +29,19 @@ bool AllOf(absl::string_view text, bool (*allowed)(char)) {
 }
 
 bool IsLowerOrDigit(char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c); }
+
+// In host order.
+std::optional<uint32_t> ParseAddress(const std::string& text) {
+  in_addr parsed = {};
+  if (inet_pton(AF_INET, text.c_str(), &parsed) != 1 || text.find('\0') != std::string::npos)
+    return std::nullopt;
+  return ntohl(parsed.s_addr);
+}
+
+bool IsOfHost(uint32_t address) {
+  const uint32_t first = address >> 24;
+  return first != 0 && first != 127 && first < 224;
+}
 
 }  // namespace
 
@@ -79,6 +94,13 @@ absl::Status CheckAbsolutePath(absl::string_view path) {
   return absl::OkStatus();
 }
 
+absl::Status CheckHostAddress(absl::string_view text) {
+  const std::optional<uint32_t> address = ParseAddress(std::string(text));
+  if (address && IsOfHost(*address)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      Quoted(text), address ? " is not an address that a host may have" : " is no IPv4 address"));
+}
+
 absl::StatusOr<IpPrefix> ParseIpPrefix(absl::string_view text) {
   const auto wrong = [&](absl::string_view why) {
     return absl::InvalidArgumentError(
@@ -88,22 +110,16 @@ absl::StatusOr<IpPrefix> ParseIpPrefix(absl::string_view text) {
   if (slash == absl::string_view::npos) return wrong("has no prefix length");
   IpPrefix prefix;
   prefix.address = std::string(text.substr(0, slash));
-  in_addr parsed = {};
-  if (inet_pton(AF_INET, prefix.address.c_str(), &parsed) != 1 ||
-      prefix.address.find('\0') != std::string::npos) {
-    return wrong("has no IPv4 address");
-  }
+  const std::optional<uint32_t> parsed = ParseAddress(prefix.address);
+  if (!parsed) return wrong("has no IPv4 address");
   const absl::string_view length = text.substr(slash + 1);
   if (length.empty() || length.size() > 2 ||
       !AllOf(length, [](char c) { return static_cast<bool>(absl::ascii_isdigit(c)); }) ||
       !absl::SimpleAtoi(length, &prefix.length) || prefix.length < 1 || prefix.length > 32) {
     return wrong("has a prefix length that is not 1 to 32");
   }
-  const uint32_t address = ntohl(parsed.s_addr);
-  const uint32_t first = address >> 24;
-  if (first == 0 || first == 127 || first >= 224) {
-    return wrong("is not an address that a host may have");
-  }
+  const uint32_t address = *parsed;
+  if (!IsOfHost(address)) return wrong("is not an address that a host may have");
   if (prefix.length <= 30) {
     const uint32_t host_bits = ~uint32_t{0} >> prefix.length;
     if ((address & host_bits) == 0) return wrong("is the network's own address");

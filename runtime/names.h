@@ -24,6 +24,9 @@ absl::Status CheckMigrationId(absl::string_view id);
 // Absolute, at most 4095 bytes, no NUL, no "." or ".." part, no empty part ("//").
 absl::Status CheckAbsolutePath(absl::string_view path);
 
+// An IPv4 address that a host may have: not loopback, multicast or 0.0.0.0.
+absl::Status CheckHostAddress(absl::string_view text);
+
 struct IpPrefix {
   std::string address;  // "10.77.0.50"
   int length = 0;       // 24

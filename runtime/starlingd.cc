@@ -24,6 +24,7 @@
 #include "runtime/agent/starling_service.h"
 #include "runtime/bench/bench_service.h"
 #include "runtime/names.h"
+#include "transport/roce_fabric.h"
 #include "transport/tcp_fabric.h"
 #include "transport/verbs_fabric.h"
 
@@ -57,6 +58,13 @@ absl::Status GuardSocket(const std::string& path, const std::string& group) {
 absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenFabric(const std::string& provider,
                                                               const Config& config) {
   if (provider == "tcp") return transport::OpenTcp();
+  if (provider == "roce") {
+    return transport::OpenRoce({.port = config.roce.port,
+                                .ip = config.roce.ip,
+                                .path_mtu = static_cast<uint32_t>(config.roce.path_mtu),
+                                .partition = static_cast<uint16_t>(config.roce.partition),
+                                .traffic_class = static_cast<uint8_t>(config.roce.traffic_class)});
+  }
   return transport::OpenVerbs(config.data.device);
 }
 
@@ -65,7 +73,7 @@ void SaySecurity(const Config& config, const agent::ControlSecurity& security) {
     spdlog::warn(
         "INSECURE: other agents are not known by certificates. Whoever reaches {} or {} can take "
         "components from here and put others in their place; pages are not sealed",
-        config.control.listen, config.data.listen);
+        config.control.listen, config.DataListen(config.data.provider));
     return;
   }
   if (security.certificate_days_left() < kWarnDays) {
@@ -119,7 +127,7 @@ absl::Status Serve(const Config& config) {
       continue;
     }
     if (provider == config.data.provider) host.fabric_error = fabric.status();
-    spdlog::error("{}", fabric.status().ToString());
+    spdlog::error("{}: {}", provider, fabric.status().ToString());
   }
 
   agent::Agent* agent_of_exits = nullptr;
@@ -172,7 +180,7 @@ absl::Status Serve(const Config& config) {
                      " (control.listen): is the address this host's, and the port free?"));
   }
   spdlog::info("starlingd {} of host {} is ready: control {}, data {} over {}", host.version,
-               config.host, config.control.listen, config.data.listen,
+               config.host, config.control.listen, config.DataListen(config.data.provider),
                host.fabric != nullptr ? host.fabric->name() : "nothing");
 
   sigset_t wait_for;

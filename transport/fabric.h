@@ -107,7 +107,7 @@ class Listener {
 class Fabric {
  public:
   virtual ~Fabric() = default;
-  virtual const char* name() const = 0;  // "verbs", "fake"
+  virtual const char* name() const = 0;  // "verbs", "roce", "tcp", "fake"
   virtual const std::string& device() const = 0;
   // The largest span that Register() takes; longer memory is cut by its owner.
   virtual uint64_t max_region_bytes() const = 0;

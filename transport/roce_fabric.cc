@@ -9,7 +9,9 @@
 #include "base/status.h"
 #include "transport/address_exchange.h"
 #include "transport/dpdk/port.h"
+#include "transport/roce_port.h"
 #include "transport/roce_queue_pair.h"
+#include "transport/verbs_fabric.h"
 
 namespace starling::transport {
 namespace {
@@ -195,6 +197,9 @@ absl::StatusOr<std::unique_ptr<Fabric>> MakeRoceFabric(std::unique_ptr<roce::Pac
 }
 
 absl::StatusOr<std::unique_ptr<Fabric>> OpenRoce(const RoceOptions& options) {
+  ASSIGN_OR_RETURN(const RocePort named, ParseRocePort(options.port));
+  if (named.kind == RocePort::Kind::kVerbs)
+    return OpenVerbs(named.where, VerbsConnect::kIntroduction);
   ASSIGN_OR_RETURN(const uint32_t ip, roce::ParseIp(options.ip));
   roce::MacAddress mac = {0x02,
                           0x53,

@@ -15,8 +15,7 @@ class PacketPort;
 }
 
 struct RoceOptions {
-  // What to send through: "af_packet:DEVICE", "af_xdp:DEVICE", "memif:SOCKET" (or
-  // "memif:SOCKET,server"), or "pci:0000:00:08.0".
+  // What to send through, see roce_port.h. Of a "verbs:DEVICE" everything below is the device's.
   std::string port;
   // Its own address, which nobody else on that network has: "10.0.0.17".
   std::string ip;
@@ -30,7 +29,8 @@ struct RoceOptions {
 // The provider of RoCEv2 in user space, for machines whose kernel has no RDMA. Queue pairs are
 // introduced over a TCP connection of the kernel's, so Listen() and Connect() take the host's own
 // addresses; the packets go between the addresses of the ports. Only neighbours on one L2 network
-// are reached. kFailedPrecondition, saying what to do, when this build has no DPDK.
+// are reached. kFailedPrecondition, saying what to do, when this build has no DPDK; but a port
+// "verbs:DEVICE", which is how a machine with RDMA in its kernel speaks to one without, needs none.
 absl::StatusOr<std::unique_ptr<Fabric>> OpenRoce(const RoceOptions& options);
 
 // The same over a port that is there already (`options.port` and `options.mac` do not count).

@@ -194,7 +194,8 @@ class VerbsFabric final : public Fabric {
     if (port) introducer_.emplace(context_, *port, pd_.get(), *this);
   }
 
-  const char* name() const override { return "verbs"; }
+  // Introduced over TCP, its queue pairs are connected to those of the provider "roce".
+  const char* name() const override { return introducer_ ? "roce" : "verbs"; }
   const std::string& device() const override { return device_; }
   uint64_t max_region_bytes() const override { return max_region_bytes_; }
 

@@ -11,8 +11,8 @@ namespace starling::transport {
 // How queue pairs are connected.
 enum class VerbsConnect {
   kManager,  // by the RDMA connection manager
-  // Over a TCP connection, as the provider "roce" does, which has no connection manager: RoCEv2
-  // ports with an IPv4 address only.
+  // Over a TCP connection: this is then the provider "roce" with the kernel's RDMA for its port.
+  // RoCEv2 ports with an IPv4 address only.
   kIntroduction,
 };
 

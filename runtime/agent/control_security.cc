@@ -76,8 +76,10 @@ absl::StatusOr<std::unique_ptr<ControlSecurity>> ControlSecurity::Load(
                                                 config.security.certificate, config.security.key},
                                                config.host));
   } else if (!config.security.insecure) {
-    for (const auto& [key, listen] : {std::pair("control.listen", config.control.listen),
-                                      std::pair("data.listen", config.data.listen)}) {
+    for (const auto& [key, listen] :
+         {std::pair("control.listen", config.control.listen),
+          std::pair("data.listen", config.data.listen),
+          std::pair("roce.listen", config.Opens("roce") ? config.roce.listen : "127.0.0.1:1")}) {
       if (OnLoopback(listen)) continue;
       return absl::FailedPreconditionError(absl::StrCat(
           key, " is ", listen,

@@ -65,7 +65,7 @@ absl::StatusOr<v1::BenchGrantResponse> Grants::Grant(const v1::BenchGrantRequest
                    fabric->Register({static_cast<std::byte*>(granted->memory), kMemoryBytes},
                                     transport::Access::kRemoteWrite));
   v1::BenchGrantResponse response;
-  response.set_data_address(host_.config.data.listen);
+  response.set_data_address(host_.config.DataListen(fabric->name()));
   response.set_token(granted->token);
   response.mutable_memory()->set_address(granted->region->remote_address());
   response.mutable_memory()->set_rkey(granted->region->remote_key());

@@ -69,8 +69,8 @@ Targets::~Targets() {
 
 absl::Status Targets::Start(TakeOther other) {
   other_ = std::move(other);
-  ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(host_.config.data.listen));
   for (const auto& [name, fabric] : host_.fabrics) {
+    ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(host_.config.DataListen(name)));
     ASSIGN_OR_RETURN(std::unique_ptr<transport::Listener> listening,
                      fabric->Listen(endpoint.address, endpoint.port));
     transport::Listener& listener = *listeners_.emplace_back(std::move(listening));
@@ -187,7 +187,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
     *response.mutable_ring() = *ring;
     response.set_ring_slots(request.ring_slots());
   }
-  response.set_data_address(host_.config.data.listen);
+  response.set_data_address(host_.config.DataListen(ghost->provider));
   response.set_token(ghost->token);
   response.set_key_share(key_share);
   response.set_lease_s(Seconds(host_.config.migration.lease));

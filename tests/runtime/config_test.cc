@@ -47,6 +47,13 @@ listen = "10.77.0.1:7401"
 queue_pairs = 4
 slab_kib = 256
 slabs = 32
+[roce]
+port = "af_packet:eth1"
+ip = "10.77.0.101"
+listen = "10.77.0.1:7412"
+path_mtu = 2048
+partition = 32775
+traffic_class = 104
 [network]
 parent = "eth0"
 [migration]
@@ -98,6 +105,16 @@ address = "10.77.0.2:7400"
   EXPECT_EQ(config->data.queue_pairs, 4);
   EXPECT_EQ(config->data.slab_bytes, 256 * kKiB);
   EXPECT_EQ(config->data.slabs, 32);
+  EXPECT_EQ(config->roce.port, "af_packet:eth1");
+  EXPECT_EQ(config->roce.ip, "10.77.0.101");
+  EXPECT_EQ(config->roce.listen, "10.77.0.1:7412");
+  EXPECT_EQ(config->roce.path_mtu, 2048);
+  EXPECT_EQ(config->roce.partition, 32775);
+  EXPECT_EQ(config->roce.traffic_class, 104);
+  EXPECT_EQ(config->DataListen("roce"), "10.77.0.1:7412");
+  EXPECT_EQ(config->DataListen("tcp"), "10.77.0.1:7401");
+  EXPECT_TRUE(config->Opens("tcp") && config->Opens("verbs"));
+  EXPECT_FALSE(config->Opens("roce"));
   EXPECT_EQ(config->network.parent, "eth0");
   EXPECT_EQ(config->migration.max_blackout, std::chrono::microseconds(150500));
   EXPECT_EQ(config->migration.max_rounds, 3);
@@ -157,6 +174,20 @@ TEST(Config, ARefusalNamesFileLineKeyAndWhatIsAllowed) {
       {"[data]\nqueue_pairs = true", "f.toml:2: data.queue_pairs: is a boolean", "an integer"},
       {"[data]\nslab_kib = 66", "f.toml:2: data.slab_kib: is 66", "a multiple of 4"},
       {"[data]\nslabs = 1000000000000", "f.toml:2: data.slabs:", "from 2 to 4096"},
+      {"[data]\nprovider = \"roce\"", "f.toml:1: roce.port: is missing", "af_packet:eth0"},
+      {"[data]\noffer = [\"roce\"]\n[roce]\nip = \"10.0.0.1\"", "f.toml:3: roce.port: is missing",
+       "af_packet:eth0"},
+      {"[roce]\nport = \"eth0\"", "f.toml:2: roce.port: 'eth0' is no port", "verbs:DEVICE"},
+      {"[roce]\nport = \"af_packet:eth0\"", "f.toml:1: roce.ip: is missing", "nobody else"},
+      {"[roce]\nport = \"af_packet:eth0\"\nip = \"10.0.0\"", "f.toml:3: roce.ip: '10.0.0' is no",
+       "an IPv4 address"},
+      {"[roce]\nip = \"127.0.0.1\"", "f.toml:2: roce.ip: '127.0.0.1' is not an address",
+       "an IPv4 address"},
+      {"[roce]\nport = \"verbs:rxe0\"\nip = \"10.0.0.1\"", "f.toml:1: roce: has more than",
+       "these two"},
+      {"[roce]\npath_mtu = 1500", "f.toml:1: roce.path_mtu: is 1500", "1024, 2048 or 4096"},
+      {"[roce]\npartition = 0", "f.toml:2: roce.partition: is 0", "from 1 to 65535"},
+      {"[roce]\nlisten = \"10.0.0.1\"", "f.toml:2: roce.listen:", "ADDR:PORT"},
       {"[network]\nparent = \"eth0/../x\"", "f.toml:2: network.parent:", "interface"},
       {"[migration]\nmax_blackout_ms = 0", "f.toml:2: migration.max_blackout_ms: is 0",
        "milliseconds from 1 to 60000"},

@@ -6,8 +6,8 @@
 // registered memory as ib_write_bw does, and "checked", copied into slabs and hashed on both sides
 // batch by batch and as a whole. Then it reads all of it back by RDMA READ and compares. With
 // --until-loss it writes on and on until the peer is lost, and the exit code says whether that was
-// noticed in time. `--provider roce` takes a port and an address of its own; a verbs side that is
-// to speak with it says --introduce.
+// noticed in time. `--provider roce` takes a port, and an address of its own but with the port
+// verbs:DEVICE.
 
 #include <sys/mman.h>
 #include <xxhash.h>
@@ -89,7 +89,6 @@ class Memory {
 struct Options {
   std::string provider = "verbs";
   std::string device;
-  bool introduce = false;
   RoceOptions roce;
   std::string address;
   uint16_t port = 7500;
@@ -110,8 +109,7 @@ struct Options {
 
 absl::StatusOr<std::unique_ptr<Fabric>> OpenFabric(const Options& options) {
   if (options.provider == "roce") return OpenRoce(options.roce);
-  return OpenVerbs(options.device,
-                   options.introduce ? VerbsConnect::kIntroduction : VerbsConnect::kManager);
+  return OpenVerbs(options.device);
 }
 
 // --- the listening side ---
@@ -407,8 +405,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.add_option("--provider", options.provider, "verbs or roce")
       ->check(CLI::IsMember({"verbs", "roce"}));
-  app.add_flag("--introduce", options.introduce, "verbs without a connection manager");
-  app.add_option("--roce-port", options.roce.port, "af_packet:DEVICE, af_xdp:DEVICE, memif:SOCKET");
+  app.add_option("--roce-port", options.roce.port,
+                 "af_packet:DEVICE, af_xdp:DEVICE, memif:SOCKET, pci:ADDRESS, verbs:DEVICE");
   app.add_option("--roce-ip", options.roce.ip, "address of that port");
   app.add_option("--path-mtu", options.roce.path_mtu, "of roce; default: the largest");
   app.add_option("--traffic-class", options.roce.traffic_class, "of roce");

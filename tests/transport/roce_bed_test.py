@@ -14,7 +14,7 @@ MIB = int(os.environ.get("STARLING_ROCE_MIB", "32"))
 FABRIC_CHECK = ""
 
 OURS = ("--provider", "roce", "--roce-port", "af_packet:eth0", "--roce-ip", "10.77.0.101")
-KERNELS = ("--provider", "verbs", "--introduce")
+KERNELS = ("--provider", "roce", "--roce-port", "verbs:rxe0")
 # 1 % loss, 1 % reordering, 0.1 % duplication.
 FAULTS = ("limit", "10000", "delay", "1ms", "loss", "1%", "reorder", "1%", "duplicate", "0.1%")
 

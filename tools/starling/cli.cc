@@ -245,11 +245,12 @@ void AddTo(CLI::App* app, Options& options) {
 }
 
 void AddTransport(CLI::App* app, Options& options) {
-  app->add_option("--transport", options.transport,
-                  "Carry the memory by this one (verbs, tcp), which both agents have to offer "
-                  "(default: the agent's)")
+  app->add_option(
+         "--transport", options.transport,
+         "Carry the memory by this one (verbs, roce, tcp), which both agents have to offer "
+         "(default: the agent's)")
       ->type_name("NAME")
-      ->check(CLI::IsMember({"verbs", "tcp"}));
+      ->check(CLI::IsMember({"verbs", "roce", "tcp"}));
 }
 
 void AddJson(CLI::App* app, Options& options) {
@@ -457,7 +458,7 @@ class Parser {
         ->add_option("--provider", options.bench.provider,
                      "Only this transport (default: each that both agents offer)")
         ->type_name("NAME")
-        ->check(CLI::IsMember({"verbs", "tcp"}));
+        ->check(CLI::IsMember({"verbs", "roce", "tcp"}));
     bench_->add_flag("--no-tools", options.no_tools, "Run no measuring programs of others");
     bench_->add_option("--svg", options.bench.svg, "Write a plot of bandwidth over size")
         ->type_name("FILE");

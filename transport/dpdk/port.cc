@@ -22,13 +22,12 @@
 #include <optional>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "transport/roce_port.h"
 
 namespace starling::transport::dpdk {
 namespace {
@@ -45,39 +44,7 @@ constexpr uint16_t kBurst = 32;
 // Frames that wait for the transmit ring.
 constexpr size_t kTxQueue = 64;
 
-enum class Kind { kAfPacket, kAfXdp, kMemif, kPci };
-
-struct Spec {
-  Kind kind;
-  std::string where;
-  bool server = false;
-};
-
-absl::StatusOr<Spec> Parse(const std::string& name) {
-  absl::string_view text = name;
-  Spec spec;
-  if (absl::ConsumePrefix(&text, "af_packet:")) {
-    spec.kind = Kind::kAfPacket;
-  } else if (absl::ConsumePrefix(&text, "af_xdp:")) {
-    spec.kind = Kind::kAfXdp;
-  } else if (absl::ConsumePrefix(&text, "memif:")) {
-    spec.kind = Kind::kMemif;
-    spec.server = absl::ConsumeSuffix(&text, ",server");
-  } else if (absl::ConsumePrefix(&text, "pci:")) {
-    spec.kind = Kind::kPci;
-  } else {
-    text = "";
-  }
-  spec.where = std::string(text);
-  // A comma would begin another argument of the driver.
-  if (text.empty() || absl::StrContains(text, ',')) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", name,
-                     "' is no port; say af_packet:DEVICE, af_xdp:DEVICE, memif:SOCKET, "
-                     "memif:SOCKET,server or pci:ADDRESS"));
-  }
-  return spec;
-}
+using Kind = RocePort::Kind;
 
 // EAL takes the calling thread's processors for its own and pins the thread to them.
 class KeepAffinity {
@@ -98,7 +65,7 @@ class KeepAffinity {
 
 // Starts EAL, once for the process. The first port decides whether it looks at PCI and takes
 // hugepages, which only physical ports need.
-absl::Status StartEal(const Spec& first) {
+absl::Status StartEal(const RocePort& first) {
   static std::mutex mutex;
   static bool started = false;
   static bool physical = false;
@@ -139,6 +106,8 @@ absl::Status StartEal(const Spec& first) {
     return failed;
   }
   started = true;
+  // Made for other processes to find this one, which without shared configuration they cannot.
+  (void)::rmdir(rte_eal_get_runtime_dir());
   return absl::OkStatus();
 }
 
@@ -243,7 +212,7 @@ class DpdkPort final : public roce::PacketPort {
 };
 
 // The driver's name for the device, and its arguments.
-std::pair<std::string, std::string> Device(const Spec& spec, unsigned number,
+std::pair<std::string, std::string> Device(const RocePort& spec, unsigned number,
                                            const roce::MacAddress& mac) {
   switch (spec.kind) {
     case Kind::kAfPacket:
@@ -258,6 +227,7 @@ std::pair<std::string, std::string> Device(const Spec& spec, unsigned number,
                            ",rsize=10,role=", spec.server ? "server" : "client",
                            ",mac=", roce::MacText(mac))};
     case Kind::kPci:
+    case Kind::kVerbs:
       break;
   }
   return {spec.where, ""};
@@ -268,7 +238,9 @@ std::pair<std::string, std::string> Device(const Spec& spec, unsigned number,
 absl::StatusOr<std::unique_ptr<roce::PacketPort>> OpenPort(const std::string& name,
                                                            const roce::MacAddress& mac,
                                                            bool force_mac) {
-  ASSIGN_OR_RETURN(const Spec spec, Parse(name));
+  ASSIGN_OR_RETURN(const RocePort spec, ParseRocePort(name));
+  if (spec.kind == Kind::kVerbs)
+    return absl::InvalidArgumentError(absl::StrCat("port ", name, " is none of DPDK's"));
   RETURN_IF_ERROR(StartEal(spec));
   static std::atomic<unsigned> numbers{0};
   const unsigned number = numbers++;

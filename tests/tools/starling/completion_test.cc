@@ -75,7 +75,7 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"--socket", "x", "stop", ""}), ElementsAre("x-redis", "x-web"));
   EXPECT_THAT(Offered({"migrate", "--to", "node2", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "--max-rounds", ""}), IsEmpty());
-  EXPECT_THAT(Offered({"migrate", "--transport", ""}), ElementsAre("verbs", "tcp"));
+  EXPECT_THAT(Offered({"migrate", "--transport", ""}), ElementsAre("verbs", "roce", "tcp"));
   EXPECT_THAT(Offered({"cert", ""}), ElementsAre("authority", "host"));
   EXPECT_THAT(Offered({"migrate", "--max-rate", ""}), IsEmpty());
   EXPECT_THAT(Offered({"run", "a", "--", "r"}), IsEmpty());
