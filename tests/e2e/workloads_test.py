@@ -18,7 +18,8 @@ and while the rest of their memory arrives there, and rest while they are moved 
 The case `memory-bounds` moves a component larger than what an agent may take, and looks at the peaks
 of both agents.
 
-The cases `redis-...` move Redis another way: over TCP, with its pages sealed, and both.
+The cases `redis-...` move Redis another way: over TCP, with its pages sealed, and both; and over RoCEv2 in
+user space, where node1's kernel has no RDMA and node2's has.
 
 The case `there-and-back` moves one component ten times (four with --subset) and compares what the
 agents and the nodes hold after the second move and after the last: descriptors, memory, threads,
@@ -33,6 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 
 sys.dont_write_bytecode = True
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", folder)
@@ -333,13 +335,30 @@ BIG_MIB = 400  # more than an agent may take
 
 WORKLOADS = {"redis": Redis, "memcached": Memcached, "nginx": Nginx,
              "process-family": ProcessFamily, "sqlite": SqliteWriter}
-# Further ways to move the first of them: options of `migrate`, an edit of both configurations, and
-# what the report has to say.
+
+
+class Way(typing.NamedTuple):
+    """A further way to move the first of them."""
+
+    options: tuple  # of `migrate`
+    expected: dict  # what the report has to say
+    edits: dict = {}  # of the configurations: scripts for sed, by the node's number
+    without_rdma: tuple = ()  # numbers of nodes whose kernel has none meanwhile
+
+
+SEAL = 's/encryption = .*/encryption = "on"/'
 WAYS = {
-    "redis-tcp": (["--transport", "tcp"], None, {"provider": "tcp", "encrypted": False}),
-    "redis-sealed": ([], "s/encryption = .*/encryption = \"on\"/", {"encrypted": True}),
-    "redis-tcp-sealed": (["--transport", "tcp"], "s/encryption = .*/encryption = \"on\"/",
-                         {"provider": "tcp", "encrypted": True}),
+    "redis-tcp": Way(("--transport", "tcp"), {"provider": "tcp", "encrypted": False}),
+    "redis-sealed": Way((), {"encrypted": True}, {1: SEAL, 2: SEAL}),
+    "redis-tcp-sealed": Way(("--transport", "tcp"), {"provider": "tcp", "encrypted": True},
+                            {1: SEAL, 2: SEAL}),
+    "redis-roce": Way(
+        ("--transport", "roce"), {"provider": "roce", "encrypted": False},
+        {1: 's/provider = .*/provider = "roce"/; s/offer = .*/offer = []/; $a [roce]\\n'
+            'port = "af_packet:eth0"\\nip = "10.77.0.101"\\nlisten = "10.77.0.1:7402"',
+         2: 's/offer = .*/offer = ["tcp", "roce"]/; $a [roce]\\n'
+            'port = "verbs:rxe0"\\nlisten = "10.77.0.2:7402"'},
+        without_rdma=(1,)),
 }
 SUBSET = ["redis", "redis-tcp-sealed", "process-family", "there-and-back"]
 PROBED = "process-family"
@@ -413,19 +432,24 @@ class Test:
 
     def way(self, name):
         """Redis, moved another way than usual."""
-        options, edit, expected = WAYS[name]
-        if edit is None:
-            return self.workload("redis", options, expected)
+        way = WAYS[name]
         path = "/etc/starling/starlingd.toml"
-        for node in self.nodes():
-            node.shell(f"cp {path} /tmp/starlingd.toml && sed -i -e '{edit}' {path}")
+        edited = [node for node in self.nodes() if node.number in way.edits]
+        bare = [node for node in edited if node.number in way.without_rdma]
+        for node in edited:
+            node.shell(f"cp {path} /tmp/starlingd.toml && "
+                       f"sed -i -e '{way.edits[node.number]}' {path}")
+            if node in bare:
+                node.shell("rdma link delete rxe0")
             node.agent("restart")
             node.wait_agent()
         try:
-            return self.workload("redis", options, expected)
+            return self.workload("redis", way.options, way.expected)
         finally:
-            for node in self.nodes():
+            for node in edited:
                 node.shell(f"mv /tmp/starlingd.toml {path}")
+                if node in bare:
+                    node.shell("rdma link add rxe0 type rxe netdev eth0")
                 node.agent("restart")
                 node.wait_agent()
 

@@ -2,6 +2,8 @@
 
 #include <rte_config.h>
 // First the configuration; the others need it.
+#include <dirent.h>
+#include <linux/if_packet.h>
 #include <net/if.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
@@ -22,6 +24,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/fd.h"
@@ -119,6 +122,37 @@ std::optional<uint16_t> KernelMtu(const std::string& device) {
   const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!socket || ::ioctl(socket.get(), SIOCGIFMTU, &request) != 0) return std::nullopt;
   return static_cast<uint16_t>(std::min(request.ifr_mtu, 65535));
+}
+
+// The driver hands its ring to the kernel with each burst, and once only: what the socket's send
+// buffer has no room for at that moment stays in the ring until the next burst, which may be never.
+// So the buffer is made to hold the whole ring. The driver does not tell its sockets; they are the
+// packet sockets of that device.
+absl::Status WidenSendBuffers(const std::string& device) {
+  const auto index = static_cast<int>(::if_nametoindex(device.c_str()));
+  DIR* const folder = ::opendir("/proc/self/fd");
+  if (folder == nullptr) return ErrnoStatus("read /proc/self/fd");
+  absl::Status status = absl::NotFoundError(absl::StrCat("no packet socket of ", device));
+  while (const dirent* entry = ::readdir(folder)) {
+    int fd = -1;
+    sockaddr_ll address = {};
+    socklen_t length = sizeof(address);
+    if (!absl::SimpleAtoi(entry->d_name, &fd) ||
+        ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
+        address.sll_family != AF_PACKET || address.sll_ifindex != index) {
+      continue;
+    }
+    // Twice, for what the kernel keeps with each frame.
+    const int bytes = 2 * kTxRing * kFrameBytes;
+    if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) == 0) {
+      status = absl::OkStatus();
+    } else {
+      status = ErrnoStatus(absl::StrCat("widen the send buffer of ", device));
+      break;
+    }
+  }
+  ::closedir(folder);
+  return status;
 }
 
 struct PoolDelete {
@@ -296,6 +330,11 @@ absl::StatusOr<std::unique_ptr<roce::PacketPort>> OpenPort(const std::string& na
     return undo(fail(error, "set up its transmit queue"));
   }
   if (const int error = rte_eth_dev_start(port); error != 0) return undo(fail(error, "start it"));
+
+  if (spec.kind == Kind::kAfPacket) {
+    if (const absl::Status status = WidenSendBuffers(spec.where); !status.ok())
+      return undo(Annotate(status, absl::StrCat("port ", name)));
+  }
 
   // The device's own address is another one, and would be all that it lets in.
   if (!physical) (void)rte_eth_promiscuous_enable(port);
