@@ -280,35 +280,6 @@ class VerbsFabric final : public Fabric {
   std::optional<VerbsIntroducer> introducer_;
 };
 
-// The first active port's RoCEv2 entry of an IPv4 address.
-absl::StatusOr<VerbsPort> FindPort(ibv_context* context) {
-  ibv_device_attr device = {};
-  if (const int error = ibv_query_device(context, &device); error != 0)
-    return ErrnoStatus(error, "query the device");
-  for (uint8_t number = 1; number <= device.phys_port_cnt; ++number) {
-    ibv_port_attr port = {};
-    if (ibv_query_port(context, number, &port) != 0 || port.state != IBV_PORT_ACTIVE) continue;
-    for (int i = 0; i < port.gid_tbl_len; ++i) {
-      ibv_gid_entry gid = {};
-      if (ibv_query_gid_ex(context, number, static_cast<uint32_t>(i), &gid, 0) != 0 ||
-          gid.gid_type != IBV_GID_TYPE_ROCE_V2 ||
-          !IN6_IS_ADDR_V4MAPPED(reinterpret_cast<const in6_addr*>(gid.gid.raw))) {
-        continue;
-      }
-      uint32_t ip = 0;
-      std::memcpy(&ip, gid.gid.raw + 12, sizeof(ip));
-      return VerbsPort{.number = number,
-                       .gid_index = i,
-                       .ip = ntohl(ip),
-                       .mtu = 128u << static_cast<unsigned>(port.active_mtu)};
-    }
-  }
-  return absl::FailedPreconditionError(
-      absl::StrCat(ibv_get_device_name(context->device),
-                   " has no active port with RoCEv2 and an IPv4 address, without which queue pairs "
-                   "cannot be introduced over TCP"));
-}
-
 bool HasActivePort(ibv_context* context) {
   ibv_device_attr device = {};
   if (ibv_query_device(context, &device) != 0) return false;
@@ -349,7 +320,7 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, Ver
   const uint64_t max_region_bytes = std::min<uint64_t>(attributes.max_mr_size, kMaxRegionBytes);
   std::optional<VerbsPort> port;
   if (connect == VerbsConnect::kIntroduction) {
-    ASSIGN_OR_RETURN(port, FindPort(chosen));
+    ASSIGN_OR_RETURN(port, FindVerbsPort(chosen));
   }
   return std::make_unique<VerbsFabric>(std::move(contexts), chosen, max_region_bytes, std::move(pd),
                                        port);

@@ -88,6 +88,34 @@ absl::Status SetNonBlocking(int fd) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<VerbsPort> FindVerbsPort(ibv_context* context) {
+  ibv_device_attr device = {};
+  if (const int error = ibv_query_device(context, &device); error != 0)
+    return ErrnoStatus(error, "query the device");
+  for (uint8_t number = 1; number <= device.phys_port_cnt; ++number) {
+    ibv_port_attr port = {};
+    if (ibv_query_port(context, number, &port) != 0 || port.state != IBV_PORT_ACTIVE) continue;
+    for (int i = 0; i < port.gid_tbl_len; ++i) {
+      ibv_gid_entry gid = {};
+      if (ibv_query_gid_ex(context, number, static_cast<uint32_t>(i), &gid, 0) != 0 ||
+          gid.gid_type != IBV_GID_TYPE_ROCE_V2 ||
+          !IN6_IS_ADDR_V4MAPPED(reinterpret_cast<const in6_addr*>(gid.gid.raw))) {
+        continue;
+      }
+      uint32_t ip = 0;
+      std::memcpy(&ip, gid.gid.raw + 12, sizeof(ip));
+      return VerbsPort{.number = number,
+                       .gid_index = i,
+                       .ip = ntohl(ip),
+                       .mtu = 128u << static_cast<unsigned>(port.active_mtu)};
+    }
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(ibv_get_device_name(context->device),
+                   " has no active port with RoCEv2 and an IPv4 address, without which queue pairs "
+                   "cannot be introduced over TCP"));
+}
+
 VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context,
                                const VerbsTuning& tuning)
     : tuning_(tuning), channel_(std::move(channel)), id_(std::move(id)), context_(context) {}

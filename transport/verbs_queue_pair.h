@@ -37,6 +37,9 @@ struct VerbsPort {
   uint32_t mtu = 0;  // bytes
 };
 
+// The first active port with a RoCEv2 entry of an IPv4 address. kFailedPrecondition without any.
+absl::StatusOr<VerbsPort> FindVerbsPort(ibv_context* context);
+
 absl::Status SetNonBlocking(int fd);
 
 // Waits for `wanted` on a non-blocking channel. kUnavailable when nobody listens, kPermissionDenied

@@ -118,9 +118,12 @@ absl::Status Serve(Connection& connection, std::span<std::byte> arena, const Opt
   uint64_t wrong = 0;
   uint64_t batches = 0;
   while (true) {
-    ASSIGN_OR_RETURN(Note note, ReceiveNote(connection, options.deadline()));
+    ASSIGN_OR_RETURN(const std::string bytes, connection.Receive(options.deadline()));
+    if (bytes.size() < sizeof(Note)) return absl::DataLossError("a message of another length");
+    Note note;
+    std::memcpy(&note, bytes.data(), sizeof(note));
     if (note.what == What::kPing) {
-      RETURN_IF_ERROR(connection.Send(Encode(note), options.deadline()).status());
+      RETURN_IF_ERROR(connection.Send(bytes, options.deadline()).status());
       continue;
     }
     if (note.offset > arena.size() || note.bytes > arena.size() - note.offset) {
@@ -307,6 +310,18 @@ class Sender {
     return absl::OkStatus();
   }
 
+  // Messages of many lengths, nearly the longest included, there and back.
+  absl::Status LongMessages() {
+    for (size_t bytes = sizeof(Note); bytes <= kMaxMessageBytes - 8; bytes += 677) {
+      std::string message = Encode({.what = What::kPing});
+      for (size_t i = message.size(); i < bytes; ++i) message += static_cast<char>(i * 31);
+      RETURN_IF_ERROR(connections_[0]->Send(message, options_.deadline()).status());
+      ASSIGN_OR_RETURN(const std::string back, connections_[0]->Receive(options_.deadline()));
+      if (back != message) return absl::DataLossError("a message came back changed");
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<double> MedianPingMicroseconds() {
     std::vector<double> times;
     for (uint64_t i = 0; i < options_.pings; ++i) {
@@ -369,6 +384,7 @@ absl::Status ConnectAndSend(const Options& options) {
   std::cout << sender.description() << std::endl;
   if (options.until_loss) return WriteUntilLoss(sender, options);
 
+  RETURN_IF_ERROR(sender.LongMessages());
   ASSIGN_OR_RETURN(const double ping_us, sender.MedianPingMicroseconds());
   std::cout << "message there and back: median " << ping_us << " us of " << options.pings
             << std::endl;

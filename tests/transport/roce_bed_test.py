@@ -12,6 +12,7 @@ from fabric_beds import bed, indented
 
 MIB = int(os.environ.get("STARLING_ROCE_MIB", "32"))
 FABRIC_CHECK = ""
+QUEUE_PAIR_CHECK = ""
 
 OURS = ("--provider", "roce", "--roce-port", "af_packet:eth0", "--roce-ip", "10.77.0.101")
 KERNELS = ("--provider", "roce", "--roce-port", "verbs:rxe0")
@@ -47,6 +48,12 @@ class RoceBedTest(fabric_beds.FabricBedTest):
     def test_the_kernels_to_ours(self):
         self.transfer(False)
 
+    def test_every_operation(self):
+        for ours in (True, False):
+            with self.subTest(connects="ours" if ours else "the kernel's"):
+                output = self.both(ours, QUEUE_PAIR_CHECK, {1: OURS, 2: ("--provider", "verbs")})
+                self.assertIn("every operation, both ways, at 9 lengths: as sent", output)
+
     def test_small_writes(self):
         # A message and a write of one packet each, in turn.
         for ours in (True, False):
@@ -65,4 +72,4 @@ class RoceBedTest(fabric_beds.FabricBedTest):
 
 
 if __name__ == "__main__":
-    fabric_beds.main(__doc__, "FABRIC_CHECK")
+    fabric_beds.main(__doc__, "FABRIC_CHECK", "QUEUE_PAIR_CHECK")

@@ -250,9 +250,11 @@ std::pair<std::string, std::string> Device(const RocePort& spec, unsigned number
                                            const roce::MacAddress& mac) {
   switch (spec.kind) {
     case Kind::kAfPacket:
+      // Through the device's queue: past it, what the device has no room for at that moment is
+      // lost.
       return {absl::StrCat("net_af_packet", number),
-              absl::StrCat("iface=", spec.where, ",blocksz=65536,framesz=", kFrameBytes,
-                           ",framecnt=", kRxRing)};
+              absl::StrCat("iface=", spec.where, ",qdisc_bypass=0,blocksz=65536,framesz=",
+                           kFrameBytes, ",framecnt=", kRxRing)};
     case Kind::kAfXdp:
       return {absl::StrCat("net_af_xdp", number), absl::StrCat("iface=", spec.where)};
     case Kind::kMemif:
