@@ -430,6 +430,14 @@ class Test:
 
     # Cases ------------------------------------------------------------------------------------
 
+    def bench(self, provider):
+        """`starling bench` measures what the moves went over."""
+        result = json.loads(self.one.starling("bench", "--to", self.two.name, "--provider", provider,
+                                              "--no-tools", "--json").out)["results"]
+        if [one["provider"] for one in result] != [provider] or \
+                min(point["bytes_per_s"] for point in result[0]["points"]) <= 0:
+            raise Failed(f"bench over {provider}: {result}")
+
     def way(self, name):
         """Redis, moved another way than usual."""
         way = WAYS[name]
@@ -437,14 +445,18 @@ class Test:
         edited = [node for node in self.nodes() if node.number in way.edits]
         bare = [node for node in edited if node.number in way.without_rdma]
         for node in edited:
+            node.agent("stop")  # or it would hold the device
             node.shell(f"cp {path} /tmp/starlingd.toml && "
                        f"sed -i -e '{way.edits[node.number]}' {path}")
             if node in bare:
                 node.shell("rdma link delete rxe0")
-            node.agent("restart")
+            node.agent("start")
             node.wait_agent()
         try:
-            return self.workload("redis", way.options, way.expected)
+            figures = self.workload("redis", way.options, way.expected)
+            if "provider" in way.expected:
+                self.bench(way.expected["provider"])
+            return figures
         finally:
             for node in edited:
                 node.shell(f"mv /tmp/starlingd.toml {path}")
