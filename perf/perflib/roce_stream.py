@@ -3,11 +3,10 @@
 import json
 import os
 import subprocess
-import time
 
 from demolib import bed as beds
 
-from . import summary
+from . import iperf3, summary
 
 BENCH = os.path.join(beds.Bed.binaries, "roce-bench")
 REPETITIONS = 5
@@ -82,27 +81,6 @@ def _roce(pair, seconds, port):
     return json.loads(said)["bytes_per_s"]
 
 
-def _iperf3(pair, seconds, port):
-    server = subprocess.Popen(pair.inside(1, "iperf3", "-s", "-1", "-p", str(port)),
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            done = subprocess.run(pair.inside(0, "iperf3", "-c", "10.92.0.2", "-p", str(port),
-                                              "-t", str(seconds), "-J"), capture_output=True,
-                                  text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
-            said = json.loads(done.stdout or "{}")
-            if done.returncode == 0 and "sum_received" in said.get("end", {}):
-                return said["end"]["sum_received"]["bits_per_second"] / 8
-            if server.poll() is not None:
-                break
-            time.sleep(0.1)
-        raise beds.DemoError(f"iperf3: {said.get('error', done.stdout[-400:] + done.stderr)}")
-    finally:
-        server.kill()
-        server.wait()
-
-
 def run(arguments, note):
     """Returns samples, summary, ratios and failures. The three run one after the other in each repetition, so
     that other work on the machine meets all alike; a figure is the median of the repetitions' ratios."""
@@ -114,7 +92,8 @@ def run(arguments, note):
             bare = _port(pair, SECONDS)
             port += 2
             ours = _roce(pair, SECONDS, port)
-            peer = _iperf3(pair, SECONDS, port + 1)
+            peer = iperf3.bytes_per_s("10.92.0.2", port + 1, SECONDS, server=pair.inside(1),
+                                      client=pair.inside(0))
             samples.append({"section": "roce", "repetition": repetition,
                             "roce_bytes_per_s": ours, "port_bytes_per_s": bare,
                             "iperf3_bytes_per_s": peer, "roce_vs_port": ours / bare,

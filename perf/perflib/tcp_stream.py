@@ -2,12 +2,10 @@
 
 import json
 import os
-import subprocess
-import time
 
 from demolib import bed as beds
 
-from . import summary
+from . import iperf3, summary
 
 BENCH = os.path.join(beds.Bed.binaries, "tcp-bench")
 STREAMS = (1, 2, 4)
@@ -22,25 +20,6 @@ def _ours(streams, seconds, port):
     return json.loads(said)["bytes_per_s"]
 
 
-def _iperf3(streams, seconds, port):
-    server = subprocess.Popen(["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", str(port)],
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            done = subprocess.run(["iperf3", "-c", "127.0.0.1", "-p", str(port), "-P",
-                                   str(streams), "-t", str(seconds), "-J"], capture_output=True,
-                                  text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
-            said = json.loads(done.stdout or "{}")
-            if done.returncode == 0:
-                return said["end"]["sum_received"]["bits_per_second"] / 8
-            time.sleep(0.1)
-        raise beds.DemoError(f"iperf3: {said.get('error', done.stderr)}")
-    finally:
-        server.kill()
-        server.wait()
-
-
 def run(arguments, note):
     """Returns samples, ratios and failures. Each pair runs back to back, so that other work on the
     machine meets both alike; the figure is the median of the pairs' ratios."""
@@ -49,7 +28,7 @@ def run(arguments, note):
     for streams in STREAMS:
         for repetition in range(repetitions):
             port += 2
-            peer = _iperf3(streams, SECONDS, port)
+            peer = iperf3.bytes_per_s("127.0.0.1", port, SECONDS, streams=streams)
             ours = _ours(streams, SECONDS, port + 1)
             samples.append({"section": "tcp", "streams": streams, "repetition": repetition,
                             "tcp_bytes_per_s": ours, "iperf3_bytes_per_s": peer,

@@ -1,6 +1,7 @@
 // What RoCEv2 in user space moves over a port, and what the port moves by itself; perf/run
 // transport starts both ends, each in a network namespace of its own.
-//   roce-bench port-listen | port-connect   bare frames of the path MTU's size, as fast as they go
+//   roce-bench port-listen | port-connect   bare frames of the path MTU's size, as fast as they
+//                                           arrive: some are under way, and what arrived is told
 //   roce-bench listen | connect             RDMA writes from registered memory
 // The side that knows prints JSON: {"bytes_per_s": payload}.
 
@@ -9,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -17,6 +19,7 @@
 #include "transport/dpdk/port.h"
 #include "transport/fabric.h"
 #include "transport/roce/packet.h"
+#include "transport/roce/queue_pair_parts.h"
 #include "transport/roce_fabric.h"
 
 namespace starling::transport {
@@ -35,6 +38,14 @@ struct Options {
 constexpr roce::MacAddress kListener = {2, 0, 0, 0, 0x77, 1};
 constexpr roce::MacAddress kConnector = {2, 0, 0, 0, 0x77, 2};
 constexpr uint32_t kMtu = 4096;
+// Bare frames under way, fewer than the receiver's ring holds, and how often their count is told.
+constexpr uint32_t kWindow = 256;
+constexpr uint32_t kTellEvery = 32;
+// What has not been told of after this time was lost.
+constexpr auto kLost = std::chrono::milliseconds(50);
+// As RoceThread: a thread that spins where processors are shared keeps its own peer from running.
+constexpr auto kSpin = std::chrono::microseconds(50);
+constexpr auto kSleep = std::chrono::microseconds(50);
 constexpr auto kWait = std::chrono::seconds(30);
 
 Deadline Soon() { return Deadline::After(kWait); }
@@ -50,11 +61,41 @@ void Print(uint64_t bytes, Duration duration) {
             << std::endl;
 }
 
+// A frame whose sequence number is `count`.
+class BareFrame {
+ public:
+  BareFrame(const roce::MacAddress& from, const roce::MacAddress& to, size_t payload)
+      : content_(payload), part_(content_) {
+    headers_.destination_mac = to;
+    headers_.source_mac = from;
+    headers_.opcode = roce::Opcode::kWriteMiddle;
+    tail_bytes_ = roce::EncodeTrailer(0, payload, tail_.data());
+  }
+  void Send(roce::PacketPort& port, uint32_t count) {
+    headers_.psn = count & roce::kMask24;
+    const size_t head_bytes = roce::EncodeHeaders(headers_, content_.size(), head_.data());
+    port.Send({.headers = {head_.data(), head_bytes},
+               .payload = {&part_, 1},
+               .trailer = {tail_.data(), tail_bytes_},
+               .bytes = head_bytes + content_.size() + tail_bytes_});
+  }
+
+ private:
+  const std::vector<std::byte> content_;
+  const std::span<const std::byte> part_;
+  roce::Headers headers_;
+  std::array<std::byte, roce::kMaxHeaderBytes> head_;
+  std::array<std::byte, roce::kMaxTrailerBytes> tail_;
+  size_t tail_bytes_ = 0;
+};
+
 // Counts from the first frame to the last: what comes between is what the port carries.
 absl::Status PortListen(const Options& options) {
   ASSIGN_OR_RETURN(const auto port, dpdk::OpenPort(options.roce.port, kListener, false));
   std::cerr << "listening" << std::endl;
+  BareFrame tells(kListener, kConnector, 64);
   uint64_t bytes = 0;
+  uint32_t frames = 0, told = 0;
   TimePoint first{}, last{};
   const Deadline deadline = Soon();
   while (!deadline.Passed()) {
@@ -64,6 +105,7 @@ absl::Status PortListen(const Options& options) {
       if (roce::Decode(frame, packet) == roce::DecodeError::kNone &&
           packet.headers.destination_mac == kListener) {
         here += packet.payload.size();
+        ++frames;
       }
     });
     const TimePoint now = Clock::now();
@@ -71,34 +113,43 @@ absl::Status PortListen(const Options& options) {
       if (bytes == 0) first = now;
       last = now;
       bytes += here;
-    } else if (bytes > 0 && now - last > std::chrono::milliseconds(500)) {
+    }
+    if ((frames - told >= kTellEvery || (here == 0 && frames != told)) && port->HasRoom()) {
+      told = frames;
+      tells.Send(*port, frames);
+      port->Flush();
+    }
+    if (here == 0 && bytes > 0 && now - last > std::chrono::milliseconds(500)) {
       Print(bytes, last - first);
       return absl::OkStatus();
     }
+    if (here == 0 && now - last > kSpin) std::this_thread::sleep_for(kSleep);
   }
   return absl::DeadlineExceededError("nothing came through the port");
 }
 
 absl::Status PortConnect(const Options& options) {
   ASSIGN_OR_RETURN(const auto port, dpdk::OpenPort(options.roce.port, kConnector, false));
-  roce::Headers headers;
-  headers.destination_mac = kListener;
-  headers.source_mac = kConnector;
-  headers.opcode = roce::Opcode::kWriteMiddle;
-  const std::vector<std::byte> content(kMtu);
-  std::array<std::byte, roce::kMaxHeaderBytes> head;
-  std::array<std::byte, roce::kMaxTrailerBytes> tail;
-  const size_t head_bytes = roce::EncodeHeaders(headers, kMtu, head.data());
-  const size_t tail_bytes = roce::EncodeTrailer(0, kMtu, tail.data());
-  const std::span<const std::byte> part = content;
-  const roce::OutgoingFrame frame = {.headers = {head.data(), head_bytes},
-                                     .payload = {&part, 1},
-                                     .trailer = {tail.data(), tail_bytes},
-                                     .bytes = head_bytes + kMtu + tail_bytes};
-  const TimePoint end = Clock::now() + Length(options);
-  while (Clock::now() < end) {
-    for (int i = 0; i < 32 && port->HasRoom(); ++i) port->Send(frame);
+  BareFrame carries(kConnector, kListener, kMtu);
+  uint32_t sent = 0, arrived = 0, lost = 0;
+  TimePoint active = Clock::now();
+  const TimePoint end = active + Length(options);
+  for (TimePoint now = active; now < end; now = Clock::now()) {
+    const uint32_t before = arrived;
+    port->Receive([&](std::span<const std::byte> frame) {
+      roce::Packet packet;
+      if (roce::Decode(frame, packet) == roce::DecodeError::kNone &&
+          packet.headers.destination_mac == kConnector) {
+        arrived = static_cast<uint32_t>(roce::ExtendPsn(packet.headers.psn, arrived));
+      }
+    });
+    if (now - active > kLost) lost = sent - arrived;
+    const uint32_t from = sent;
+    while (sent - from < 32 && sent < arrived + lost + kWindow && port->HasRoom())
+      carries.Send(*port, ++sent);
     port->Flush();
+    if (arrived != before || sent != from) active = now;
+    if (now - active > kSpin) std::this_thread::sleep_for(kSleep);
   }
   return absl::OkStatus();
 }
