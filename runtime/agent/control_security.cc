@@ -6,6 +6,8 @@
 #include <stdlib.h>
 
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -76,10 +78,10 @@ absl::StatusOr<std::unique_ptr<ControlSecurity>> ControlSecurity::Load(
                                                 config.security.certificate, config.security.key},
                                                config.host));
   } else if (!config.security.insecure) {
-    for (const auto& [key, listen] :
-         {std::pair("control.listen", config.control.listen),
-          std::pair("data.listen", config.data.listen),
-          std::pair("roce.listen", config.Opens("roce") ? config.roce.listen : "127.0.0.1:1")}) {
+    std::vector<std::pair<absl::string_view, std::string>> listens = {
+        {"control.listen", config.control.listen}, {"data.listen", config.data.listen}};
+    if (config.Opens("roce")) listens.emplace_back("roce.listen", config.roce.listen);
+    for (const auto& [key, listen] : listens) {
       if (OnLoopback(listen)) continue;
       return absl::FailedPreconditionError(absl::StrCat(
           key, " is ", listen,

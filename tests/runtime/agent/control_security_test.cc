@@ -340,6 +340,13 @@ TEST_F(ControlSecurityTest, BeyondLoopbackCertificatesAreNeeded) {
   const auto insecure = ControlSecurity::Load(config, [](auto, auto) {});
   ASSERT_TRUE(insecure.ok()) << insecure.status();
   EXPECT_TRUE((*insecure)->insecure());
+  Config roce;
+  roce.roce.listen = "10.77.0.1:7402";
+  EXPECT_TRUE(ControlSecurity::Load(roce, [](auto, auto) {}).ok()) << "it is not opened";
+  roce.data.offer = {"roce"};
+  const auto introductions = ControlSecurity::Load(roce, [](auto, auto) {});
+  EXPECT_TRUE(absl::IsFailedPrecondition(introductions.status())) << introductions.status();
+  EXPECT_THAT(std::string(introductions.status().message()), HasSubstr("roce.listen is 10.77.0.1"));
 }
 
 }  // namespace
