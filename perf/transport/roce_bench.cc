@@ -6,6 +6,7 @@
 // The side that knows prints JSON: {"bytes_per_s": payload}.
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include <CLI/CLI.hpp>
 #include <iostream>
@@ -255,6 +256,7 @@ int main(int argc, char** argv) {
   const char* const names[] = {"port-listen", "port-connect", "listen", "connect"};
   for (const char* name : names) app.add_subcommand(name)->fallthrough();
   CLI11_PARSE(app, argc, argv);
+  ::prctl(PR_SET_TIMERSLACK, 1000);  // as RoceThread
   for (size_t i = 0; i < std::size(names); ++i) {
     if (!app.got_subcommand(names[i])) continue;
     const absl::Status status = run[i](options);
