@@ -164,6 +164,7 @@ absl::Status Arena::Place(const PageRun& run, uint64_t slot, uint64_t hash) {
   const bool in_place = there && there->count >= run.pages && there->value.slot == slot;
   if (intact)
     std::copy(hashes.begin(), hashes.end(), hashes_.begin() + static_cast<ptrdiff_t>(slot));
+  promised_.Erase(slot, run.pages);
   if (intact && in_place) return absl::OkStatus();
   Forget(space, page, run.pages);
   ForgetSlots(slot, run.pages);
@@ -177,6 +178,20 @@ absl::Status Arena::Place(const PageRun& run, uint64_t slot, uint64_t hash) {
   return absl::OkStatus();
 }
 
+absl::Status Arena::Promise(const PageRun& run, uint64_t slot) {
+  RETURN_IF_ERROR(CheckRun(run));
+  RETURN_IF_ERROR(Slots(slot, run.pages).status());
+  const uint64_t page = run.address / kPageSize;
+  const std::lock_guard lock(mutex_);
+  Space& space = SpaceOf(run.space);
+  Forget(space, page, run.pages);
+  ForgetSlots(slot, run.pages);
+  space.pages.Assign(page, run.pages, {slot});
+  owners_.Assign(slot, run.pages, {space.number, page});
+  promised_.Assign(slot, run.pages, {});
+  return absl::OkStatus();
+}
+
 absl::Status Arena::Verify(int threads) const {
   // What lies where, in pieces that threads take in turn.
   struct Piece {
@@ -186,11 +201,18 @@ absl::Status Arena::Verify(int threads) const {
   std::vector<Piece> pieces;
   {
     const std::lock_guard lock(mutex_);
-    owners_.ForEach([&](const RunMap<Owner>::Run& run) {
+    const auto add = [&](const RunMap<Owner>::Run& run) {
       for (uint64_t done = 0; done < run.count; done += kHashesAtOnce) {
         pieces.push_back({run.first + done, std::min<uint64_t>(kHashesAtOnce, run.count - done),
                           run.value.Plus(done)});
       }
+    };
+    owners_.ForEach([&](const RunMap<Owner>::Run& run) {
+      promised_.ForEachPiece(run.first, run.count,
+                             [&](uint64_t slot, uint64_t count, const Missing* promised) {
+                               const auto owner = run.value.Plus(slot - run.first);
+                               if (promised == nullptr) add({slot, count, owner});
+                             });
     });
   }
   std::atomic<size_t> next{0};
@@ -445,7 +467,14 @@ absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
         }
       };
       absl::Status missing;
-      uint64_t last_mapping = ~uint64_t{0};
+      constexpr uint64_t kNoPage = ~uint64_t{0};
+      uint64_t last_mapping = kNoPage;
+      uint64_t unproven = kNoPage;  // first listed page of the mapping, until one is in the arena
+      const auto all_away = [&] {
+        return absl::FailedPreconditionError(
+            absl::StrFormat("all pages of the mapping around %#x of %s are still at the source",
+                            unproven * kPageSize, SpaceName(name)));
+      };
       for (const PageRun& run : runs) {
         pages.ForEachPiece(
             run.address / kPageSize, run.pages,
@@ -459,12 +488,19 @@ absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
                 return;
               }
               const auto eager = [&](uint64_t part, uint64_t pages_of_it, const SlotValue* there) {
+                const uint64_t slot = value->Plus(part - first).slot;
+                if (const auto away = promised_.FindFrom(slot);
+                    slot != kZeroSlot && away && away->first < slot + pages_of_it) {
+                  missing.Update(absl::FailedPreconditionError(absl::StrFormat(
+                      "the page at %#x of %s is still at the source and cannot be restored on "
+                      "demand",
+                      (part + away->first - slot) * kPageSize, SpaceName(name))));
+                }
                 if (there != nullptr) {
                   totals.pages_in_place += pages_of_it;
                   add(part, pages_of_it, kPageParent);
                   return;
                 }
-                const uint64_t slot = value->Plus(part - first).slot;
                 planned.slots.push_back({part * kPageSize, pages_of_it, slot});
                 planned.pages += pages_of_it;
                 (slot == kZeroSlot ? totals.zero_pages : totals.pages_written) += pages_of_it;
@@ -485,12 +521,29 @@ absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
                     totals.pages_lazy += pages_of_it;
                     add(part, pages_of_it, kPageLazy);
                     lazy_process.pages.Assign(part, pages_of_it, slot);
-                    if (last_mapping != mapping->number) lazy_process.mappings.push_back(part);
-                    last_mapping = mapping->number;
+                    if (last_mapping != mapping->number) {
+                      if (unproven != kNoPage) missing.Update(all_away());
+                      unproven = part;
+                      last_mapping = mapping->number;
+                    }
+                    promised_.ForEachPiece(
+                        slot.slot, pages_of_it, [&](uint64_t at, uint64_t n, const Missing* away) {
+                          if (away != nullptr) {
+                            lazy->missing.Assign(at, n, {});
+                          } else if (unproven != kNoPage) {
+                            lazy_process.mappings.push_back(part + at - slot.slot);
+                            unproven = kNoPage;
+                          }
+                        });
                   });
             });
       }
+      if (unproven != kNoPage) missing.Update(all_away());
       if (!missing.ok()) return missing;
+      for (const PageRun& run : list.recent) {
+        if (lazy == nullptr || run.space != name) continue;
+        lazy_process.recent.push_back({run.address / kPageSize, run.pages});
+      }
       if (!lazy_process.pages.empty()) lazy->processes[name.id] = std::move(lazy_process);
       plan.emplace_back(name, std::move(planned));
     }

@@ -75,6 +75,10 @@ class Arena {
   // The run reads as zeros.
   absl::Status PlaceZero(const PageRun& run);
 
+  // The run's pages will come into the slots from `slot` on, but are not there yet: until then only
+  // a restore on demand can do without them. Errors as Place()'s.
+  absl::Status Promise(const PageRun& run, uint64_t slot);
+
   // Where the page at `address` is: a run from that page on with its slots (kZeroSlot: zeros), or
   // nothing: not in the arena.
   std::optional<SlotRun> Find(const AddressSpace& space, uint64_t address) const;
@@ -90,8 +94,8 @@ class Arena {
   // pagemap and a pages file in `images_dir` (a folder, best on tmpfs; existing files are
   // replaced). What the arena has beyond the list is left out. Pages known to be zero are holes of
   // the files. `threads` copy at once. Errors: kFailedPrecondition naming the first listed page
-  // that is neither in the arena nor known to be zero (nothing is written then), kInvalidArgument
-  // for a list that names a page twice.
+  // that is neither in the arena nor known to be zero (nothing is written then), or that was only
+  // promised and cannot be restored on demand; kInvalidArgument for a list that names a page twice.
   //
   // In Options::images_dir only pages are copied that CRIU cannot read in place: the arena's file
   // is given to it as the pages file of a parent image, and such a file has its pages in ascending
@@ -107,7 +111,8 @@ class Arena {
   };
   //
   // `lazy`, if given, receives the pages of processes that can be restored on demand (see
-  // LazyMappings; their mm images must be in `images_dir`); the pagemaps only name them.
+  // LazyMappings; their mm images must be in `images_dir`); the pagemaps only name them. Of each
+  // mapping that has such pages, one has to be in the arena.
   absl::StatusOr<ImageTotals> WriteImages(const FinalList& list, const std::string& images_dir,
                                           int threads, LazyIndex* lazy = nullptr) const;
 
@@ -147,6 +152,7 @@ class Arena {
   std::vector<AddressSpace> names_;
   // Slot to page, so that a slot that changes hands is nobody else's any more.
   RunMap<Owner> owners_;
+  RunMap<Missing> promised_;  // of these slots
 };
 
 }  // namespace starling::checkpoint

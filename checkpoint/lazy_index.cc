@@ -28,7 +28,15 @@ std::string EncodeLazyIndex(const LazyIndex& index) {
       to.add_runs(run.value.slot);
     });
     for (uint64_t page : process.mappings) to.add_mappings(page);
+    for (const LazyMapping& run : process.recent) {
+      to.add_recent(run.first);
+      to.add_recent(run.count);
+    }
   }
+  index.missing.ForEach([&](const RunMap<Missing>::Run& run) {
+    message.add_missing(run.first);
+    message.add_missing(run.count);
+  });
   return message.SerializeAsString();
 }
 
@@ -37,12 +45,12 @@ absl::StatusOr<LazyIndex> DecodeLazyIndex(absl::string_view bytes) {
   if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return absl::DataLossError("not an index of waiting pages");
   }
+  constexpr uint64_t kMost = uint64_t{1} << 52;  // pages of a 64-bit address space
   LazyIndex index;
   for (const lazy::Process& from : message.processes()) {
     LazyProcess& process = index.processes[from.pid()];
     if (from.runs_size() % 3 != 0) return absl::DataLossError("an index of waiting pages is cut");
     for (int i = 0; i < from.runs_size(); i += 3) {
-      constexpr uint64_t kMost = uint64_t{1} << 52;  // pages of a 64-bit address space
       if (from.runs(i) >= kMost || from.runs(i + 1) > kMost || from.runs(i + 2) >= kMost) {
         return absl::DataLossError(absl::StrCat(
             "an index of waiting pages has an impossible run for process ", from.pid()));
@@ -50,6 +58,22 @@ absl::StatusOr<LazyIndex> DecodeLazyIndex(absl::string_view bytes) {
       process.pages.Assign(from.runs(i), from.runs(i + 1), {from.runs(i + 2)});
     }
     process.mappings.assign(from.mappings().begin(), from.mappings().end());
+    if (from.recent_size() % 2 != 0) return absl::DataLossError("an index of waiting pages is cut");
+    for (int i = 0; i < from.recent_size(); i += 2) {
+      if (from.recent(i) >= kMost || from.recent(i + 1) > kMost) {
+        return absl::DataLossError("an index of waiting pages has an impossible hint");
+      }
+      process.recent.push_back({from.recent(i), from.recent(i + 1)});
+    }
+  }
+  if (message.missing_size() % 2 != 0) {
+    return absl::DataLossError("an index of waiting pages is cut");
+  }
+  for (int i = 0; i < message.missing_size(); i += 2) {
+    if (message.missing(i) >= kMost || message.missing(i + 1) > kMost) {
+      return absl::DataLossError("an index of waiting pages misses impossible slots");
+    }
+    index.missing.Assign(message.missing(i), message.missing(i + 1), {});
   }
   return index;
 }

@@ -15,26 +15,44 @@
 
 namespace starling::checkpoint {
 
+// A mapping, or a part of one, in page numbers.
+struct LazyMapping {
+  uint64_t first = 0;
+  uint64_t count = 0;
+  friend bool operator==(const LazyMapping&, const LazyMapping&) = default;
+};
+
 // Of one process.
 struct LazyProcess {
-  RunMap<SlotValue> pages;         // page number to slot; pages that read as zeros are not listed
-  std::vector<uint64_t> mappings;  // first listed page of each mapping that has one
+  RunMap<SlotValue> pages;  // page number to slot; pages that read as zeros are not listed
+  // Of each mapping that has a listed page: the first that is not missing.
+  std::vector<uint64_t> mappings;
+  // What was written last, the most recently written first: a hint for the order of things.
+  std::vector<LazyMapping> recent;
+};
+
+// Adjacent slots of an arena.
+struct SlotRange {
+  uint64_t first = 0;
+  uint64_t count = 0;
+  friend bool operator==(const SlotRange&, const SlotRange&) = default;
+};
+
+// Slots whose content has not arrived yet.
+struct Missing {
+  Missing Plus(uint64_t) const { return {}; }
+  friend bool operator==(const Missing&, const Missing&) = default;
 };
 
 struct LazyIndex {
   absl::btree_map<uint64_t, LazyProcess> processes;  // by pid, as the component counts
+  RunMap<Missing> missing;                           // slots that come later
   uint64_t pages() const;
 };
 
 std::string EncodeLazyIndex(const LazyIndex& index);
 // Errors: kDataLoss for anything that is not one.
 absl::StatusOr<LazyIndex> DecodeLazyIndex(absl::string_view bytes);
-
-// A mapping, in page numbers.
-struct LazyMapping {
-  uint64_t first = 0;
-  uint64_t count = 0;
-};
 
 // The mappings that CRIU registers for a restore on demand, ascending, from a process's mm image:
 // private anonymous memory that is neither locked, of huge pages nor the kernel's own (CRIU's

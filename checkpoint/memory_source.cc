@@ -24,6 +24,8 @@ constexpr double kBurstSeconds = 0.25;
 // Pages whose content is remembered, 8 bytes for each; those beyond are sent whenever they may have
 // changed.
 constexpr uint64_t kMostHashes = uint64_t{8} << 20;
+// Runs of recently written pages that the final list names at most: beyond them it is no hint.
+constexpr size_t kMostRecentRuns = 4096;
 
 }  // namespace
 
@@ -133,6 +135,11 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
     recent.changed.clear();
     if (tells) recent.changed = process.changed;
   }
+  if (frozen && tracker_->knows_writes() && process.watched && !process.is_new) {
+    Remember(space, Intersect(process.changed, recent.changed));
+    Remember(space, Subtract(process.changed, recent.changed));
+    Remember(space, Subtract(recent.changed, process.changed));
+  }
   CaptureOptions capture;
   capture.threads = options_.threads;
   capture.frozen = frozen;
@@ -151,15 +158,28 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
       return options_.hold_back ? std::max(pause, options_.hold_back(worked)) : pause;
     };
   }
-  ASSIGN_OR_RETURN(const Captured captured,
-                   Capture(*process.memory, std::move(ranges), sink, capture));
-  for (const PageRange& range : captured.sent) sent_.Add({space, range.address, range.pages});
-  for (const PageRange& range : captured.zero) sent_.Add({space, range.address, range.pages});
-  report.pages_unchanged += CountPages(captured.kept);
-  report.held_back += captured.paced;
-  report.pages_sent += CountPages(captured.sent);
-  report.pages_zero += CountPages(captured.zero);
-  return PutGone(space, captured.gone, sink);
+  // What was written since the last list comes first.
+  std::vector<PageRange> written;
+  if (frozen && !process.is_new) written = Intersect(ranges, process.changed);
+  for (const std::vector<PageRange>& part : {written, Subtract(ranges, written)}) {
+    if (part.empty()) continue;
+    ASSIGN_OR_RETURN(const Captured captured, Capture(*process.memory, part, sink, capture));
+    for (const PageRange& range : captured.sent) sent_.Add({space, range.address, range.pages});
+    for (const PageRange& range : captured.zero) sent_.Add({space, range.address, range.pages});
+    report.pages_unchanged += CountPages(captured.kept);
+    report.held_back += captured.paced;
+    report.pages_sent += CountPages(captured.sent);
+    report.pages_zero += CountPages(captured.zero);
+    RETURN_IF_ERROR(PutGone(space, captured.gone, sink));
+  }
+  return absl::OkStatus();
+}
+
+void MemorySource::Remember(const AddressSpace& space, const std::vector<PageRange>& ranges) {
+  for (const PageRange& range : ranges) {
+    if (written_last_.size() == kMostRecentRuns) return;
+    written_last_.push_back({space, range.address, range.pages});
+  }
 }
 
 void MemorySource::Resend(std::span<const PageRun> runs) {
@@ -183,6 +203,7 @@ absl::Status MemorySource::Stage() {
 absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& report) {
   if (!staged_) RETURN_IF_ERROR(Stage());
   staged_ = false;
+  written_last_.clear();
   const TimePoint started = Clock::now();
   report = RoundReport();
   absl::StatusOr<MemoryChanges> changes = tracker_->ListLast();
@@ -196,9 +217,10 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
   // only what has landed before stays below what comes after.
   const auto before = [&]() -> absl::Status {
     const TimePoint began = Clock::now();
-    RETURN_IF_ERROR(Annotate(Send(*changes, /*frozen=*/true, sink, report), "final round"));
+    PageSink& to = held_back_ != nullptr ? *held_back_ : sink;
+    RETURN_IF_ERROR(Annotate(Send(*changes, /*frozen=*/true, to, report), "final round"));
     ASSIGN_OR_RETURN(const std::vector<PageRun> refused,
-                     sink.Flush(Deadline::After(options_.flush_timeout)));
+                     to.Flush(Deadline::After(options_.flush_timeout)));
     // CRIU will list them as unchanged, and they are found to be missing then.
     Resend(refused);
     for (const PageRun& run : refused) report.pages_resent += run.pages;
@@ -226,6 +248,7 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
     report.pages_sent += settled.pages_sent;
     report.pages_zero += settled.pages_zero;
   }
+  if (list.ok()) list->recent = std::exchange(written_last_, {});
   // Nothing is tracked any more: should the component go on here, all is to be sent again.
   Forget();
   RETURN_IF_ERROR(Annotate(result.status(), "final dump"));

@@ -46,6 +46,7 @@ class MemorySource : public PageSource {
   void Resend(std::span<const PageRun> runs) override;
   absl::Status Stage() override;
   bool rounds_after_stage() const override { return true; }
+  void HoldBack(PageSink& sink) override { held_back_ = &sink; }
   absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) override;
 
   std::string final_images() const override;
@@ -58,6 +59,7 @@ class MemorySource : public PageSource {
   absl::Status PutGone(const AddressSpace& space, std::span<const PageRange> ranges,
                        PageSink& sink);
   std::vector<PageRange> SentRanges(const AddressSpace& space) const;
+  void Remember(const AddressSpace& space, const std::vector<PageRange>& ranges);
   void Forget();
 
   const Options options_;
@@ -75,6 +77,8 @@ class MemorySource : public PageSource {
     std::vector<PageRange> deferred;
   };
   absl::btree_map<AddressSpace, Recent> recent_;
+  std::vector<PageRun> written_last_;  // for the final list
+  PageSink* held_back_ = nullptr;
   bool staged_ = false;
 };
 

@@ -108,6 +108,10 @@ struct FinalList {
         false;  // not sent in the final round: the sink must have it from an earlier one
   };
   std::vector<Entry> entries;
+  // What was written last, as far as the source knows: what a restore on demand may put in place
+  // first. A hint, the most recently written first, not all of it, and possibly with pages that no
+  // entry has.
+  std::vector<PageRun> recent;
 };
 
 // Where pages come from: a tracker of what changed and a reader. Rounds run while the component
@@ -126,6 +130,10 @@ class PageSource {
   virtual absl::Status Stage() = 0;
   // Whether rounds are possible between Stage() and Final().
   virtual bool rounds_after_stage() const = 0;
+  // What Final() reads by itself goes to `sink` instead of its own: pages that may stay behind for
+  // a while, the most recently written first. Zeros go there as well. `sink` is used by Final()
+  // alone. Sources whose pages come from CRIU have none of that kind.
+  virtual void HoldBack(PageSink& /*sink*/) {}
   // Sends what is left and says what the whole is. The skeleton images are left in the folder the
   // source was made with.
   virtual absl::StatusOr<FinalList> Final(PageSink& sink, RoundReport& report) = 0;

@@ -96,6 +96,18 @@ void SlotMap::Recycle() {
   given_up_.Clear();
 }
 
+std::vector<SlotRun> SlotMap::Current(const PageRun& run) const {
+  std::vector<SlotRun> result;
+  const auto found = spaces_.find(run.space);
+  if (found == spaces_.end()) return result;
+  found->second.ForEachPiece(run.address / kPageSize, run.pages,
+                             [&](uint64_t first, uint64_t count, const SlotValue* value) {
+                               if (value == nullptr || value->slot == kZeroSlot) return;
+                               result.push_back({first * kPageSize, count, value->slot});
+                             });
+  return result;
+}
+
 std::optional<SlotValue> SlotMap::Find(const AddressSpace& space, uint64_t address) const {
   const auto found = spaces_.find(space);
   if (found == spaces_.end()) return std::nullopt;

@@ -61,6 +61,9 @@ class SlotMap {
   // what was given up so far can be used again.
   void Recycle();
 
+  // The slots that the run's pages have, in order; zero pages and those without one are left out.
+  std::vector<SlotRun> Current(const PageRun& run) const;
+
   // Slot of one page, or nothing.
   std::optional<SlotValue> Find(const AddressSpace& space, uint64_t address) const;
 

@@ -12,8 +12,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
@@ -137,9 +140,30 @@ class LazyPagesTest : public ::testing::Test {
     uffd_.Reset();  // CRIU keeps none
   }
 
+  static constexpr auto kPause = std::chrono::milliseconds(20);
+  static Deadline Soon() { return Deadline::After(std::chrono::seconds(60)); }
+  // What a slot held before is never given for what it is to hold.
+  void Stale(uint64_t slot, uint64_t count) {
+    const std::string bytes(count * kPageSize, 'S');
+    ASSERT_EQ(
+        ::pwrite(arena_.get(), bytes.data(), bytes.size(), static_cast<off_t>(slot * kPageSize)),
+        static_cast<ssize_t>(bytes.size()));
+  }
+  void Bring(uint64_t slot, uint64_t count) {
+    std::string page(kPageSize, 0);
+    for (uint64_t at = slot; at < slot + count; ++at) {
+      std::memset(page.data(), Content(at), page.size());
+      ASSERT_EQ(
+          ::pwrite(arena_.get(), page.data(), page.size(), static_cast<off_t>(at * kPageSize)),
+          static_cast<ssize_t>(kPageSize));
+    }
+    const SlotRange slots[] = {{slot, count}};
+    lazy_->Arrived(slots);
+  }
+
   absl::Status Filled() {
     lazy_->Fill();
-    return lazy_->WaitFilled(Deadline::After(std::chrono::seconds(60)));
+    return lazy_->WaitFilled(Deadline::After(std::chrono::minutes(10)));
   }
 
   std::string folder_;
@@ -274,6 +298,177 @@ TEST_F(LazyPagesTest, ProcessThatWasNotHandedOverFailsTheRestore) {
   index.processes[kPid + 1] = known;
   const absl::Status status = Start(std::move(index));
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+}
+
+TEST_F(LazyPagesTest, MissingPagesAreGivenOnlyOnceTheyHaveArrived) {
+  Register(0, kPages);
+  LazyIndex index = Index();
+  index.missing.Assign(100, 150, {});
+  Stale(100, 150);
+  ASSERT_EQ(Start(DecodeLazyIndex(EncodeLazyIndex(index)).value()), absl::OkStatus());
+  lazy_->Fill();
+  std::atomic<int> seen{0};
+  std::thread toucher([&] { seen = At(120); });
+  const auto wanted = lazy_->TakeWanted(Soon());
+  ASSERT_EQ(wanted.size(), 1u);
+  EXPECT_EQ(wanted[0].first, 120u);
+  // All that is there comes in the background, none of what is not.
+  while (lazy_->stats().pages_left > 150) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(seen, 0);
+  EXPECT_FALSE(lazy_->filled());
+  EXPECT_EQ(lazy_->stats().pages_missing, 150u);
+  Bring(120, 1);
+  toucher.join();
+  EXPECT_EQ(seen, Content(120));
+  // One that takes over learns what is missing still.
+  const auto missing = lazy_->MissingSlots();
+  ASSERT_EQ(missing.size(), 2u);
+  EXPECT_EQ(missing[0], (SlotRange{100, 20}));
+  EXPECT_EQ(missing[1], (SlotRange{121, 129}));
+  for (const SlotRange& run : missing) Bring(run.first, run.count);
+  ASSERT_EQ(Filled(), absl::OkStatus());
+  EXPECT_TRUE(lazy_->TakeWanted(Soon()).empty());
+  for (uint64_t page = 0; page < kPages; ++page) EXPECT_EQ(At(page), Content(page)) << page;
+  EXPECT_EQ(failures_, 0);
+}
+
+TEST_F(LazyPagesTest, WhatWasToldAndNotBroughtIsToldAgain) {
+  Register(0, kPages);
+  LazyIndex index = Index();
+  index.missing.Assign(100, 100, {});
+  ASSERT_EQ(Start(std::move(index)), absl::OkStatus());
+  std::thread toucher([&] { EXPECT_EQ(At(150), Content(150)); });
+  ASSERT_EQ(lazy_->TakeWanted(Soon()).size(), 1u);
+  EXPECT_TRUE(lazy_->TakeWanted(Deadline::After(std::chrono::milliseconds(50))).empty());
+  ASSERT_EQ(lazy_->MissingSlots().size(), 1u);
+  const auto again = lazy_->TakeWanted(Soon());
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].first, 150u);
+  Bring(100, 100);
+  toucher.join();
+  ASSERT_EQ(Filled(), absl::OkStatus());
+}
+
+TEST_F(LazyPagesTest, MissingPagesMayMoveAndGoMeanwhile) {
+  Register(0, kPages);
+  LazyIndex index = Index();
+  index.missing.Assign(50, 200, {});
+  Stale(50, 200);
+  ASSERT_EQ(Start(std::move(index)), absl::OkStatus());
+  lazy_->Fill();
+  std::byte* const elsewhere = Map();
+  ASSERT_EQ(::mremap(memory_ + 100 * kPageSize, 50 * kPageSize, 50 * kPageSize,
+                     MREMAP_MAYMOVE | MREMAP_FIXED, elsewhere),
+            elsewhere);
+  ASSERT_EQ(::madvise(memory_ + 60 * kPageSize, 10 * kPageSize, MADV_DONTNEED), 0);
+  ASSERT_EQ(::munmap(memory_ + 200 * kPageSize, 20 * kPageSize), 0);
+  EXPECT_EQ(At(65), 0);  // given back, so nobody waits for it
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    for (uint64_t page = 0; page < 50; ++page) {
+      if (static_cast<volatile char&>(*reinterpret_cast<char*>(elsewhere + page * kPageSize)) !=
+          Content(100 + page)) {
+        ::_exit(1);
+      }
+    }
+    ::_exit(At(70) == Content(70) ? 0 : 2);
+  }
+  ASSERT_FALSE(lazy_->TakeWanted(Soon()).empty());  // the child's
+  Bring(50, 200);
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  ASSERT_EQ(Filled(), absl::OkStatus());
+  for (uint64_t page = 0; page < 50; ++page) {
+    EXPECT_EQ(static_cast<char>(elsewhere[page * kPageSize]), Content(100 + page)) << page;
+  }
+  for (const uint64_t page : {49, 59, 70, 99, 150, 199, 220, 249, 250}) {
+    EXPECT_EQ(At(page), Content(page)) << page;
+  }
+  for (uint64_t page = 60; page < 70; ++page) EXPECT_EQ(At(page), 0) << page;
+  EXPECT_EQ(failures_, 0);
+  ::munmap(elsewhere, kPages * kPageSize);
+}
+
+TEST_F(LazyPagesTest, WhatNeverComesFails) {
+  Register(0, kPages);
+  LazyIndex index = Index();
+  index.missing.Assign(100, 1, {});
+  ASSERT_EQ(Start(std::move(index)), absl::OkStatus());
+  lazy_->Lose(absl::UnavailableError("the source is gone"));
+  EXPECT_EQ(failures_, 1);
+  EXPECT_TRUE(lazy_->TakeWanted(Soon()).empty());
+  EXPECT_FALSE(Filled().ok());
+}
+
+TEST_F(LazyPagesTest, MappingIsProvenByAPageThatIsThere) {
+  Register(0, kPages);
+  LazyIndex index = Index();
+  index.missing.Assign(0, 1, {});
+  const absl::Status status = Start(std::move(index));
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+}
+
+TEST_F(LazyPagesTest, ManyThreadsAtOnceGetTheirPages) {
+  Register(0, kPages);
+  LazyIndex index = Index();
+  index.missing.Assign(200, 100, {});
+  ASSERT_EQ(Start(std::move(index)), absl::OkStatus());
+  std::thread bringer([&] {
+    for (uint64_t brought = 0; brought < 100;) {
+      for (const SlotRange& run : lazy_->TakeWanted(Deadline::After(kPause))) {
+        Bring(run.first, run.count);
+      }
+      brought = 100 - lazy_->stats().pages_missing;
+      if (brought > 50) {  // the rest by itself
+        Bring(200, 100);
+        brought = 100;
+      }
+    }
+  });
+  std::vector<std::thread> touchers;
+  std::atomic<int> wrong{0};
+  for (uint64_t from = 0; from < 8; ++from) {
+    touchers.emplace_back([&, from] {
+      for (uint64_t i = 0; i < kPages; ++i) {
+        const uint64_t page = (from * 37 + i * 7) % kPages;
+        wrong += At(page) != Content(page);
+      }
+    });
+  }
+  lazy_->Fill();
+  for (std::thread& thread : touchers) thread.join();
+  bringer.join();
+  EXPECT_EQ(wrong, 0);
+  ASSERT_EQ(Filled(), absl::OkStatus());
+}
+
+// A look from outside at which pages are in place; none is touched.
+TEST_F(LazyPagesTest, BackgroundBeginsWithWhatWasWrittenLast) {
+  constexpr uint64_t kMany = 16 * 1024;  // more than is given between two looks
+  ASSERT_EQ(::ftruncate(arena_.get(), kMany * kPageSize), 0);
+  ::munmap(memory_, kPages * kPageSize);
+  memory_ = static_cast<std::byte*>(::mmap(nullptr, kMany * kPageSize, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  Register(0, kMany);
+  LazyIndex index;
+  LazyProcess& process = index.processes[kPid];
+  process.pages.Assign(FirstPage(), kMany, {0});
+  process.mappings = {FirstPage()};
+  process.recent = {{FirstPage() + 15000, 100}, {FirstPage() + 10000, 100}};
+  ASSERT_EQ(Start(DecodeLazyIndex(EncodeLazyIndex(index)).value()), absl::OkStatus());
+  lazy_->Fill();
+  // As soon as any page in the order of addresses is there, those written last are.
+  std::vector<unsigned char> there(kMany);
+  do {
+    ASSERT_EQ(::mincore(memory_, kMany * kPageSize, there.data()), 0);
+  } while (there[1] == 0);
+  EXPECT_EQ(std::count(&there[15000], &there[15100], 1), 100);
+  EXPECT_EQ(std::count(&there[10000], &there[10100], 1), 100);
+  ASSERT_EQ(Filled(), absl::OkStatus());
+  ::munmap(memory_, kMany * kPageSize);
+  memory_ = Map();
 }
 
 TEST_F(LazyPagesTest, IndexBeyondTheArenaIsRefused) {

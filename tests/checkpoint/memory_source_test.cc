@@ -249,6 +249,50 @@ TEST_F(MemorySourceTest, PagesBesideWrittenOnesAreNotSentAgain) {
   EXPECT_EQ(InArena(0), 'a');
 }
 
+TEST_F(MemorySourceTest, WhatIsHeldBackGoesElsewhereTheMostRecentlyWrittenFirst) {
+  class Aside : public LocalSink {
+   public:
+    using LocalSink::LocalSink;
+    absl::Status PutAll(std::span<const PageRun> runs) override {
+      order.insert(order.end(), runs.begin(), runs.end());
+      return LocalSink::PutAll(runs);
+    }
+    std::vector<PageRun> order;
+  };
+  Start(
+      [this](int step) {
+        const auto content = static_cast<char>('a' + step);
+        for (int page = 0; page < 4; ++page) Write(page, content);
+      },
+      /*told=*/true);
+  const auto round = [&](std::vector<PageRange> written) {
+    written_ = std::move(written);
+    child_.Step();
+    ASSERT_TRUE(source_->Round(*sink_).ok());
+  };
+  round({});
+  round({{Address(1), 2}});
+  round({{Address(0), 4}});  // leaves 1 and 2 for the last
+  ::kill(child_.pid(), SIGSTOP);
+  written_ = {{Address(2), 1}};
+  holes_ = {0, 1, 2, 3};
+  sent_ = {4};
+  const auto elsewhere = Arena::Create({.chunk_bytes = 4 << 20, .max_bytes = 1 << 28}).value();
+  Aside aside(*elsewhere);
+  source_->HoldBack(aside);
+  const uint64_t before = sink_->pages_put();
+  RoundReport report;
+  const auto list = source_->Final(*sink_, report);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(aside.order, (std::vector<PageRun>{{space_, Address(2), 1}, {space_, Address(1), 1}}));
+  EXPECT_EQ(sink_->pages_put() - before, 2u) << "CRIU's go where they always do";
+  EXPECT_EQ(InArena(1), 'b');
+  // 2 was written before the last list and before this one.
+  EXPECT_EQ(list->recent,
+            (std::vector<PageRun>{
+                {space_, Address(2), 1}, {space_, Address(0), 2}, {space_, Address(3), 1}}));
+}
+
 TEST_F(MemorySourceTest, WhatWasDamagedOnItsWayComesAgain) {
   // Told, so that what a sanitizer writes in the child beside the test is not counted.
   Start(
