@@ -64,7 +64,7 @@ _starling() {
     run) options="$options --user --ip --memory --shared --ship --directory --env" ;;
     ps) options="$options --json --names" ;;
     check) options="$options --to --transport --json" ;;
-    migrate) options="$options --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --verify --json --quiet" ;;
+    migrate) options="$options --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --json --quiet" ;;
     checkpoint) options="$options --to --every --keep --encrypt-key --json" ;;
     restore) options="$options --name --number --original-gone --encrypt-key --json" ;;
     resolve) options="$options --here --there --yes" ;;

@@ -95,6 +95,7 @@ const std::vector<TomlKey<Config>>& Keys() {
       IntegerKey<Config>("migration", "max_rounds", MEMBER(migration.max_rounds), 0, 64),
       OneOfKey<Config>("migration", "tracker", MEMBER(migration.tracker),
                        {"auto", "pagemap-scan", "soft-dirty", "hash", "criu-predump"}),
+      IntegerKey<Config>("migration", "post_copy_mib", MEMBER(migration.post_copy_mib), 1, 2048),
       OneOfKey<Config>("migration", "verify", MEMBER(migration.verify), {"landing", "commit"}),
       IntegerKey<Config>("migration", "capture_threads", MEMBER(migration.capture_threads), 1, 16),
       NumberKey<Config>("migration", "max_slowdown", MEMBER(migration.max_slowdown), 0, 1),

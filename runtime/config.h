@@ -96,6 +96,9 @@ struct Config {
     // How written memory is found: "auto", "pagemap-scan", "soft-dirty", "hash" or
     // "criu-predump".
     std::string tracker = "auto";
+    // With --post-copy: what may stay behind at the freeze, in this host's memory, until the target
+    // has fetched it, 1 to 2048 MiB; the rest is sent inside the freeze.
+    int post_copy_mib = 192;
     // When a target checks pages against their hashes: "landing", or once more before it commits.
     std::string verify = "landing";
     // Threads that read memory, 1 to 16; at most one for each queue pair.

@@ -87,7 +87,7 @@ absl::StatusOr<KeeperClient> KeeperClient::Connect(const std::string& socket_pat
 }
 
 absl::StatusOr<v1::Reply> KeeperClient::Call(v1::Request request, const std::vector<int>& fds,
-                                             Deadline deadline) {
+                                             Deadline deadline, std::vector<UniqueFd>* received) {
   if (!socket_) return absl::UnavailableError("the connection to the keeper is closed");
   request.set_protocol(kProtocol);
   absl::Status sent = SendUnix(socket_.get(), request.SerializeAsString(), fds);
@@ -111,6 +111,7 @@ absl::StatusOr<v1::Reply> KeeperClient::Call(v1::Request request, const std::vec
   if (reply.code() != 0) {
     return absl::Status(static_cast<absl::StatusCode>(reply.code()), reply.message());
   }
+  if (received != nullptr) *received = std::move(answer->fds);
   return reply;
 }
 

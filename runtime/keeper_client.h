@@ -20,9 +20,10 @@ class KeeperClient {
   static absl::StatusOr<KeeperClient> Connect(const std::string& socket_path);
 
   // Sends the request (its protocol is filled in), borrowed descriptors with it, and waits for the
-  // answer. The keeper's status is the status; the reply is whole when it is OK.
+  // answer. The keeper's status is the status; the reply is whole when it is OK. `received`, if
+  // given, takes the descriptors that come with it.
   absl::StatusOr<v1::Reply> Call(v1::Request request, const std::vector<int>& fds,
-                                 Deadline deadline);
+                                 Deadline deadline, std::vector<UniqueFd>* received = nullptr);
 
   absl::StatusOr<v1::Status> GetStatus();
   absl::Status Launch();

@@ -23,6 +23,7 @@
 #include "runtime/agent/peer_service.h"
 #include "runtime/agent/starling_service.h"
 #include "runtime/bench/bench_service.h"
+#include "runtime/migration/offers.h"
 #include "runtime/names.h"
 #include "transport/roce_fabric.h"
 #include "transport/tcp_fabric.h"
@@ -139,14 +140,16 @@ absl::Status Serve(const Config& config) {
   host.components = &components;
   migration::BlackoutHistory blackouts;
   host.blackouts = &blackouts;
+  migration::Offers offers(config.data.listen);
+  host.offers = &offers;
   migration::Targets targets(host);
   agent::Agent agent(host, targets);
   agent_of_exits = &agent;
   RETURN_IF_ERROR(targets.Recover());
   RETURN_IF_ERROR(agent.Recover());
   bench::Grants bench_grants(host);
-  RETURN_IF_ERROR(targets.Start([&bench_grants](const std::string& provider, auto& incoming) {
-    return bench_grants.Take(provider, incoming);
+  RETURN_IF_ERROR(targets.Start([&](const std::string& provider, auto& incoming) {
+    return offers.Take(provider, incoming) || bench_grants.Take(provider, incoming);
   }));
 
   agent::StarlingService local(agent);

@@ -92,6 +92,7 @@ Agent::~Agent() {
 void Agent::Detach() {
   std::lock_guard lock(mutex_);
   for (auto& [name, migration] : moving_) migration->Detach();
+  for (const auto& migration : draining_) migration->Detach();
 }
 
 absl::StatusOr<std::shared_ptr<PeerClient>> Agent::Peer(const std::string& name) {
@@ -212,6 +213,7 @@ v1::Component Agent::Describe(const ComponentRow& row) {
   }
   const absl::StatusOr<keeper::v1::Status> status = copy->Status(Deadline::After(kLookTimeout));
   if (!status.ok()) return component;
+  component.set_bytes_away(status->pages_away() * checkpoint::kPageSize);
   component.set_memory_bytes(ReadNumber(absl::StrCat(status->cgroup(), "/memory.current")));
   const absl::StatusOr<std::string> processes =
       ReadFile(absl::StrCat(status->cgroup(), "/cgroup.procs"));
@@ -260,6 +262,11 @@ absl::StatusOr<v1::CheckResponse> Agent::Check(const std::string& name, const st
 
 absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateRequest& request) {
   const std::string& name = request.name();
+  if (request.post_copy() && request.eager()) {
+    return absl::InvalidArgumentError(
+        "post_copy leaves memory behind at the freeze, and eager has all of it in place before the "
+        "component runs: choose one of them");
+  }
   ASSIGN_OR_RETURN(const std::shared_ptr<PeerClient> peer, Peer(request.to()));
   ASSIGN_OR_RETURN(std::shared_ptr<Copy> copy, Living(name));
   ASSIGN_OR_RETURN(
@@ -303,7 +310,14 @@ void Agent::StartMigration(std::shared_ptr<SourceMigration> migration, Component
     {
       std::lock_guard lock(mutex_);
       moving_.erase(name);
+      draining_.insert(migration);
       claim.Release();
+    }
+    // The component has left; its name may be used again.
+    migration->Drain();
+    {
+      std::lock_guard lock(mutex_);
+      draining_.erase(migration);
     }
     migration.reset();
     GiveMemoryBack();
@@ -618,6 +632,10 @@ absl::Status Agent::Recover() {
     if (host_.components->Find(name) == nullptr) host_.components->Add(copy);
     spdlog::info("component {}: its keeper was found again", name);
     if (!leaving.contains(name)) LetRunAgain(*copy, *status);
+    if (status->pages_away() > 0) {
+      ASSIGN_OR_RETURN(const MigrationRow came, host_.journal.GetMigration(status->migration_id()));
+      targets_.Fetch(came, copy);
+    }
   }
   for (const auto& [name, row] : known) {
     if (row.state != v1::RUNNING || host_.components->Find(name) != nullptr) continue;

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,8 @@ class Agent {
   std::condition_variable changed_;
   std::map<std::string, std::shared_ptr<PeerClient>> peers_;
   std::map<std::string, std::shared_ptr<migration::SourceMigration>> moving_;  // by component
+  // Those that have left, and of whose memory something is still here.
+  std::set<std::shared_ptr<migration::SourceMigration>> draining_;
   int threads_ = 0;
 };
 

@@ -18,13 +18,14 @@ constexpr auto kWatchSlice = std::chrono::seconds(5);
 }  // namespace
 
 absl::StatusOr<Reply> Copy::Call(const Request& request, Deadline deadline,
-                                 const std::vector<int>& fds) const {
+                                 const std::vector<int>& fds,
+                                 std::vector<UniqueFd>* received) const {
   absl::StatusOr<keeper::KeeperClient> client = keeper::KeeperClient::Connect(socket_);
   if (!client.ok()) {
     return absl::UnavailableError(
         absl::StrCat("the keeper of component ", name_, " is gone: ", client.status().message()));
   }
-  return client->Call(request, fds, deadline);
+  return client->Call(request, fds, deadline, received);
 }
 
 absl::Status Copy::Freeze(Deadline deadline, double term_s) const {

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
+#include "base/fd.h"
 #include "runtime/config.h"
 #include "runtime/journal.h"
 #include "runtime/proto/keeper.pb.h"
@@ -31,8 +32,10 @@ class Copy {
 
   // Errors: the keeper's own, or kUnavailable when it cannot be reached (it is gone, and the
   // component with it).
+  // `received`, if given, takes the descriptors that come with the answer.
   absl::StatusOr<keeper::v1::Reply> Call(const keeper::v1::Request& request, Deadline deadline,
-                                         const std::vector<int>& fds = {}) const;
+                                         const std::vector<int>& fds = {},
+                                         std::vector<UniqueFd>* received = nullptr) const;
 
   // The requests without an argument.
   // `term_s` as keeper.v1.Freeze.

@@ -16,6 +16,10 @@
 #include "runtime/migration/blackout_history.h"
 #include "transport/fabric.h"
 
+namespace starling::migration {
+class Offers;
+}
+
 namespace starling::agent {
 
 // Number of the protocol between agents; peers of another number refuse one another.
@@ -33,6 +37,7 @@ struct Host {
   std::string version;
   ComponentTable* components = nullptr;
   migration::BlackoutHistory* blackouts = nullptr;
+  migration::Offers* offers = nullptr;
   // All transports that are open, `fabric` among them, by name.
   std::map<std::string, transport::Fabric*> fabrics;
   const ControlSecurity* security = nullptr;

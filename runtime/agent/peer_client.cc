@@ -104,6 +104,15 @@ absl::StatusOr<v1::VerdictResponse> PeerClient::Query(const v1::QueryRequest& re
   return Call(&v1::Peer::Stub::Query, request, deadline);
 }
 
+absl::StatusOr<v1::OpenOfferResponse> PeerClient::OpenOffer(const v1::OpenOfferRequest& request,
+                                                            Deadline deadline) {
+  return Call(&v1::Peer::Stub::OpenOffer, request, deadline);
+}
+absl::StatusOr<v1::DrainOfferResponse> PeerClient::DrainOffer(const v1::DrainOfferRequest& request,
+                                                              Deadline deadline) {
+  return Call(&v1::Peer::Stub::DrainOffer, request, deadline);
+}
+
 absl::StatusOr<uint64_t> PeerClient::SendImages(const std::string& migration_id,
                                                 const std::string& folder,
                                                 const std::function<bool(const std::string&)>& skip,

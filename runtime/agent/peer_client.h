@@ -36,6 +36,10 @@ class PeerClient {
   absl::StatusOr<v1::VerdictResponse> Commit(const v1::CommitRequest& request, Deadline deadline);
   absl::StatusOr<v1::VerdictResponse> Abort(const v1::AbortRequest& request, Deadline deadline);
   absl::StatusOr<v1::VerdictResponse> Query(const v1::QueryRequest& request, Deadline deadline);
+  absl::StatusOr<v1::OpenOfferResponse> OpenOffer(const v1::OpenOfferRequest& request,
+                                                  Deadline deadline);
+  absl::StatusOr<v1::DrainOfferResponse> DrainOffer(const v1::DrainOfferRequest& request,
+                                                    Deadline deadline);
 
   // Sends every regular file of `folder` but those whose name `skip` accepts; returns the bytes
   // sent.

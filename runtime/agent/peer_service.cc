@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/agent/rpc_status.h"
 #include "runtime/migration/images.h"
+#include "runtime/migration/offers.h"
 #include "runtime/names.h"
 
 namespace starling::agent {
@@ -29,6 +30,20 @@ absl::Status PeerService::CheckOwner(const grpc::ServerContext& context, absl::s
       absl::StrCat("migration ", migration_id, " is not host ", caller, "'s");
   security().refusals().Add("ownership", absl::StrCat(what, ": ", refused));
   return absl::PermissionDeniedError(refused);
+}
+
+absl::Status PeerService::CheckTaker(const grpc::ServerContext& context, absl::string_view what,
+                                     const std::string& migration_id, const std::string& host) {
+  ASSIGN_OR_RETURN(const std::string caller, security().Caller(context, what));
+  RETURN_IF_ERROR(CheckMigrationId(migration_id));
+  const absl::Status takes = !security().insecure() && caller != host
+                                 ? absl::PermissionDeniedError(absl::StrCat(
+                                       "host ", caller, " says that it is host ", host))
+                                 : agent_.host().offers->MayTake(migration_id, host);
+  if (absl::IsPermissionDenied(takes)) {
+    security().refusals().Add("ownership", absl::StrCat(what, ": ", takes.message()));
+  }
+  return takes;
 }
 
 grpc::Status PeerService::Hello(grpc::ServerContext* context, const v1::HelloRequest* request,
@@ -135,7 +150,7 @@ grpc::Status PeerService::Commit(grpc::ServerContext* context, const v1::CommitR
                                  v1::VerdictResponse* response) {
   const absl::Status owns = CheckOwner(*context, "Commit", request->migration_id());
   if (!owns.ok()) return ToGrpc(owns);
-  return Answer(targets_.Commit(request->migration_id()), response);
+  return Answer(targets_.Commit(request->migration_id(), request->offer_open()), response);
 }
 
 grpc::Status PeerService::Abort(grpc::ServerContext* context, const v1::AbortRequest* request,
@@ -150,6 +165,24 @@ grpc::Status PeerService::Query(grpc::ServerContext* context, const v1::QueryReq
   const absl::Status owns = CheckOwner(*context, "Query", request->migration_id());
   if (!owns.ok()) return ToGrpc(owns);
   return Answer(targets_.Query(request->migration_id()), response);
+}
+
+grpc::Status PeerService::OpenOffer(grpc::ServerContext* context,
+                                    const v1::OpenOfferRequest* request,
+                                    v1::OpenOfferResponse* response) {
+  const absl::Status takes =
+      CheckTaker(*context, "OpenOffer", request->migration_id(), request->host());
+  if (!takes.ok()) return ToGrpc(takes);
+  return Answer(agent_.host().offers->Open(*request), response);
+}
+
+grpc::Status PeerService::DrainOffer(grpc::ServerContext* context,
+                                     const v1::DrainOfferRequest* request,
+                                     v1::DrainOfferResponse*) {
+  const absl::Status takes =
+      CheckTaker(*context, "DrainOffer", request->migration_id(), request->host());
+  if (!takes.ok()) return ToGrpc(takes);
+  return ToGrpc(agent_.host().offers->Drain(*request));
 }
 
 }  // namespace starling::agent

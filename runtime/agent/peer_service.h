@@ -30,12 +30,20 @@ class PeerService final : public v1::Peer::Service {
                       v1::VerdictResponse*) override;
   grpc::Status Abort(grpc::ServerContext*, const v1::AbortRequest*, v1::VerdictResponse*) override;
   grpc::Status Query(grpc::ServerContext*, const v1::QueryRequest*, v1::VerdictResponse*) override;
+  grpc::Status OpenOffer(grpc::ServerContext*, const v1::OpenOfferRequest*,
+                         v1::OpenOfferResponse*) override;
+  grpc::Status DrainOffer(grpc::ServerContext*, const v1::DrainOfferRequest*,
+                          v1::DrainOfferResponse*) override;
 
  private:
   const ControlSecurity& security() const { return *agent_.host().security; }
   // Of the calls about one migration: it is the caller's.
   absl::Status CheckOwner(const grpc::ServerContext& context, absl::string_view what,
                           const std::string& migration_id);
+  // Of the calls about what a migration away from here left behind: the caller is the host it says
+  // it is. Whether the migration went there, the offer knows.
+  absl::Status CheckTaker(const grpc::ServerContext& context, absl::string_view what,
+                          const std::string& migration_id, const std::string& host);
 
   Agent& agent_;
   migration::Targets& targets_;

@@ -353,7 +353,9 @@ v1::Status Keeper::GetStatus() {
   const absl::StatusOr<bool> frozen = cgroup_->Frozen();
   if (checkpoint::LazyPages* waiting = lazy()) {
     if (!waiting->filled()) {
-      status.set_pages_waiting(std::max<uint64_t>(1, waiting->stats().pages_left));
+      const checkpoint::LazyPages::Stats stats = waiting->stats();
+      status.set_pages_waiting(std::max<uint64_t>(1, stats.pages_left));
+      status.set_pages_away(stats.pages_missing);
     }
   }
   const std::lock_guard lock(mutex_);

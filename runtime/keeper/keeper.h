@@ -86,6 +86,12 @@ class Keeper {
   // Needs an empty keeper, fence up. The tree is frozen afterwards; after an error nothing runs.
   // `arena` is taken over; given for a restore on demand.
   absl::StatusOr<v1::PhaseTimes> Restore(const v1::Restore& request, UniqueFd arena);
+  // Of a restore on demand some of whose memory is still at the host that the component came from;
+  // see keeper.proto. kFailedPrecondition where there was none.
+  absl::StatusOr<std::vector<UniqueFd>> FindMissing();
+  absl::StatusOr<v1::WantedSlots> TakeWanted(Duration wait);
+  absl::Status Arrived(const v1::Arrived& arrived);
+  absl::Status Lose(const v1::Lose& lose);
   // A dump is ended so that CRIU itself puts the tree in order, and killed only if that takes too
   // long. Returns when the operation it ended is over.
   absl::Status CancelCriu();
@@ -135,6 +141,7 @@ class Keeper {
   absl::Status NeedTree();
   absl::Status ServeLazily(const std::string& images_dir, UniqueFd arena);
   checkpoint::LazyPages* lazy();  // nullptr: nothing is restored on demand
+  absl::StatusOr<checkpoint::LazyPages*> NeedLazy();
   // A component is dumped only once all of its memory is in place.
   absl::Status WaitFilled(Deadline deadline);
   absl::Status WaitExited(Deadline deadline);

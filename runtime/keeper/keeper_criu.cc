@@ -9,7 +9,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
-#include "runtime/hold_points.h"
 #include "runtime/keeper/ipc.h"
 #include "runtime/keeper/keeper.h"
 #include "runtime/keeper/protocol.h"
@@ -261,51 +260,6 @@ absl::Status Keeper::MendAfterDump() {
   }
   const std::lock_guard control(control_mutex_);
   return fence_ ? fence_->RemoveTables("CRIU-") : absl::OkStatus();
-}
-
-absl::Status Keeper::ServeLazily(const std::string& images_dir, UniqueFd arena) {
-  const std::string path = absl::StrCat(images_dir, "/", kLazyIndex);
-  ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
-  absl::StatusOr<checkpoint::LazyIndex> index = checkpoint::DecodeLazyIndex(bytes);
-  if (!index.ok()) return Annotate(index.status(), path);
-  // The namespace's first process holds the userfaultfds too, and ends the component when this
-  // keeper is gone: it never reads zeros for pages that nobody serves any more.
-  checkpoint::LazyPages::Guard guard;
-  guard.hold = [this](int uffd) {
-    const std::lock_guard lock(sandbox_mutex_);
-    return sandbox_->Hold(uffd, Deadline::After(kQuick));
-  };
-  guard.release = [this] {
-    const std::lock_guard lock(sandbox_mutex_);
-    const absl::Status released = sandbox_->Release(Deadline::After(kQuick));
-    // It has ended, and everything with it.
-    return absl::IsUnavailable(released) ? absl::OkStatus() : released;
-  };
-  guard.failed = [this](const absl::Status& status) {
-    spdlog::critical("{}: ended, since its memory cannot be put in place: {}", options_.spec.name(),
-                     status.ToString());
-    (void)cgroup_->Kill();
-  };
-  guard.before_fill = [hold = HoldPoints(options_.run_dir)] { hold.At("keeper-fill"); };
-  ASSIGN_OR_RETURN(auto lazy, checkpoint::LazyPages::Create(std::move(arena), *std::move(index),
-                                                            std::move(guard)));
-  ASSIGN_OR_RETURN(const UniqueFd folder, OpenFile(images_dir, O_RDONLY | O_DIRECTORY));
-  RETURN_IF_ERROR(lazy->Listen(folder.get()));
-  const std::lock_guard lock(mutex_);
-  lazy_ = std::move(lazy);
-  return absl::OkStatus();
-}
-
-checkpoint::LazyPages* Keeper::lazy() {
-  const std::lock_guard lock(mutex_);
-  return lazy_.get();
-}
-
-absl::Status Keeper::WaitFilled(Deadline deadline) {
-  checkpoint::LazyPages* const lazy = this->lazy();
-  if (lazy == nullptr) return absl::OkStatus();
-  lazy->Fill();
-  return lazy->WaitFilled(deadline);
 }
 
 absl::StatusOr<v1::PhaseTimes> Keeper::Restore(const v1::Restore& request, UniqueFd arena) {

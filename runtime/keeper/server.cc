@@ -104,16 +104,18 @@ void Server::Serve(Connection& connection) {
     absl::StatusOr<UnixMessage> message = ReceiveUnix(socket);
     if (!message.ok() && message.status().code() == absl::StatusCode::kDeadlineExceeded) continue;
     if (!message.ok() || message->bytes.empty()) break;
-    const v1::Reply reply = Handle(*std::move(message), socket);
-    std::string bytes = reply.SerializeAsString();
-    if (!SendUnix(socket, bytes).ok()) break;
+    const Answer answer = Handle(*std::move(message), socket);
+    std::vector<int> fds;
+    for (const UniqueFd& fd : answer.fds) fds.push_back(fd.get());
+    if (!SendUnix(socket, answer.reply.SerializeAsString(), fds).ok()) break;
   }
   // After the answer: the caller of Quit learns of its end before the process goes.
   connection.done = true;
 }
 
-v1::Reply Server::Handle(UnixMessage message, int connection) {
-  v1::Reply reply;
+Server::Answer Server::Handle(UnixMessage message, int connection) {
+  Answer answer;
+  v1::Reply& reply = answer.reply;
   v1::Request request;
   absl::Status status;
   if (!request.ParseFromString(message.bytes)) {
@@ -122,16 +124,17 @@ v1::Reply Server::Handle(UnixMessage message, int connection) {
     status = absl::FailedPreconditionError(
         absl::StrCat("this keeper speaks protocol ", kProtocol, ", not ", request.protocol()));
   } else {
-    status = Dispatch(request, message, connection, reply);
+    status = Dispatch(request, message, connection, answer);
   }
   reply.set_code(static_cast<uint32_t>(status.code()));
   reply.set_message(std::string(status.message()));
   *reply.mutable_status() = keeper_->GetStatus();
-  return reply;
+  return answer;
 }
 
 absl::Status Server::Dispatch(const v1::Request& request, UnixMessage& message, int connection,
-                              v1::Reply& reply) {
+                              Answer& answer) {
+  v1::Reply& reply = answer.reply;
   switch (request.what_case()) {
     case v1::Request::kStatus:
       return absl::OkStatus();
@@ -175,6 +178,19 @@ absl::Status Server::Dispatch(const v1::Request& request, UnixMessage& message, 
                        keeper_->Restore(request.restore(), std::move(arena)));
       return absl::OkStatus();
     }
+    case v1::Request::kFindMissing: {
+      ASSIGN_OR_RETURN(answer.fds, keeper_->FindMissing());
+      return absl::OkStatus();
+    }
+    case v1::Request::kTakeWanted: {
+      ASSIGN_OR_RETURN(*reply.mutable_wanted(),
+                       keeper_->TakeWanted(FromSeconds(request.take_wanted().wait_s())));
+      return absl::OkStatus();
+    }
+    case v1::Request::kArrived:
+      return keeper_->Arrived(request.arrived());
+    case v1::Request::kLose:
+      return keeper_->Lose(request.lose());
     case v1::Request::kCancelCriu:
       return keeper_->CancelCriu();
     case v1::Request::kProbe: {

@@ -3,6 +3,7 @@
 #include <list>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/fd.h"
@@ -31,9 +32,14 @@ class Server {
   };
 
   void Serve(Connection& connection);
-  v1::Reply Handle(UnixMessage message, int connection);
+  // An answer, and the descriptors that go with it.
+  struct Answer {
+    v1::Reply reply;
+    std::vector<UniqueFd> fds;
+  };
+  Answer Handle(UnixMessage message, int connection);
   absl::Status Dispatch(const v1::Request& request, UnixMessage& message, int connection,
-                        v1::Reply& reply);
+                        Answer& answer);
   absl::Status Quit();
   void ReapConnections();
   void CloseConnections();

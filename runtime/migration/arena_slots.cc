@@ -55,6 +55,11 @@ void ArenaSlots::Recycle() {
   slots_.Recycle();
 }
 
+std::vector<SlotRun> ArenaSlots::Current(const PageRun& run) const {
+  std::lock_guard lock(mutex_);
+  return slots_.Current(run);
+}
+
 // Slots are adjacent in the arena's numbering, but chunks are not adjacent in the peer's memory.
 absl::StatusOr<ArenaSlots::Piece> ArenaSlots::Locate(uint64_t slot, uint64_t pages) const {
   std::lock_guard lock(mutex_);

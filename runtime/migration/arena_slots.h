@@ -27,6 +27,9 @@ class ArenaSlots {
   absl::StatusOr<std::vector<checkpoint::SlotRun>> Assign(const checkpoint::PageRun& run);
   void Zero(const checkpoint::PageRun& run);
   void Recycle();
+  // The slots that the run's pages have now, in order; zero pages and those without one are left
+  // out.
+  std::vector<checkpoint::SlotRun> Current(const checkpoint::PageRun& run) const;
 
   // Part of a run of slots that is one piece of the peer's memory.
   struct Piece {

@@ -55,6 +55,10 @@ class LaneReceiver {
   absl::Status Close();
 
   const checkpoint::Arena& arena() const { return *arena_; }
+  // After Close(): as the arena's.
+  absl::Status Promise(const checkpoint::PageRun& run, uint64_t slot) {
+    return arena_->Promise(run, slot);
+  }
 
  private:
   // What one connection's thread knows.

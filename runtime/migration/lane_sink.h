@@ -50,6 +50,7 @@ class LaneSink final : public checkpoint::PageSink {
   void SetProgress(std::function<void(uint64_t)> progress);
   void DamageNextPage() { writers_.front()->DamageNextPage(); }
   bool sealed() const { return sealed_; }
+  ArenaSlots& slots() { return slots_; }
   LaneCounts counts() const;  // while nobody puts
   uint64_t bytes_sent() const;
   void Shutdown();

@@ -18,7 +18,9 @@ Plan PlanNextRound(const RoundFacts& facts, const PlanLimits& limits) {
   const double dirty_bytes = std::min(std::max(facts.dirty_bytes_per_s * facts.last_round_s,
                                                static_cast<double>(facts.deferred_bytes)),
                                       static_cast<double>(limits.resident_bytes));
-  const double memory_s = facts.link_bytes_per_s > 0 ? dirty_bytes / facts.link_bytes_per_s : 0;
+  const double sent_bytes =
+      std::max(0.0, dirty_bytes - static_cast<double>(limits.post_copy_bytes));
+  const double memory_s = facts.link_bytes_per_s > 0 ? sent_bytes / facts.link_bytes_per_s : 0;
   plan.memory_s = memory_s;
   plan.expected_blackout_s = limits.fixed_blackout_s + memory_s;
   if (limits.bytes_restored_per_s > 0) {
@@ -61,7 +63,8 @@ Plan PlanNextRound(const RoundFacts& facts, const PlanLimits& limits) {
 std::string Advice(const RoundFacts& facts) {
   return absl::StrFormat(
       "the component writes %.1f MiB/s and the link carries %.1f MiB/s; --auto-converge slows it "
-      "down until it fits, --only-if-fits gives up instead, --max-blackout allows more",
+      "down until it fits, --post-copy fetches the rest once it runs at the other host, "
+      "--only-if-fits gives up instead, --max-blackout allows more",
       facts.dirty_bytes_per_s / (1 << 20), facts.link_bytes_per_s / (1 << 20));
 }
 

@@ -28,6 +28,7 @@ struct PlanLimits {
   double bytes_restored_per_s =
       0;  // eager restore reads every resident byte at this rate; 0: not counted
   uint64_t resident_bytes = 0;
+  uint64_t post_copy_bytes = 0;  // that may stay behind at the freeze
 };
 
 struct Plan {
@@ -40,9 +41,9 @@ struct Plan {
 };
 
 // The blackout to expect if the component froze now: what was dirtied since the last round began or
-// was left as hot, over the link, and the fixed part. Another round is worth it while the expected
-// blackout is above the limit and the last round sent markedly less than the one before (under 3/4
-// of it): rounds that do not shrink never converge.
+// was left as hot, less what may stay behind, over the link, and the fixed part. Another round is
+// worth it while the expected blackout is above the limit and the last round sent markedly less
+// than the one before (under 3/4 of it): rounds that do not shrink never converge.
 Plan PlanNextRound(const RoundFacts& facts, const PlanLimits& limits);
 
 // What its user can do about a plan that falls short.

@@ -16,6 +16,7 @@
 #include "checkpoint/sent_pages.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/make_source.h"
+#include "runtime/migration/offers.h"
 #include "runtime/migration/slowdown.h"
 #include "runtime/migration/stream_keys.h"
 
@@ -201,6 +202,7 @@ absl::Status SourceMigration::Reserve() {
   reserve.set_source_address(host_.config.control.listen);
   ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request_.transport()));
   reserve.set_provider(fabric->name());
+  reserve.set_post_copy(request_.post_copy());
   if (host_.encrypts()) {
     ASSIGN_OR_RETURN(*reserve.mutable_key_share(), NewKeyShare());
   }
@@ -304,6 +306,10 @@ absl::Status SourceMigration::Capture() {
   AddPhase("send", round.sending);
   AddPhase("dump", Clock::now() - start);
   const TimePoint dumped = Clock::now();
+  if (offer_ != nullptr) {
+    RETURN_IF_ERROR(offer_->Settle(final_, source_->final_images(), sink_->slots(), *sink_));
+    report_.set_post_copy_bytes(offer_->pages() * checkpoint::kPageSize);
+  }
   RETURN_IF_ERROR(FlushFrozen());
   AddPhase("flush", Clock::now() - dumped);
   AddRound(round, sink_->bytes_sent() - sent_before, Clock::now() - start);
@@ -359,6 +365,17 @@ absl::Status SourceMigration::Restore() {
     memory->set_address(entry.run.address);
     memory->set_pages(entry.run.pages);
     memory->set_in_arena_before(entry.in_arena_before);
+  }
+  for (const checkpoint::PageRun& run : final_.recent) {
+    v1::MemoryEntry* memory = restore.add_recent();
+    memory->set_kind(static_cast<uint32_t>(run.space.kind));
+    memory->set_space(run.space.id);
+    memory->set_address(run.address);
+    memory->set_pages(run.pages);
+  }
+  if (offer_ != nullptr && offer_->pages() > 0) {
+    for (v1::OfferedRun& run : offer_->Runs()) *restore.add_offered() = std::move(run);
+    RETURN_IF_ERROR(host_.offers->Add(row_.id, row_.peer, report_.provider(), std::move(offer_)));
   }
   restore.set_eager(request_.eager());
   restore.set_verify(request_.verify() || host_.config.migration.verify == "commit");

@@ -15,6 +15,7 @@
 #include "runtime/migration/files.h"
 #include "runtime/migration/keeper_dumps.h"
 #include "runtime/migration/lane_sink.h"
+#include "runtime/migration/offer.h"
 #include "runtime/migration/progress.h"
 #include "runtime/migration/slowdown.h"
 
@@ -41,6 +42,10 @@ class SourceMigration {
   // Takes up what an agent before this one began: rolls back, or goes on asking the target.
   absl::Status Resume();
 
+  // After either: until the target has fetched what it left behind, or never will. The component
+  // does not need this host for anything else.
+  void Drain();
+
   // kFailedPrecondition once the target may have been asked to commit.
   absl::Status Cancel(absl::string_view reason);
 
@@ -65,6 +70,7 @@ class SourceMigration {
 
   // Of PreCopy(), in source_precopy.cc.
   absl::Status Rounds();
+  absl::Status MakeOffer();
   absl::Status CatchUp();
   absl::StatusOr<checkpoint::RoundReport> OneRound(uint32_t number);
   std::unique_ptr<SlowdownGovernor> MakeGovernor() const;
@@ -109,6 +115,10 @@ class SourceMigration {
   std::unique_ptr<FileSender> files_;
   std::unique_ptr<checkpoint::PageSource> source_;
   checkpoint::FinalList final_;
+  std::unique_ptr<Offer> offer_;  // until it is among the host's
+  std::unique_ptr<OfferSink> offer_sink_;
+  bool draining_ = false;
+  std::string lost_;    // why the component did not live to be whole
   std::string cgroup_;  // of the component
   std::string images_;  // folder of this migration's images, on run_dir's tmpfs
   uint64_t image_bytes_ = 0;
@@ -116,6 +126,7 @@ class SourceMigration {
   double expected_blackout_s_ = 0;
   double expected_memory_s_ = 0;  // of it
   double written_share_ = 0;      // bytes that the component writes for each that the link carries
+  double left_behind_s_ = 0;      // what the link would take for all that may stay behind
   // What the component waited for processors before the first round; nothing without PSI.
   std::optional<Duration> stalled_before_;
   TimePoint stalled_since_{};

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "runtime/migration/images.h"
+#include "runtime/migration/offers.h"
 #include "runtime/migration/slowdown.h"
 #include "runtime/migration/source.h"
 #include "runtime/reports/report_store.h"
@@ -17,6 +18,8 @@ namespace {
 
 // Killing and removing a copy.
 constexpr auto kDestroyTimeout = std::chrono::seconds(30);
+// Between two looks at how far the target has come.
+constexpr auto kLookAgain = std::chrono::milliseconds(500);
 // How long a target is told of an abort before its lease is left to tell it.
 constexpr auto kAbortTimeout = std::chrono::seconds(2);
 
@@ -33,6 +36,8 @@ absl::Status SourceMigration::AskToCommit() {
   v1::CommitRequest commit;
   commit.set_migration_id(row_.id);
   while (!detached_) {
+    // One that an agent before this one made is gone.
+    commit.set_offer_open(host_.offers->Has(row_.id));
     const auto verdict =
         peer_->Commit(commit, Deadline::After(host_.config.migration.peer_timeout));
     if (verdict.ok() && verdict->verdict() == v1::COMMITTED) {
@@ -81,12 +86,13 @@ absl::Status SourceMigration::AskToCommit() {
 
 void SourceMigration::FinishReport() {
   const bool left = report_.error().empty();
+  if (left) report_.set_error(lost_);
   report_.set_schema(kReportSchema);
   report_.set_migration_id(row_.id);
   report_.set_component(row_.component);
   report_.set_from(host_.config.host);
   report_.set_to(row_.peer);
-  report_.set_outcome(left ? "done" : "called-off");
+  report_.set_outcome(!left ? "called-off" : lost_.empty() ? "done" : "lost");
   report_.set_began(began_unix_s_);
   *report_.mutable_source() = agent::FactsOf(host_);
   report_.set_insecure(host_.security->insecure());
@@ -122,9 +128,10 @@ void SourceMigration::FinishReport() {
   }
   board_->Finish([&](v1::MigrationProgress& progress) {
     progress.set_step(left ? v1::DONE : v1::CALLED_OFF);
-    progress.set_message(
-        left ? absl::StrCat("component ", row_.component, " runs on host ", row_.peer)
-             : report_.error());
+    progress.set_message(report_.error().empty() ? absl::StrCat("component ", row_.component,
+                                                                " runs on host ", row_.peer)
+                                                 : report_.error());
+    progress.set_bytes_away(0);
     progress.set_bytes_sent(report_.wire_bytes());
     *progress.mutable_report() = report_;
   });
@@ -145,11 +152,42 @@ absl::Status SourceMigration::FinishLeft(uint64_t epoch) {
   (void)RemoveTree(images_);
   report_.set_epoch(epoch);
   host_.Event(row_.component, "left", absl::StrCat("to host ", row_.peer, " with epoch ", epoch));
-  FinishReport();
+  draining_ = host_.offers->Has(row_.id);
+  if (!draining_) FinishReport();
   return absl::OkStatus();
 }
 
+void SourceMigration::Drain() {
+  if (!draining_) return;
+  const TimePoint start = Clock::now();
+  Enter(v1::DRAIN, absl::StrCat("host ", row_.peer, " fetches what was left behind"));
+  uint64_t left = 0;
+  while (!detached_) {
+    const auto state = host_.offers->Wait(row_.id, left, Deadline::After(kLookAgain));
+    if (!state) break;
+    left = state->pages_left;
+    lost_ = state->lost;
+    if (state->over) break;
+    board_->Update([&](v1::MigrationProgress& progress) {
+      progress.set_bytes_away(left * checkpoint::kPageSize);
+    });
+    // Twice what the target's patience is: it has given up before.
+    if (Clock::now() - state->heard > 2 * host_.config.migration.lease) {
+      lost_ = absl::StrCat("host ", row_.peer, " is not heard any more, and did not fetch ", left,
+                           " pages");
+      break;
+    }
+  }
+  if (detached_) return;
+  host_.offers->Withdraw(row_.id);
+  report_.set_drain_s(Seconds(Clock::now() - start));
+  host_.Event(row_.component, lost_.empty() ? "drained" : "memory-lost",
+              lost_.empty() ? absl::StrCat("host ", row_.peer, " has all of it") : lost_);
+  FinishReport();
+}
+
 absl::Status SourceMigration::CallOff(const absl::Status& why, bool target_knows) {
+  host_.offers->Withdraw(row_.id);
   (void)copy_->CancelCriu(Deadline::After(kKeeperTimeout));
   {
     std::lock_guard lock(mutex_);

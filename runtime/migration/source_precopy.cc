@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "base/units.h"
 #include "predictor/rate_estimator.h"
 #include "runtime/migration/make_source.h"
 #include "runtime/migration/plan.h"
@@ -41,6 +42,10 @@ absl::Status SourceMigration::Rounds() {
   limits.max_blackout_s = request_.max_blackout_s() > 0
                               ? request_.max_blackout_s()
                               : Seconds(host_.config.migration.max_blackout);
+  if (request_.post_copy()) {
+    limits.max_rounds = std::max(limits.max_rounds, 1u);
+    limits.post_copy_bytes = static_cast<uint64_t>(host_.config.migration.post_copy_mib) * kMiB;
+  }
   limits.fixed_blackout_s = host_.blackouts->Expected(row_.component);
   predictor::RateEstimator link(std::chrono::seconds(5));
   predictor::RateEstimator dirty(std::chrono::seconds(5));
@@ -112,9 +117,24 @@ absl::Status SourceMigration::Rounds() {
     told.set_paused_s(Seconds(round.paused));
     told.set_rate_bytes_per_s(facts.link_bytes_per_s);
     told.set_dirty_bytes_per_s(facts.dirty_bytes_per_s);
-    if (facts.link_bytes_per_s > 0)
+    if (facts.link_bytes_per_s > 0) {
       written_share_ = facts.dirty_bytes_per_s / facts.link_bytes_per_s;
+      left_behind_s_ = static_cast<double>(limits.post_copy_bytes) / facts.link_bytes_per_s;
+    }
   }
+}
+
+// Room for what stays behind, made before the freeze.
+absl::Status SourceMigration::MakeOffer() {
+  uint64_t bytes = static_cast<uint64_t>(host_.config.migration.post_copy_mib) * kMiB;
+  if (const auto current = ReadFile(absl::StrCat(cgroup_, "/memory.current")); current.ok()) {
+    bytes = std::min<uint64_t>(bytes, std::strtoull(current->c_str(), nullptr, 10));
+  }
+  ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request_.transport()));
+  ASSIGN_OR_RETURN(offer_, Offer::Create(*fabric, bytes, sink_->sealed()));
+  offer_sink_ = std::make_unique<OfferSink>(*offer_, sink_->slots(), *sink_);
+  source_->HoldBack(*offer_sink_);
+  return absl::OkStatus();
 }
 
 // While CRIU got ready the component went on writing, for longer than a late round takes. With
@@ -132,7 +152,7 @@ absl::Status SourceMigration::CatchUp() {
   v1::PageRound& told = AddRound(round, sink_->bytes_sent() - sent_before, took);
   told.set_number(rounds_);
   told.set_paused_s(Seconds(round.paused));
-  const double memory_s = Seconds(took) * written_share_;
+  const double memory_s = std::max(0.0, Seconds(took) * written_share_ - left_behind_s_);
   expected_blackout_s_ += memory_s - expected_memory_s_;
   expected_memory_s_ = memory_s;
   return absl::OkStatus();
@@ -180,6 +200,12 @@ absl::Status SourceMigration::PreCopy() {
   SourceParts parts;
   ASSIGN_OR_RETURN(parts.tracker,
                    ChooseTracker(host_.config.migration.tracker, FactsFor(cgroup_, *host_.criu)));
+  if (request_.post_copy() && parts.tracker == "criu-predump") {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "--post-copy needs a tracker of Starling's own (migration.tracker), and the memory of ",
+        row_.component, " is found by CRIU's pre-dumps: it is configured so, or has much shared ",
+        "memory, or this kernel does not track soft-dirty pages"));
+  }
   parts.criu = host_.criu->version;
   parts.folder = images_;
   parts.cgroup = cgroup_;
@@ -217,6 +243,7 @@ absl::Status SourceMigration::PreCopy() {
   RETURN_IF_ERROR(Rounds());
   // Memory's last round may have taken long.
   RETURN_IF_ERROR(files_->Round(/*last=*/false));
+  if (request_.post_copy()) RETURN_IF_ERROR(MakeOffer());
   RETURN_IF_ERROR(Annotate(source_->Stage(), "capture"));
   RETURN_IF_ERROR(CatchUp());
   AddPhase("precopy", Clock::now() - start);

@@ -1,8 +1,6 @@
 #include "runtime/migration/target.h"
 
 #include <fcntl.h>
-#include <openssl/crypto.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <future>
@@ -13,6 +11,8 @@
 #include "base/status.h"
 #include "runtime/keeper/protocol.h"
 #include "runtime/keeper_client.h"
+#include "runtime/migration/fetch_ends.h"
+#include "runtime/migration/offers.h"
 #include "runtime/migration/stream_keys.h"
 #include "runtime/names.h"
 #include "runtime/spec.h"
@@ -22,7 +22,6 @@ namespace {
 
 constexpr auto kKeeperTimeout = std::chrono::seconds(10);
 constexpr auto kDestroyTimeout = std::chrono::seconds(30);
-constexpr size_t kTokenBytes = 16;
 // Data connections that keys are made for: as many as a source may configure.
 constexpr uint32_t kKeyedConnections = 16;
 // Threads that copy memory images: a copy is bound by memory, two fill it.
@@ -65,6 +64,7 @@ Targets::Targets(agent::Host& host) : host_(host), hold_(host.config.run_dir) {}
 Targets::~Targets() {
   leases_ = {};
   accepting_.clear();
+  fetches_.clear();
 }
 
 absl::Status Targets::Start(TakeOther other) {
@@ -105,6 +105,11 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   RETURN_IF_ERROR(CheckHostName(request.source_host()));
   ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request.provider()));
   if (!host_.criu.ok()) return host_.criu.status();
+  if (request.post_copy() && !host_.criu->lazy_pages) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("CRIU of host ", host_.config.host,
+                     " cannot restore memory on demand, which --post-copy needs"));
+  }
   if (request.key_share().empty() == host_.encrypts()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "host ", request.source_host(), " would have pages ", host_.encrypts() ? "plain" : "sealed",
@@ -156,14 +161,16 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
                                                      const std::shared_ptr<Ghost>& ghost) {
   hold_.At("target-reserve");
   RETURN_IF_ERROR(MakeDirectories(ghost->images, 0700));
-  ghost->token.resize(kTokenBytes);
-  if (::getrandom(ghost->token.data(), kTokenBytes, 0) != static_cast<ssize_t>(kTokenBytes)) {
-    return ErrnoStatus("make a token");
-  }
+  ASSIGN_OR_RETURN(ghost->token, MakeToken());
   LaneReceiver::Options receiver;
   receiver.arena_bytes = request.arena_bytes();
   receiver.images_dir = ghost->images;
   receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
+  if (request.post_copy()) {
+    // Known to one another before the freeze: a handshake takes its time.
+    ghost->source = Source(ghost->row);
+    (void)ghost->source->channel()->GetState(/*try_to_connect=*/true);
+  }
   std::string key_share;
   if (host_.encrypts()) {
     ASSIGN_OR_RETURN(key_share, NewKeyShare());
@@ -268,9 +275,20 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
               entry.pages()};
     to.in_arena_before = entry.in_arena_before();
   }
+  for (const v1::MemoryEntry& entry : request.recent()) {
+    list.recent.push_back(
+        {{static_cast<checkpoint::AddressSpace::Kind>(entry.kind()), entry.space()},
+         entry.address(),
+         entry.pages()});
+  }
   // Nothing more can be written by the source from here on: what is restored is what was checked.
   std::unique_ptr<LaneReceiver> receiver = std::move(ghost.receiver);
   RETURN_IF_ERROR(receiver->Close());
+  for (const v1::OfferedRun& run : request.offered()) {
+    RETURN_IF_ERROR(receiver->Promise(
+        {{checkpoint::AddressSpace::Kind::kProcess, run.space()}, run.address(), run.pages()},
+        run.slot()));
+  }
   if (hold_.Take("target-flip-arena")) FlipABit(receiver->arena());
   // Beside all the rest, since the wait for CRIU leaves processors free; nothing is committed
   // before it is done.
@@ -305,6 +323,12 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   const auto timeout = host_.config.migration.step_timeout;
   restore.mutable_restore()->set_timeout_s(Seconds(timeout));
   restore.mutable_restore()->set_lazy(lazy);
+  // Beside the restore, in which a page may be touched already: the kernel writes to a thread's
+  // area of restartable sequences whenever it has moved it.
+  if (!index.missing.empty()) {
+    if (ghost.source == nullptr) ghost.source = Source(ghost.row);
+    Fetch(ghost.row, ghost.copy, ghost.source);
+  }
   // The keeper serves what waits in the arena, whatever becomes of this agent.
   ASSIGN_OR_RETURN(
       const keeper::v1::Reply reply,
@@ -350,7 +374,7 @@ absl::StatusOr<v1::ProbeResponse> Targets::Probe(const v1::ProbeRequest& request
   return response;
 }
 
-absl::StatusOr<v1::VerdictResponse> Targets::Commit(const std::string& id) {
+absl::StatusOr<v1::VerdictResponse> Targets::Commit(const std::string& id, bool offer_open) {
   RETURN_IF_ERROR(CheckMigrationId(id));
   hold_.At("target-commit");
   if (const auto ghost = Find(id); ghost.ok() && (*ghost)->copy) {
@@ -359,6 +383,10 @@ absl::StatusOr<v1::VerdictResponse> Targets::Commit(const std::string& id) {
     if (!alive.ok() || alive->phase() == keeper::v1::Status::EXITED) {
       return Abort(id,
                    absl::StrCat("its copy on host ", host_.config.host, " died before the commit"));
+    }
+    if (alive->pages_away() > 0 && !offer_open) {
+      return Abort(id, absl::StrCat(alive->pages_away(), " pages that host ", (*ghost)->row.peer,
+                                    " had kept back are lost with its agent"));
     }
   }
   absl::StatusOr<VerdictRow> verdict = host_.journal.Commit(id);
@@ -424,7 +452,57 @@ absl::Status Targets::LetRun(Ghost& ghost, uint64_t epoch) {
   return absl::OkStatus();
 }
 
+void Targets::StopFetching(const std::string& id) {
+  std::unique_ptr<PageFetch> fetch;
+  {
+    const std::lock_guard lock(fetches_mutex_);
+    const auto found = fetches_.find(id);
+    if (found == fetches_.end()) return;
+    fetch = std::move(found->second);
+    fetches_.erase(found);
+  }
+}
+
+std::shared_ptr<agent::PeerClient> Targets::Source(const MigrationRow& row) const {
+  const PeerConfig* const known = host_.config.FindPeer(row.peer);
+  return std::make_shared<agent::PeerClient>(
+      row.peer, known != nullptr ? known->address : row.peer_address, host_.security->channel());
+}
+
+void Targets::Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy) {
+  Fetch(row, copy, Source(row));
+}
+
+void Targets::Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy,
+                    const std::shared_ptr<agent::PeerClient>& source) {
+  PageFetch::Parts parts;
+  parts.fabric = [this](const std::string& provider) { return host_.Transport(provider); };
+  parts.patience = host_.config.migration.lease;
+  parts.keeper = FetchForKeeper(copy);
+  parts.source =
+      FetchFromSource(source, row.id, host_.config.host, [this] { hold_.At("target-fetch"); });
+  parts.ended = [this, row](const absl::Status& status, uint64_t pages) {
+    if (status.ok()) {
+      host_.Event(row.component, "whole",
+                  absl::StrCat(pages, " pages were fetched from host ", row.peer));
+      return;
+    }
+    // Before the commit nothing is lost: the component lives on where it was.
+    const absl::StatusOr<VerdictRow> verdict = host_.journal.Verdict(row.id);
+    const bool lost = verdict.ok() && verdict->state == MigrationState::kCommitted;
+    host_.Event(row.component, lost ? "memory-lost" : "fetch-failed", status.message());
+  };
+  const std::lock_guard lock(fetches_mutex_);
+  fetches_[row.id] = std::make_unique<PageFetch>(std::move(parts));
+}
+
+void Targets::SweepFetches() {
+  const std::lock_guard lock(fetches_mutex_);
+  std::erase_if(fetches_, [](const auto& each) { return each.second->done(); });
+}
+
 void Targets::Discard(Ghost& ghost) {
+  StopFetching(ghost.row.id);
   ghost.receiver.reset();
   if (ghost.copy) {
     const absl::Status destroyed = ghost.copy->Destroy(Deadline::After(kDestroyTimeout));
@@ -452,7 +530,7 @@ absl::Status Targets::Resolve(const std::string& component, bool here) {
         absl::StrCat("component ", component, " is not in doubt: there is nothing to resolve"));
   }
   if (!here) return Abort(id, "resolved by a person: the copy on the other host lives").status();
-  ASSIGN_OR_RETURN(const v1::VerdictResponse verdict, Commit(id));
+  ASSIGN_OR_RETURN(const v1::VerdictResponse verdict, Commit(id, /*offer_open=*/false));
   if (verdict.verdict() == v1::COMMITTED) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("component ", component, " is not whole on host ", host_.config.host, " (",
@@ -474,9 +552,8 @@ void Targets::AcceptLoop(const std::stop_token& stop, transport::Listener& liste
     {
       std::lock_guard lock(mutex_);
       for (const auto& [id, candidate] : ghosts_) {
-        const absl::string_view shown = (*incoming)->private_data().substr(0, kTokenBytes);
-        if (candidate->provider == provider && shown.size() == kTokenBytes &&
-            CRYPTO_memcmp(shown.data(), candidate->token.data(), kTokenBytes) == 0) {
+        if (candidate->provider == provider &&
+            ShowsToken((*incoming)->private_data(), candidate->token)) {
           ghost = candidate;
         }
       }
@@ -509,11 +586,10 @@ void Targets::LeaseLoop(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   while (!stop.stop_requested()) {
     wake_.wait_for(lock, stop, std::chrono::milliseconds(500), [] { return false; });
-    if (ended_.exchange(false)) {
-      lock.unlock();
-      GiveMemoryBack();
-      lock.lock();
-    }
+    lock.unlock();
+    SweepFetches();
+    if (ended_.exchange(false)) GiveMemoryBack();
+    lock.lock();
     const TimePoint limit = Clock::now() - host_.config.migration.lease;
     std::vector<std::string> expired;
     for (const auto& [id, ghost] : ghosts_) {
@@ -541,12 +617,15 @@ absl::Status Targets::Recover() {
     ghost->copy = std::make_shared<agent::Copy>(
         row.component, keeper::KeeperSocket(host_.config.run_dir, row.component, row.id));
     ASSIGN_OR_RETURN(ghost->claim, host_.components->Take(row.component, "it is arriving"));
-    const bool alive = ghost->copy->Status(Deadline::After(kKeeperTimeout)).ok();
+    const auto status = ghost->copy->Status(Deadline::After(kKeeperTimeout));
+    const bool alive = status.ok();
+    const bool whole = !alive || status->pages_away() == 0;
     VerdictRow verdict;
     if (row.state == MigrationState::kPrepared && alive) {
       ghost->prepared = true;
       host_.Event(row.component, "prepared",
                   absl::StrCat(row.id, ": held on after a restart of the agent"));
+      if (!whole) Fetch(row, ghost->copy);
       std::lock_guard lock(mutex_);
       ghosts_[row.id] = ghost;
       continue;
@@ -561,6 +640,7 @@ absl::Status Targets::Recover() {
     if (verdict.state == MigrationState::kCommitted && alive) {
       const absl::Status runs = LetRun(*ghost, verdict.epoch);
       if (!runs.ok()) host_.Event(row.component, "thaw-failed", runs.message());
+      if (!whole) Fetch(row, ghost->copy);
     } else {
       Discard(*ghost);
     }

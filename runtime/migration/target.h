@@ -13,10 +13,12 @@
 #include "absl/status/statusor.h"
 #include "runtime/agent/components.h"
 #include "runtime/agent/host.h"
+#include "runtime/agent/peer_client.h"
 #include "runtime/hold_points.h"
 #include "runtime/migration/files.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/lane_receiver.h"
+#include "runtime/migration/page_fetch.h"
 
 namespace starling::migration {
 
@@ -47,12 +49,17 @@ class Targets {
   absl::StatusOr<std::shared_ptr<FileReceiver>> Files(const std::string& id);
   absl::StatusOr<v1::RestoreResponse> Restore(const v1::RestoreRequest& request);
   absl::StatusOr<v1::ProbeResponse> Probe(const v1::ProbeRequest& request);
-  absl::StatusOr<v1::VerdictResponse> Commit(const std::string& id);
+  // `offer_open`: the source still has what is missing here. Without, only a copy that is whole can
+  // become the one that lives.
+  absl::StatusOr<v1::VerdictResponse> Commit(const std::string& id, bool offer_open);
   absl::StatusOr<v1::VerdictResponse> Abort(const std::string& id, const std::string& reason);
   absl::StatusOr<v1::VerdictResponse> Query(const std::string& id);
 
   // The host that reserved it; empty for a migration that is not known.
   std::string Owner(const std::string& id);
+
+  // Begins to fetch what `copy`, which came here by this migration, still has at its source.
+  void Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy);
 
   // A person's word for a component that is prepared here while its source is silent. kNotFound
   // when there is none.
@@ -69,7 +76,8 @@ class Targets {
     std::shared_ptr<FileReceiver> files;
     std::string images;
     std::string token;
-    std::string provider;  // of its data connections
+    std::string provider;                       // of its data connections
+    std::shared_ptr<agent::PeerClient> source;  // only where it is to be asked for what it keeps
     std::mutex busy;
     TimePoint last_heard;   // guarded by Targets::mutex_
     bool prepared = false;  // guarded by busy
@@ -84,6 +92,11 @@ class Targets {
   void Discard(Ghost& ghost);
   absl::StatusOr<v1::VerdictResponse> Conclude(const std::string& id, const VerdictRow& verdict);
   void Forget(const std::string& id);
+  void StopFetching(const std::string& id);
+  void SweepFetches();
+  std::shared_ptr<agent::PeerClient> Source(const MigrationRow& row) const;
+  void Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy,
+             const std::shared_ptr<agent::PeerClient>& source);
   void AcceptLoop(const std::stop_token& stop, transport::Listener& listener,
                   const std::string& provider);
   void LeaseLoop(const std::stop_token& stop);
@@ -94,6 +107,8 @@ class Targets {
   std::mutex mutex_;
   std::condition_variable_any wake_;
   std::map<std::string, std::shared_ptr<Ghost>> ghosts_;
+  std::mutex fetches_mutex_;
+  std::map<std::string, std::unique_ptr<PageFetch>> fetches_;  // by migration
   TakeOther other_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;  // one for each transport
   std::vector<std::jthread> accepting_;

@@ -88,6 +88,10 @@ std::string BytesText(const v1::MigrationReport& report) {
   rows.push_back({"list of memory", FormatBytes(sent.list())});
   if (sent.files() > 0) rows.push_back({"shipped files", FormatBytes(sent.files())});
   rows.push_back({"in all", FormatBytes(report.wire_bytes())});
+  if (report.post_copy_bytes() > 0) {
+    rows.push_back({"fetched afterwards", absl::StrCat(FormatBytes(report.post_copy_bytes()),
+                                                       " in ", FormatTime(report.drain_s()))});
+  }
   rows.push_back({"zero pages, named", absl::StrCat(report.zero_pages())});
   rows.push_back({"repeated pages, named", absl::StrCat(report.repeated_pages())});
   if (report.resent_pages() > 0) {
@@ -130,6 +134,8 @@ std::string MigrationReportJson(const v1::MigrationReport& report) {
   json["held_s"] = report.held_s();
   json["expected_blackout_s"] = Known(report.expected_blackout_s());
   json["expected_memory_s"] = Known(report.expected_memory_s());
+  json["post_copy_bytes"] = report.post_copy_bytes();
+  json["drain_s"] = Known(report.drain_s());
   json["stopped_because"] = report.stopped_because();
   json["rounds"] = report.rounds();
   json["page_rounds"] = Json::array();

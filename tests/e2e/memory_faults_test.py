@@ -11,6 +11,8 @@ Exit code 0: all passed; 1: not.
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import beds
 import cases
@@ -40,6 +42,7 @@ class Test:
         self.one.starling("cancel", self.name, check=False)
         for node in (self.one, self.two):
             node.shell("rm -rf /run/starling/hold", check=False)
+        self.bed.link(self.one, "up")
         for node in (self.one, self.two):
             node.starling("stop", self.name, "--grace", "2", check=False)
 
@@ -154,6 +157,82 @@ class Test:
         wait_until("the component runs on node2", lambda: self.state(self.two) == "running")
         return f"right after {steps} steps with no agent there, and after the drain"
 
+    # With --post-copy: each is held before the first page is fetched --------------------------------
+
+    def start_post_copy(self):
+        """Moves it, and returns once it runs on node2 without what was left behind."""
+        self.hold(self.two, "target-fetch")
+        self._said = None
+
+        def follow():
+            self._said = self.move("--post-copy")
+        mover = threading.Thread(target=follow, daemon=True)
+        mover.start()
+        wait_until("it has left", lambda: self.state(self.one) == "left" or not mover.is_alive())
+        away = self.two.components().get(self.name, {}).get("bytes_away", 0)
+        if not mover.is_alive() or away == 0:
+            raise Failed(f"nothing was left behind: {self._said and self._said.out}")
+        return mover, away
+
+    def ended_well(self, mover):
+        mover.join(beds.PATIENCE_S)
+        if self._said is None or self._said.code != 0:
+            raise Failed(f"migrate ended with {self._said and (self._said.code, self._said.err)}")
+        report = json.loads(self._said.out.strip().splitlines()[-1])["report"]
+        wait_until("all of it is there", lambda: self.two.components()[self.name]["bytes_away"] == 0)
+        if not self.events(self.two, "whole"):
+            raise Failed("no event says that it is whole")
+        return report
+
+    def a_post_copy_brings_all_that_was_left_behind(self):
+        mover, away = self.start_post_copy()
+        self.release(self.two, "target-fetch")
+        steps = self.content_is_right()
+        report = self.ended_well(mover)
+        # What waits at another host cannot be moved on before it is here.
+        self.moved_back("--post-copy")
+        self.content_is_right()
+        return (f"{away >> 10} KiB were left behind, and fetched in {report['drain_s']:.2f} s; "
+                f"right after {steps} steps, and after a move back")
+
+    def moved_back(self, *options):
+        done = self.move(*options, there=self.one)
+        if done.code != 0:
+            raise Failed(f"migrate back ended with {done.code}: {done.err.strip()[-500:]}")
+
+    def an_agent_killed_while_it_fetches_is_followed_by_another(self):
+        mover, away = self.start_post_copy()
+        self.two.shell(f"kill -9 {self.two.agent_pid()}")
+        self.release(self.two, "target-fetch")
+        self.two.wait_agent()
+        steps = self.content_is_right()
+        self.ended_well(mover)
+        return f"{away >> 10} KiB fetched by the next agent; right after {steps} steps"
+
+    def a_source_agent_killed_before_all_is_fetched_ends_the_component(self):
+        _, away = self.start_post_copy()
+        self.one.shell(f"kill -9 {self.one.agent_pid()}")
+        self.one.wait_agent()
+        self.release(self.two, "target-fetch")
+        state = self.dies_on(self.two)
+        lost = self.events(self.two, "memory-lost")
+        status = self.two.components()[self.name]["exit_status"]
+        if state != "exited" or status != 137 or not lost or self.processes(self.one):
+            raise Failed(f"{state} with {status} on node2, which says {lost}")
+        return f"{state} with status {status}, {away >> 10} KiB short; {lost[-1]}"
+
+    def a_source_cut_off_for_three_seconds_is_waited_for(self):
+        mover, away = self.start_post_copy()
+        self.bed.link(self.one, "down")
+        self.release(self.two, "target-fetch")
+        time.sleep(3)
+        if self.state(self.two) != "running":
+            raise Failed(f"it is {self.state(self.two)} on node2")
+        self.bed.link(self.one, "up")
+        report = self.ended_well(mover)
+        return (f"{away >> 10} KiB fetched in {report['drain_s']:.1f} s; right after "
+                f"{self.content_is_right()} steps")
+
     def a_keeper_killed_while_it_is_copied_takes_the_component_along(self):
         self.hold(self.one, "source-freeze")
         mover = self.bed_thread()
@@ -168,7 +247,6 @@ class Test:
         return f"{state} on node1, nothing on node2"
 
     def bed_thread(self):
-        import threading
         thread = threading.Thread(target=self.move, daemon=True)
         thread.start()
         return thread

@@ -21,6 +21,9 @@ of both agents.
 The cases `redis-...` move Redis another way: over TCP, with its pages sealed, and both; and over RoCEv2 in
 user space, where node1's kernel has no RDMA and node2's has.
 
+The case `post-copy` moves a Redis under heavy writes there and back, by pre-copy alone and then with
+--post-copy, and says how long each held it.
+
 The case `there-and-back` moves one component ten times (four with --subset) and compares what the
 agents and the nodes hold after the second move and after the last: descriptors, memory, threads,
 namespaces, cgroups, mounts, links, RDMA resources, and files of the agents' folders.
@@ -428,6 +431,14 @@ class Test:
         held = [f"{report['held_s']:.2f} s" for report in reports]
         return f"{len(reports)} moves, held {', '.join(held)}"
 
+    @staticmethod
+    def longest(report):
+        """The longest phases of the time in which a component was held."""
+        names = [phase["name"] for phase in report["phases"]]
+        inside = report["phases"][names.index("freeze"):]
+        inside.sort(key=lambda phase: -phase["seconds"])
+        return ", ".join(f"{phase['name']} {phase['seconds']:.2f}" for phase in inside[:4])
+
     # Cases ------------------------------------------------------------------------------------
 
     def bench(self, provider):
@@ -587,6 +598,45 @@ class Test:
     def node_name(number):
         return f"node{number}"
 
+    def post_copy(self):
+        """A Redis under heavy writes: there and back by pre-copy alone, then with --post-copy."""
+        name, workload = "heavy", Redis()
+        self.start(name, workload)
+        try:
+            witness = beds.Witness(self.bed, self.folder, workload.port, "--preload-mib", "32",
+                                   "--value-size", "4096", rate=1500)
+            try:
+                witness.wait_ready()
+                time.sleep(2)
+                reports = []
+                for options in ((), ("--post-copy",)):
+                    for there, here in ((self.two, self.one), (self.one, self.two)):
+                        reports.append(self.move(name, there, here, *options))
+                        self.runs_only_on(name, there, here, 1)
+                        time.sleep(2)
+                report = witness.report()
+            finally:
+                witness.kill()
+            flaws(report)
+            if min(one["post_copy_bytes"] for one in reports[2:]) == 0:
+                raise Failed(f"nothing was left behind: {reports}")
+            wait_until("all of it is there",
+                       lambda: self.one.components()[name]["bytes_away"] == 0)
+        except BaseException:
+            self.say_logs(name)
+            raise
+        finally:
+            self.stop_everywhere(name)
+        self.left_over(name)
+        gap = report["answer_gaps"]["longest_gap_ms"]
+        said = [f"{one['held_s']:.2f} s ({self.longest(one)})" for one in reports]
+        away = [f"{one['post_copy_bytes'] >> 10} KiB behind for {one['drain_s']:.2f} s"
+                for one in reports[2:]]
+        return (f"held {' and '.join(said[:2])} by pre-copy, {' and '.join(said[2:])} with "
+                f"post-copy, which left {' and '.join(away)}; "
+                f"{report['writes_acknowledged']} writes acknowledged, lost {report['lost_writes']}, "
+                f"wrong {report['wrong_values']}; client's longest gap {gap:.0f} ms")
+
     def there_and_back(self, moves):
         name, workload = "wanderer", Memory()
         self.start(name, workload)
@@ -726,7 +776,7 @@ def memory_mib(wanted):
 
 
 def main():
-    names = [*WORKLOADS, *WAYS, *SHAPES, "memory-bounds", "there-and-back"]
+    names = [*WORKLOADS, *WAYS, *SHAPES, "post-copy", "memory-bounds", "there-and-back"]
     parser = cases.parser(__doc__, names, "workloads")
     parser.add_argument("--subset", action="store_true")
     parser.add_argument("--moves", type=int, help="of there-and-back; default 10, 4 with --subset")
@@ -742,6 +792,8 @@ def main():
         def act(name):
             if name == "there-and-back":
                 return test.there_and_back(options.moves or (4 if options.subset else 10))
+            if name == "post-copy":
+                return test.post_copy()
             if name == "memory-bounds":
                 return test.memory_bounds()
             if name in WAYS:

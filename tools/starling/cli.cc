@@ -191,6 +191,7 @@ struct Options {
   bool eager = false;
   bool auto_converge = false;
   bool only_if_fits = false;
+  bool post_copy = false;
   bool verify = false;
   int max_rounds = 0;
   std::string max_rate;
@@ -378,6 +379,11 @@ class Parser {
         ->add_flag("--only-if-fits", options.only_if_fits,
                    "Call the move off where memory keeps it from fitting --max-blackout")
         ->excludes(converge);
+    migrate_
+        ->add_flag("--post-copy", options.post_copy,
+                   "Fetch what is left at the freeze once the component runs there; until then the "
+                   "loss of either host is the loss of the component")
+        ->excludes("--eager");
     migrate_->add_flag("--verify", options.verify,
                        "Check all memory once more at the target before it commits");
     AddJson(migrate_, options);
@@ -624,6 +630,7 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     migrate.request.set_auto_converge(options.auto_converge);
     migrate.request.set_only_if_fits(options.only_if_fits);
     migrate.request.set_verify(options.verify);
+    migrate.request.set_post_copy(options.post_copy);
     if (!options.max_rate.empty()) {
       migrate.request.set_max_rate_bytes_per_s(static_cast<double>(*ParseBytes(options.max_rate)));
     }

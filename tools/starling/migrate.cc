@@ -96,8 +96,13 @@ ExitCode Migrate(Session& session, const MigrateOptions& options) {
   ExitCode code = MigrationExitCode(last.step(), static_cast<absl::StatusCode>(status.error_code()),
                                     session.agent.Answered(status));
   if (!final && session.interrupter.interrupted()) code = ExitCode::kInterrupted;
-  const std::string words =
-      code == ExitCode::kOk ? "" : EndWords(options, last, code, status.error_message());
+  std::string said = status.error_message();
+  if (code == ExitCode::kOk && !last.report().error().empty()) {
+    // It moved, and did not live to have all of its memory.
+    code = ExitCode::kFailed;
+    said = last.report().error();
+  }
+  const std::string words = code == ExitCode::kOk ? "" : EndWords(options, last, code, said);
 
   if (options.format == Format::kJson) {
     std::string error = words;

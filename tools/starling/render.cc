@@ -49,6 +49,10 @@ std::string Detail(const v1::Component& component) {
     case v1::IN_DOUBT:
       return "frozen: see `starling resolve --help`";
     default:
+      if (component.bytes_away() > 0) {
+        return absl::StrCat(FormatBytes(component.bytes_away()),
+                            " of its memory still at the host it came from");
+      }
       return Printable(component.migration_id());
   }
 }
@@ -78,6 +82,7 @@ Json ComponentObject(const v1::Component& component) {
   json["user"] = component.spec().user();
   json["command"] = std::vector<std::string>(component.spec().command().begin(),
                                              component.spec().command().end());
+  json["bytes_away"] = component.bytes_away();
   json["where"] = component.where();
   json["migration_id"] = component.migration_id();
   json["exit_status"] =
@@ -221,6 +226,9 @@ std::string ProgressView::Line() const {
   if (now_.expected_blackout_s() > 0) {
     parts.push_back(absl::StrCat("expected blackout ", FormatTime(now_.expected_blackout_s())));
   }
+  if (now_.bytes_away() > 0) {
+    parts.push_back(absl::StrCat(FormatBytes(now_.bytes_away()), " still to be fetched"));
+  }
   if (!now_.message().empty()) parts.push_back(Printable(now_.message()));
   if (!parts.empty()) absl::StrAppend(&line, ": ", absl::StrJoin(parts, ", "));
   return line;
@@ -306,6 +314,7 @@ std::string ProgressJson(const v1::MigrationProgress& progress) {
   json["rate_bytes_per_s"] = progress.rate_bytes_per_s();
   json["dirty_bytes_per_s"] = progress.dirty_bytes_per_s();
   json["expected_blackout_s"] = Known(progress.expected_blackout_s());
+  json["bytes_away"] = progress.step() == v1::DRAIN ? Json(progress.bytes_away()) : Json(nullptr);
   json["elapsed_s"] = progress.elapsed_s();
   json["message"] = progress.message();
   json["provider"] = progress.provider().empty() ? Json(nullptr) : Json(progress.provider());

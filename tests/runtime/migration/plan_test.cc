@@ -90,6 +90,21 @@ TEST(Plan, FallsShortOnlyBecauseOfMemory) {
   EXPECT_NEAR(plan.memory_s, 0.004, 1e-9);
 }
 
+TEST(Plan, WhatMayStayBehindDoesNotCount) {
+  // 20 MB/s for 4 s: 80 MB, over a link of 25 MB/s.
+  const RoundFacts grows = After(2, 100'000'000, 100'000'000, 4, 25e6, 20e6);
+  PlanLimits limits = Limits(0.5, 8, 0.3);
+  EXPECT_TRUE(PlanNextRound(grows, limits).falls_short);
+  EXPECT_NE(Advice(grows).find("--post-copy"), std::string::npos);
+  limits.post_copy_bytes = 100'000'000;
+  const Plan plan = PlanNextRound(grows, limits);
+  EXPECT_FALSE(plan.another_round);
+  EXPECT_FALSE(plan.falls_short);
+  EXPECT_DOUBLE_EQ(plan.memory_s, 0);
+  limits.post_copy_bytes = 55'000'000;
+  EXPECT_DOUBLE_EQ(PlanNextRound(grows, limits).memory_s, 1);
+}
+
 TEST(Plan, CountsWhatWasLeftAsHot) {
   RoundFacts facts = After(3, 20'000'000, 100'000'000, 0.1, 25e6, 5e6);
   facts.deferred_bytes = 10'000'000;

@@ -145,8 +145,8 @@ TEST(Json, OfProgressHasItsSchema) {
   EXPECT_THAT(KeysOf(text),
               ElementsAreArray({"schema", "type", "migration_id", "component", "from", "to", "step",
                                 "round", "bytes_sent", "bytes_expected", "rate_bytes_per_s",
-                                "dirty_bytes_per_s", "expected_blackout_s", "elapsed_s", "message",
-                                "provider", "encrypted", "insecure"}));
+                                "dirty_bytes_per_s", "expected_blackout_s", "bytes_away",
+                                "elapsed_s", "message", "provider", "encrypted", "insecure"}));
   const json parsed = json::parse(text);
   EXPECT_EQ(parsed["schema"], 1);
   EXPECT_EQ(parsed["type"], "progress");
