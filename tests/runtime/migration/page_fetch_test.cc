@@ -87,7 +87,9 @@ struct KeeperOfTest {
     keeper.take_wanted = [this](Duration wait) -> absl::StatusOr<PageFetch::Keeper::Wanted> {
       std::unique_lock lock(mutex);
       changed.wait_for(lock, wait, [&] { return !wanted.empty() || over; });
-      return PageFetch::Keeper::Wanted{std::exchange(wanted, {}), over};
+      PageFetch::Keeper::Wanted taken{std::exchange(wanted, {}), over};
+      changed.notify_all();
+      return taken;
     };
     keeper.arrived = [this](std::span<const SlotRange> slots) {
       std::unique_lock lock(mutex);
@@ -344,8 +346,8 @@ TEST_F(PageFetchTest, WantedComesBeforeTheRest) {
   }
   {
     std::unique_lock lock(keeper_.mutex);
-    keeper_.changed.wait_for(lock, std::chrono::seconds(60),
-                             [&] { return keeper_.wanted.empty(); });
+    ASSERT_TRUE(keeper_.changed.wait_for(lock, std::chrono::seconds(60),
+                                         [&] { return keeper_.wanted.empty(); }));
   }
   std::this_thread::sleep_for(std::chrono::milliseconds(50));  // for it to be taken in
   const size_t before = keeper_.order.size();
