@@ -129,6 +129,7 @@ class PageFetchTest : public testing::Test {
     there_ = network_->Open("10.0.0.2");
     LaneReceiver::Options receiving;
     receiving.arena_bytes = 8 << 20;
+    receiving.max_arena_bytes = 1 << 30;  // tsan does not allow for more address space
     receiver_ = LaneReceiver::Create(*there_, std::move(receiving)).value();
     auto listener = there_->Listen("10.0.0.2", 7401).value();
     std::thread acceptor([&] {
