@@ -231,7 +231,7 @@ class Test:
                  "awk '{print $1,$2,$3,$4,$5,$6,$7}' && readlink link && du -k sparse && "
                  "python3 -c 'import os; print(os.getxattr(\"note\", \"user.kind\"))'")
         self.run(self.one, name, os.path.join(beds.WORKLOADS, "sqlite_writer.py"), str(PORT),
-                 database, options=("--ship", SHIPPED))
+                 database, "--reopen", options=("--ship", SHIPPED))
         self.answers()
         seen = self.one.shell(shape).out
         # Something of others stands in the way, and is named.

@@ -1,15 +1,15 @@
 #!/usr/bin/python3
 """A workload whose state is a file: numbered rows in SQLite, each acknowledged once it is on disk.
 
-usage: sqlite_writer.py PORT DATABASE
+usage: sqlite_writer.py PORT DATABASE [--reopen]
 
 Speaks Redis' protocol on PORT (see resp.py). SET appends a numbered row and returns after the
 commit (synchronous=FULL: rollback journal, fsync). GET answers from the file, not from memory.
 DIGEST says how many rows there are, whether their numbers are without a gap, what SQLite's own
 integrity check says, and the hash of it all.
 
-SQLite remembers its file by the inode number and writes no more to one that has another: the file
-is opened again then.
+SQLite remembers its file by the inode number and writes no more to one that has another. With
+--reopen, for a shipped file, it is opened again then; without, the client sees the error.
 """
 
 import hashlib
@@ -24,9 +24,10 @@ from resp import RespServer
 class Rows:
     """The table `row(number, key, value)`."""
 
-    def __init__(self, path):
+    def __init__(self, path, reopen):
         self._lock = threading.Lock()
         self._path = path
+        self._reopen = reopen
         self._open()
 
     def _open(self):
@@ -44,7 +45,7 @@ class Rows:
             try:
                 self._insert(key, value)
             except sqlite3.OperationalError as error:
-                if "readonly" not in str(error):
+                if not self._reopen or "readonly" not in str(error):
                     raise
                 self._database.close()
                 self._open()
@@ -75,9 +76,9 @@ class Rows:
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["--reopen"]):
         sys.exit(__doc__)
-    RespServer(int(sys.argv[1]), Rows(sys.argv[2])).serve()
+    RespServer(int(sys.argv[1]), Rows(sys.argv[2], reopen=len(sys.argv) == 4)).serve()
 
 
 if __name__ == "__main__":
