@@ -13,14 +13,8 @@ namespace starling::transport {
 namespace {
 
 constexpr uint64_t kNumbersPerKey = uint64_t{1} << 20;
-constexpr size_t kNonceBytes = 12;
-
-absl::Status Failed(absl::string_view what) {
-  return absl::InternalError(absl::StrCat("OpenSSL cannot ", what));
-}
 
 struct Free {
-  void operator()(EVP_CIPHER_CTX* context) const { EVP_CIPHER_CTX_free(context); }
   void operator()(EVP_PKEY_CTX* context) const { EVP_PKEY_CTX_free(context); }
 };
 
@@ -35,7 +29,7 @@ absl::StatusOr<CipherKey> NextKey(const CipherKey& key) {
       EVP_PKEY_CTX_add1_hkdf_info(kdf.get(), reinterpret_cast<const uint8_t*>(kInfo),
                                   sizeof(kInfo) - 1) <= 0 ||
       EVP_PKEY_derive(kdf.get(), next.data(), &length) <= 0 || length != next.size()) {
-    return Failed("derive the next key");
+    return absl::InternalError("OpenSSL cannot derive the next key");
   }
   return next;
 }
@@ -45,20 +39,8 @@ absl::StatusOr<CipherKey> NextKey(const CipherKey& key) {
 struct RecordCipher::State {
   CipherKey key;
   uint64_t generation = 0;  // numbers / kNumbersPerKey that `key` is for
-  std::unique_ptr<EVP_CIPHER_CTX, Free> sealing;
-  std::unique_ptr<EVP_CIPHER_CTX, Free> opening;
+  std::unique_ptr<Gcm> gcm;
   uint64_t last[2] = {0, 0};  // of each kind, that was sealed
-
-  absl::Status Load() {
-    sealing.reset(EVP_CIPHER_CTX_new());
-    opening.reset(EVP_CIPHER_CTX_new());
-    if (!sealing || !opening ||
-        EVP_EncryptInit_ex(sealing.get(), EVP_aes_256_gcm(), nullptr, key.data(), nullptr) <= 0 ||
-        EVP_DecryptInit_ex(opening.get(), EVP_aes_256_gcm(), nullptr, key.data(), nullptr) <= 0) {
-      return Failed("take a key");
-    }
-    return absl::OkStatus();
-  }
 };
 
 RecordCipher::RecordCipher(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -68,7 +50,7 @@ RecordCipher::~RecordCipher() { OPENSSL_cleanse(state_->key.data(), state_->key.
 absl::StatusOr<std::unique_ptr<RecordCipher>> RecordCipher::Create(const CipherKey& key) {
   auto state = std::make_unique<State>();
   state->key = key;
-  RETURN_IF_ERROR(state->Load());
+  ASSIGN_OR_RETURN(state->gcm, Gcm::Create(key));
   return std::unique_ptr<RecordCipher>(new RecordCipher(std::move(state)));
 }
 
@@ -80,21 +62,18 @@ absl::Status RecordCipher::UseKeyOf(uint64_t number) {
   if (generation == state_->generation) return absl::OkStatus();
   ASSIGN_OR_RETURN(state_->key, NextKey(state_->key));
   state_->generation = generation;
-  return state_->Load();
+  ASSIGN_OR_RETURN(state_->gcm, Gcm::Create(state_->key));
+  return absl::OkStatus();
 }
 
 namespace {
 
-std::array<uint8_t, kNonceBytes> Nonce(RecordCipher::Kind kind, uint64_t number) {
-  std::array<uint8_t, kNonceBytes> nonce;
+CipherNonce Nonce(RecordCipher::Kind kind, uint64_t number) {
+  CipherNonce nonce;
   const auto of = static_cast<uint32_t>(kind);
   std::memcpy(nonce.data(), &of, 4);
   std::memcpy(nonce.data() + 4, &number, 8);
   return nonce;
-}
-
-const uint8_t* Bytes(std::span<const std::byte> from) {
-  return reinterpret_cast<const uint8_t*>(from.data());
 }
 
 }  // namespace
@@ -107,39 +86,17 @@ absl::Status RecordCipher::Seal(Kind kind, uint64_t number, std::span<const std:
   }
   RETURN_IF_ERROR(UseKeyOf(number));
   last = number;
-  EVP_CIPHER_CTX* const context = state_->sealing.get();
-  const auto nonce = Nonce(kind, number);
-  int done = 0;
-  int end = 0;
-  auto* const to = reinterpret_cast<uint8_t*>(out.data());
-  if (EVP_EncryptInit_ex(context, nullptr, nullptr, nullptr, nonce.data()) <= 0 ||
-      EVP_EncryptUpdate(context, to, &done, Bytes(in), static_cast<int>(in.size())) <= 0 ||
-      EVP_EncryptFinal_ex(context, to + done, &end) <= 0 ||
-      EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_GET_TAG, tag.size(), tag.data()) <= 0) {
-    return Failed("encrypt");
-  }
-  return absl::OkStatus();
+  return state_->gcm->Seal(Nonce(kind, number), in, out, tag);
 }
 
 absl::Status RecordCipher::Open(Kind kind, uint64_t number, std::span<const std::byte> in,
                                 std::span<std::byte> out, const CipherTag& tag) {
   if (out.size() != in.size()) return absl::InternalError("no room for a record");
   RETURN_IF_ERROR(UseKeyOf(number));
-  EVP_CIPHER_CTX* const context = state_->opening.get();
-  const auto nonce = Nonce(kind, number);
-  CipherTag expected = tag;
-  int done = 0;
-  int end = 0;
-  auto* const to = reinterpret_cast<uint8_t*>(out.data());
-  if (EVP_DecryptInit_ex(context, nullptr, nullptr, nullptr, nonce.data()) <= 0 ||
-      EVP_DecryptUpdate(context, to, &done, Bytes(in), static_cast<int>(in.size())) <= 0 ||
-      EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_SET_TAG, expected.size(), expected.data()) <= 0) {
-    return Failed("decrypt");
-  }
-  if (EVP_DecryptFinal_ex(context, to + done, &end) <= 0) {
+  const absl::Status opened = state_->gcm->Open(Nonce(kind, number), in, out, tag);
+  if (absl::IsDataLoss(opened))
     return absl::DataLossError(absl::StrCat("record ", number, " was altered on its way"));
-  }
-  return absl::OkStatus();
+  return opened;
 }
 
 }  // namespace starling::transport

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -8,13 +7,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "transport/gcm.h"
 
 namespace starling::transport {
 
-using CipherKey = std::array<uint8_t, 32>;
-using CipherTag = std::array<uint8_t, 16>;
-
-// AES-256-GCM of numbered records (NIST SP 800-38D; OpenSSL). One direction of one connection has a
+// AES-256-GCM of numbered records. One direction of one connection has a
 // key of its own, and a number and kind are used once with it: together they are the nonce. The key
 // is replaced by one derived from it (HKDF-SHA256) every 2^20 numbers, far below any limit of the
 // cipher. One thread at a time.
