@@ -100,7 +100,6 @@ absl::Status Serve(const Config& config) {
       .config = config,
       .journal = *journal,
       .fabric = nullptr,
-      .fabric_error = absl::OkStatus(),
       .criu = checkpoint::QueryCriu(config.criu.binary, Deadline::After(kCriuTimeout))};
   if (!host.criu.ok()) spdlog::error("criu: {}", host.criu.status().ToString());
   utsname name;
@@ -127,7 +126,7 @@ absl::Status Serve(const Config& config) {
       if (provider == config.data.provider) host.fabric = host.fabrics[provider];
       continue;
     }
-    if (provider == config.data.provider) host.fabric_error = fabric.status();
+    host.closed_fabrics[provider] = fabric.status();
     spdlog::error("{}: {}", provider, fabric.status().ToString());
   }
 

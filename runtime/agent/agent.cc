@@ -430,6 +430,8 @@ v1::InfoResponse Agent::Info() const {
   for (const auto& [name, fabric] : host_.fabrics) {
     if (fabric != host_.fabric) info.add_providers(name);
   }
+  for (const auto& [name, why] : host_.closed_fabrics)
+    (*info.mutable_closed_providers())[name] = std::string(why.message());
   info.set_insecure(host_.security->insecure());
   info.set_certificate_ends(host_.security->certificate_ends());
   for (const auto& [kind, count] : host_.security->refusals().counts())
@@ -449,6 +451,8 @@ v1::HelloResponse Agent::Hello() const {
   hello.set_run_dir(host_.config.run_dir);
   hello.set_provider(host_.fabric != nullptr ? host_.fabric->name() : "");
   for (const auto& [name, fabric] : host_.fabrics) hello.add_providers(name);
+  for (const auto& [name, why] : host_.closed_fabrics)
+    (*hello.mutable_closed_providers())[name] = std::string(why.message());
   return hello;
 }
 

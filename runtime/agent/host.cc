@@ -13,15 +13,14 @@ v1::HostFacts FactsOf(const Host& host) {
 }
 
 absl::StatusOr<transport::Fabric*> Host::Transport(const std::string& provider) const {
-  if (provider.empty() || provider == config.data.provider) {
-    if (fabric == nullptr) return fabric_error;
-    return fabric;
-  }
-  const auto found = fabrics.find(provider);
+  const std::string& wanted = provider.empty() ? config.data.provider : provider;
+  const auto found = fabrics.find(wanted);
   if (found != fabrics.end()) return found->second;
+  const auto closed = closed_fabrics.find(wanted);
+  if (closed != closed_fabrics.end()) return closed->second;
   const auto name = [](std::string* out, const auto& entry) { out->append(entry.first); };
   return absl::FailedPreconditionError(
-      absl::StrCat("host ", config.host, " does not offer the transport ", provider, " (it offers ",
+      absl::StrCat("host ", config.host, " does not offer the transport ", wanted, " (it offers ",
                    fabrics.empty() ? "none" : absl::StrJoin(fabrics, ", ", name),
                    "): add it to data.offer of its configuration"));
 }

@@ -30,8 +30,7 @@ inline constexpr uint32_t kProtocol = 2;
 struct Host {
   const Config& config;
   Journal& journal;
-  transport::Fabric* fabric;  // nullptr: no usable device; fabric_error says why
-  absl::Status fabric_error;
+  transport::Fabric* fabric;  // that of data.provider; nullptr: closed_fabrics says why
   absl::StatusOr<checkpoint::CriuFacts> criu;
   std::string kernel;
   std::string version;
@@ -40,9 +39,12 @@ struct Host {
   migration::Offers* offers = nullptr;
   // All transports that are open, `fabric` among them, by name.
   std::map<std::string, transport::Fabric*> fabrics;
+  // Transports of the configuration that could not be opened, and why.
+  std::map<std::string, absl::Status> closed_fabrics;
   const ControlSecurity* security = nullptr;
 
-  // The transport of that name, or `fabric` for none. kFailedPrecondition when it is not open.
+  // The transport of that name, or `fabric` for none. kFailedPrecondition, or what
+  // closed_fabrics says, when it is not open.
   absl::StatusOr<transport::Fabric*> Transport(const std::string& provider) const;
   // Whether pages are to be sealed on their way.
   bool encrypts() const { return !security->insecure() && config.data.encryption == "on"; }

@@ -113,6 +113,13 @@ absl::StatusOr<v1::CheckResponse> Preflight(Host& host, Copy& copy, const Compon
   }
   if (const auto& offered = greeting.providers();
       std::find(offered.begin(), offered.end(), fabric->name()) == offered.end()) {
+    const auto& closed = greeting.closed_providers();
+    if (const auto why = closed.find(fabric->name()); why != closed.end()) {
+      *response.add_obstacles() =
+          preflight::MakeObstacle(preflight::Limit::kTransportNotOpen, peer.name(),
+                                  {{"transport", fabric->name()}, {"cause", why->second}});
+      return response;
+    }
     *response.add_obstacles() = preflight::MakeObstacle(
         preflight::Limit::kTransportNotOffered, peer.name(),
         {{"transport", fabric->name()},

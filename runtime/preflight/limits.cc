@@ -54,6 +54,10 @@ const std::vector<LimitText>& Limits() {
        "{thing} does not offer the transport {transport} (it offers: {offered}).",
        "Add {transport} to data.offer in the configuration of {thing}, or choose another with "
        "--transport."},
+      {Limit::kTransportNotOpen, "transport-not-open",
+       "{thing} could not open its transport {transport}: {cause}.",
+       "Mend that and restart the agent of {thing} (its components run on), or choose another "
+       "transport with --transport."},
       {Limit::kNameTaken, "name-taken", "{thing} already has a component named {name}.",
        "Stop or rename the component at {thing}, or choose another host."},
       {Limit::kCriuMissing, "criu-missing", "CRIU cannot be used on {thing}: {cause}.",

@@ -20,6 +20,7 @@ enum class Limit {
   kProtocolVersion,
   kNoRole,
   kTransportNotOffered,
+  kTransportNotOpen,
   kNameTaken,
   // What the hosts have.
   kCriuMissing,

@@ -84,7 +84,8 @@ def call(address, port, method, message):
     try:
         return answered(address, port, method, message)
     except (ssl.SSLError, ConnectionError) as error:
-        # TLS 1.3 tells a client only after the handshake that its certificate was refused.
+        # TLS 1.3 refuses a client's certificate only after the client's handshake is over; gRPC does
+        # it by hanging up.
         return f"TLS: {error}"
 
 
@@ -104,6 +105,8 @@ def answered(address, port, method, message):
                 said += body
                 if flags & END_STREAM and kind in (HEADERS, DATA):
                     break
+        if not said:
+            raise ConnectionError("the other side hung up")
         text = "".join(chr(byte) if 32 <= byte < 127 else " " for byte in said)
         return urllib.parse.unquote(text)
 

@@ -439,19 +439,22 @@ std::string InfoText(const v1::InfoResponse& info) {
   for (const auto& [kind, count] : info.refusals())
     refusals.push_back(absl::StrCat(Printable(kind), " ", count));
   std::sort(refusals.begin(), refusals.end());
-  return Table(
-      {{"host", Printable(info.host())},
-       {"version", Printable(info.version())},
-       {"protocol", absl::StrCat(info.protocol())},
-       {"kernel", Printable(info.kernel())},
-       {"criu", Printable(info.criu())},
-       {"peers", peers},
-       {"transports",
-        info.providers_size() == 0 ? "none" : Printable(absl::StrJoin(info.providers(), ", "))},
-       {"certificate", info.insecure()
-                           ? "none: INSECURE"
-                           : absl::StrCat("good until ", Printable(info.certificate_ends()))},
-       {"refused", refusals.empty() ? "nothing" : absl::StrJoin(refusals, ", ")}});
+  std::vector<std::string> transports;
+  for (const std::string& name : info.providers()) transports.push_back(Printable(name));
+  if (transports.empty()) transports.emplace_back("none");
+  for (const auto& [name, why] : info.closed_providers())
+    transports.push_back(absl::StrCat(Printable(name), " is not open: ", Printable(why)));
+  return Table({{"host", Printable(info.host())},
+                {"version", Printable(info.version())},
+                {"protocol", absl::StrCat(info.protocol())},
+                {"kernel", Printable(info.kernel())},
+                {"criu", Printable(info.criu())},
+                {"peers", peers},
+                {"transports", absl::StrJoin(transports, ", ")},
+                {"certificate",
+                 info.insecure() ? "none: INSECURE"
+                                 : absl::StrCat("good until ", Printable(info.certificate_ends()))},
+                {"refused", refusals.empty() ? "nothing" : absl::StrJoin(refusals, ", ")}});
 }
 
 std::string InfoJson(const v1::InfoResponse& info) {
@@ -464,6 +467,8 @@ std::string InfoJson(const v1::InfoResponse& info) {
   json["criu"] = info.criu();
   json["peers"] = std::vector<std::string>(info.peers().begin(), info.peers().end());
   json["providers"] = std::vector<std::string>(info.providers().begin(), info.providers().end());
+  json["closed_providers"] = Json::object();
+  for (const auto& [name, why] : info.closed_providers()) json["closed_providers"][name] = why;
   json["insecure"] = info.insecure();
   json["certificate_ends"] =
       info.certificate_ends().empty() ? Json(nullptr) : Json(info.certificate_ends());

@@ -98,12 +98,11 @@ class ControlSecurityTest : public ::testing::Test {
         });
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     security = *std::move(loaded);
-    host = std::make_unique<Host>(
-        Host{.config = config,
-             .journal = *journal,
-             .fabric = nullptr,
-             .fabric_error = absl::FailedPreconditionError("no fabric in this test"),
-             .criu = absl::FailedPreconditionError("no CRIU in this test")});
+    host =
+        std::make_unique<Host>(Host{.config = config,
+                                    .journal = *journal,
+                                    .fabric = nullptr,
+                                    .criu = absl::FailedPreconditionError("no CRIU in this test")});
     host->security = security.get();
     host->components = &components;
     targets = std::make_unique<migration::Targets>(*host);
