@@ -150,7 +150,7 @@ grpc::Status PeerService::Commit(grpc::ServerContext* context, const v1::CommitR
                                  v1::VerdictResponse* response) {
   const absl::Status owns = CheckOwner(*context, "Commit", request->migration_id());
   if (!owns.ok()) return ToGrpc(owns);
-  return Answer(targets_.Commit(request->migration_id(), request->offer_open()), response);
+  return Answer(targets_.Commit(*request), response);
 }
 
 grpc::Status PeerService::Abort(grpc::ServerContext* context, const v1::AbortRequest* request,

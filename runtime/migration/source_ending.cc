@@ -20,8 +20,8 @@ namespace {
 constexpr auto kDestroyTimeout = std::chrono::seconds(30);
 // Between two looks at how far the target has come.
 constexpr auto kLookAgain = std::chrono::milliseconds(500);
-// How long a target is told of an abort before its lease is left to tell it.
-constexpr auto kAbortTimeout = std::chrono::seconds(2);
+// How long a target is told of an end before it is left to notice by itself.
+constexpr auto kTellTimeout = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -42,10 +42,11 @@ absl::Status SourceMigration::AskToCommit() {
         peer_->Commit(commit, Deadline::After(host_.config.migration.peer_timeout));
     if (verdict.ok() && verdict->verdict() == v1::COMMITTED) {
       AddPhase("commit", Clock::now() - start);
-      report_.set_held_s(Seconds(Clock::now() - frozen_at_));
-      host_.blackouts->Learn(row_.component, report_.held_s(), expected_memory_s_);
-      in_doubt_ = false;
-      return FinishLeft(verdict->epoch());
+      const bool waited = in_doubt_.exchange(false);
+      RETURN_IF_ERROR(FinishLeft(verdict->epoch()));
+      if (!waited && report_.held_s() > 0)
+        host_.blackouts->Learn(row_.component, report_.held_s(), expected_memory_s_);
+      return absl::OkStatus();
     }
     if (verdict.ok() && verdict->verdict() == v1::ABORTED) {
       in_doubt_ = false;
@@ -138,17 +139,29 @@ void SourceMigration::FinishReport() {
 }
 
 absl::Status SourceMigration::FinishLeft(uint64_t epoch) {
+  TimePoint runs = Clock::now();  // at the target
   RETURN_IF_ERROR(host_.journal.SettleLeft(row_.id, row_.peer, epoch));
   hold_.At("source-left");
   host_.components->Remove(row_.component);
   // Behind the fence, so that no dying socket says a word to its client.
   absl::Status destroyed = copy_->Destroy(Deadline::After(kDestroyTimeout));
+  if (destroyed.ok() && row_.spec.shared_size() > 0) {
+    v1::CommitRequest ended;
+    ended.set_migration_id(row_.id);
+    ended.set_offer_open(host_.offers->Has(row_.id));
+    ended.set_source_ended(true);
+    // Not being heard is fine: the target lets it run by itself.
+    (void)peer_->Commit(ended, Deadline::After(kTellTimeout));
+    runs = Clock::now();
+  }
   if (destroyed.ok()) destroyed = SetAside(row_.spec);
   if (destroyed.ok()) {
     RETURN_IF_ERROR(host_.journal.Settle(row_.id));
   } else {
     host_.Event(row_.component, "cleanup-failed", destroyed.message());
   }
+  // Not known of a component that an agent before this one froze.
+  if (frozen_at_ != TimePoint{}) report_.set_held_s(Seconds(runs - frozen_at_));
   (void)RemoveTree(images_);
   report_.set_epoch(epoch);
   host_.Event(row_.component, "left", absl::StrCat("to host ", row_.peer, " with epoch ", epoch));
@@ -215,7 +228,7 @@ absl::Status SourceMigration::CallOff(const absl::Status& why, bool target_knows
     abort.set_migration_id(row_.id);
     abort.set_reason(std::string(why.message()));
     // Not being heard is fine: the target's lease ends, and it calls the migration off by itself.
-    (void)peer_->Abort(abort, Deadline::After(kAbortTimeout));
+    (void)peer_->Abort(abort, Deadline::After(kTellTimeout));
   }
   (void)RemoveTree(images_);
   // A report without an error is one of a move that was made.

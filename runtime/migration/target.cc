@@ -26,6 +26,8 @@ constexpr auto kDestroyTimeout = std::chrono::seconds(30);
 constexpr uint32_t kKeyedConnections = 16;
 // Threads that copy memory images: a copy is bound by memory, two fill it.
 constexpr int kImageThreads = 2;
+// How long a committed component waits for the word that its source's copy has ended.
+constexpr auto kSourceEnds = std::chrono::seconds(3);
 // How long a newly prepared host waits for somebody else's claim on the name.
 constexpr auto kClaimWait = std::chrono::seconds(1);
 
@@ -374,17 +376,19 @@ absl::StatusOr<v1::ProbeResponse> Targets::Probe(const v1::ProbeRequest& request
   return response;
 }
 
-absl::StatusOr<v1::VerdictResponse> Targets::Commit(const std::string& id, bool offer_open) {
+absl::StatusOr<v1::VerdictResponse> Targets::Commit(const v1::CommitRequest& request) {
+  const std::string& id = request.migration_id();
   RETURN_IF_ERROR(CheckMigrationId(id));
   hold_.At("target-commit");
-  if (const auto ghost = Find(id); ghost.ok() && (*ghost)->copy) {
+  const absl::StatusOr<std::shared_ptr<Ghost>> ghost = Find(id);
+  if (ghost.ok() && (*ghost)->copy) {
     // A copy that died while it was held must not become the only one.
     const auto alive = (*ghost)->copy->Status(Deadline::After(kKeeperTimeout));
     if (!alive.ok() || alive->phase() == keeper::v1::Status::EXITED) {
       return Abort(id,
                    absl::StrCat("its copy on host ", host_.config.host, " died before the commit"));
     }
-    if (alive->pages_away() > 0 && !offer_open) {
+    if (alive->pages_away() > 0 && !request.offer_open()) {
       return Abort(id, absl::StrCat(alive->pages_away(), " pages that host ", (*ghost)->row.peer,
                                     " had kept back are lost with its agent"));
     }
@@ -395,6 +399,14 @@ absl::StatusOr<v1::VerdictResponse> Targets::Commit(const std::string& id, bool 
     verdict = host_.journal.Abort(id, "this host knows nothing of it");
   RETURN_IF_ERROR(verdict.status());
   hold_.At("target-committed");
+  if (verdict->state == MigrationState::kCommitted && ghost.ok() &&
+      (*ghost)->row.spec.shared_size() > 0 && !request.source_ended()) {
+    // The frozen copy at the source still has its locks on shared storage, which would be refused
+    // to this one.
+    const std::lock_guard lock(mutex_);
+    (*ghost)->committed = true;
+    return ToResponse(*verdict);
+  }
   return Conclude(id, *verdict);
 }
 
@@ -530,7 +542,10 @@ absl::Status Targets::Resolve(const std::string& component, bool here) {
         absl::StrCat("component ", component, " is not in doubt: there is nothing to resolve"));
   }
   if (!here) return Abort(id, "resolved by a person: the copy on the other host lives").status();
-  ASSIGN_OR_RETURN(const v1::VerdictResponse verdict, Commit(id, /*offer_open=*/false));
+  v1::CommitRequest commit;
+  commit.set_migration_id(id);
+  commit.set_source_ended(true);  // as far as anybody can say
+  ASSIGN_OR_RETURN(const v1::VerdictResponse verdict, Commit(commit));
   if (verdict.verdict() == v1::COMMITTED) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("component ", component, " is not whole on host ", host_.config.host, " (",
@@ -591,11 +606,20 @@ void Targets::LeaseLoop(const std::stop_token& stop) {
     if (ended_.exchange(false)) GiveMemoryBack();
     lock.lock();
     const TimePoint limit = Clock::now() - host_.config.migration.lease;
-    std::vector<std::string> expired;
+    const TimePoint silent = Clock::now() - kSourceEnds;
+    std::vector<std::string> expired, released;
     for (const auto& [id, ghost] : ghosts_) {
-      if (ghost->last_heard < limit) expired.push_back(id);
+      if (ghost->committed && ghost->last_heard < silent) {
+        released.push_back(id);
+      } else if (ghost->last_heard < limit) {
+        expired.push_back(id);
+      }
     }
     lock.unlock();
+    for (const std::string& id : released) {
+      const auto verdict = Query(id);
+      if (!verdict.ok()) spdlog::error("migration {}: {}", id, verdict.status().ToString());
+    }
     for (const std::string& id : expired) {
       const auto verdict = Abort(id, "its lease ended: nothing was heard from the source");
       if (!verdict.ok())

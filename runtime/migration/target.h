@@ -51,7 +51,7 @@ class Targets {
   absl::StatusOr<v1::ProbeResponse> Probe(const v1::ProbeRequest& request);
   // `offer_open`: the source still has what is missing here. Without, only a copy that is whole can
   // become the one that lives.
-  absl::StatusOr<v1::VerdictResponse> Commit(const std::string& id, bool offer_open);
+  absl::StatusOr<v1::VerdictResponse> Commit(const v1::CommitRequest& request);
   absl::StatusOr<v1::VerdictResponse> Abort(const std::string& id, const std::string& reason);
   absl::StatusOr<v1::VerdictResponse> Query(const std::string& id);
 
@@ -80,6 +80,7 @@ class Targets {
     std::shared_ptr<agent::PeerClient> source;  // only where it is to be asked for what it keeps
     std::mutex busy;
     TimePoint last_heard;   // guarded by Targets::mutex_
+    bool committed = false;  // and waits for the source's copy to end; guarded by Targets::mutex_
     bool prepared = false;  // guarded by busy
   };
 

@@ -46,7 +46,7 @@ class Rows:
                 self._insert(key, value)
             except sqlite3.OperationalError as error:
                 if not self._reopen or "readonly" not in str(error):
-                    raise
+                    raise sqlite3.OperationalError(f"{error}: {error.sqlite_errorname}") from error
                 self._database.close()
                 self._open()
                 self._insert(key, value)
