@@ -51,18 +51,23 @@ class OpenSslGcm : public Gcm {
   }
 
   absl::Status Open(const CipherNonce& nonce, std::span<const std::byte> in,
-                    std::span<std::byte> out, const CipherTag& tag) override {
+                    std::span<const std::span<std::byte>> out, const CipherTag& tag) override {
     EVP_CIPHER_CTX* const context = opening_.get();
+    bool ok = EVP_DecryptInit_ex(context, nullptr, nullptr, nullptr, nonce.data()) > 0;
+    for (const std::span<std::byte> piece : out) {
+      int done = 0;
+      ok = ok && EVP_DecryptUpdate(context, reinterpret_cast<uint8_t*>(piece.data()), &done,
+                                   Bytes(in), static_cast<int>(piece.size())) > 0;
+      in = in.subspan(piece.size());
+    }
     CipherTag expected = tag;
-    int done = 0;
-    int end = 0;
-    auto* const to = reinterpret_cast<uint8_t*>(out.data());
-    if (EVP_DecryptInit_ex(context, nullptr, nullptr, nullptr, nonce.data()) <= 0 ||
-        EVP_DecryptUpdate(context, to, &done, Bytes(in), static_cast<int>(in.size())) <= 0 ||
+    if (!ok ||
         EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_SET_TAG, expected.size(), expected.data()) <= 0) {
       return Failed("decrypt");
     }
-    return EVP_DecryptFinal_ex(context, to + done, &end) > 0 ? absl::OkStatus() : Altered();
+    uint8_t nothing[16];
+    int end = 0;
+    return EVP_DecryptFinal_ex(context, nothing, &end) > 0 ? absl::OkStatus() : Altered();
   }
 
  private:
@@ -114,11 +119,16 @@ class IpsecMbGcm : public Gcm {
   }
 
   absl::Status Open(const CipherNonce& nonce, std::span<const std::byte> in,
-                    std::span<std::byte> out, const CipherTag& tag) override {
+                    std::span<const std::span<std::byte>> out, const CipherTag& tag) override {
     gcm_context_data context;
+    IMB_AES256_GCM_INIT(manager_, &key_, &context, nonce.data(), nullptr, 0);
+    for (const std::span<std::byte> piece : out) {
+      IMB_AES256_GCM_DEC_UPDATE(manager_, &key_, &context, reinterpret_cast<uint8_t*>(piece.data()),
+                                Bytes(in), piece.size());
+      in = in.subspan(piece.size());
+    }
     CipherTag computed;
-    IMB_AES256_GCM_DEC(manager_, &key_, &context, reinterpret_cast<uint8_t*>(out.data()), Bytes(in),
-                       in.size(), nonce.data(), nullptr, 0, computed.data(), computed.size());
+    IMB_AES256_GCM_DEC_FINALIZE(manager_, &key_, &context, computed.data(), computed.size());
     return CRYPTO_memcmp(computed.data(), tag.data(), tag.size()) == 0 ? absl::OkStatus()
                                                                        : Altered();
   }

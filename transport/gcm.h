@@ -34,10 +34,11 @@ class Gcm {
   // `out` is as long as `in`, below 2 GiB, and may be the same memory.
   virtual absl::Status Seal(const CipherNonce& nonce, std::span<const std::byte> in,
                             std::span<std::byte> out, CipherTag& tag) = 0;
-  // kDataLoss if `in` is not what was sealed with this key and nonce; what is in `out` then is not
-  // to be used.
+  // Into the pieces of `out`, one behind the other, which are as long as `in` together. kDataLoss
+  // if `in` is not what was sealed with this key and nonce; what is in `out` then is not to be
+  // used.
   virtual absl::Status Open(const CipherNonce& nonce, std::span<const std::byte> in,
-                            std::span<std::byte> out, const CipherTag& tag) = 0;
+                            std::span<const std::span<std::byte>> out, const CipherTag& tag) = 0;
 
  protected:
   Gcm() = default;

@@ -90,8 +90,12 @@ absl::Status RecordCipher::Seal(Kind kind, uint64_t number, std::span<const std:
 }
 
 absl::Status RecordCipher::Open(Kind kind, uint64_t number, std::span<const std::byte> in,
-                                std::span<std::byte> out, const CipherTag& tag) {
-  if (out.size() != in.size()) return absl::InternalError("no room for a record");
+                                std::span<const std::span<std::byte>> out, const CipherTag& tag) {
+  size_t room = 0;
+  for (const std::span<std::byte> piece : out) room += piece.size();
+  if (room != in.size())
+    return absl::DataLossError(
+        absl::StrCat("record ", number, " has ", in.size(), " bytes for ", room));
   RETURN_IF_ERROR(UseKeyOf(number));
   const absl::Status opened = state_->gcm->Open(Nonce(kind, number), in, out, tag);
   if (absl::IsDataLoss(opened))

@@ -29,9 +29,14 @@ class RecordCipher {
   // last one of its kind.
   absl::Status Seal(Kind kind, uint64_t number, std::span<const std::byte> in,
                     std::span<std::byte> out, CipherTag& tag);
-  // kDataLoss if it was altered, or is another record; what is in `out` then is not to be used.
+  // Into the pieces of `out`, which are as long as `in` together. kDataLoss if it was altered, or
+  // is another record; what is in `out` then is not to be used.
   absl::Status Open(Kind kind, uint64_t number, std::span<const std::byte> in,
-                    std::span<std::byte> out, const CipherTag& tag);
+                    std::span<const std::span<std::byte>> out, const CipherTag& tag);
+  absl::Status Open(Kind kind, uint64_t number, std::span<const std::byte> in,
+                    std::span<std::byte> out, const CipherTag& tag) {
+    return Open(kind, number, in, std::span<const std::span<std::byte>>(&out, 1), tag);
+  }
 
  private:
   struct State;

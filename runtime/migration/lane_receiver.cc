@@ -221,9 +221,12 @@ absl::Status LaneReceiver::Unpack(const Batch& batch, Lane& lane) {
                                             " bytes, more than a slot of the ring"));
   }
   if (lane.channel->sealed()) {
+    // Straight to where they belong: what a refused batch leaves there comes again, like all of it.
+    if (batch.encoding != Encoding::kRingLz4)
+      return lane.channel->OpenPages(batch.sequence, bytes, pieces, batch.tag);
     lane.unsealed.resize(ring.slot_bytes);
     const std::span<std::byte> open = std::span(lane.unsealed).first(bytes.size());
-    RETURN_IF_ERROR(lane.channel->OpenPages(batch.sequence, bytes, open, batch.tag));
+    RETURN_IF_ERROR(lane.channel->OpenPages(batch.sequence, bytes, {{open}}, batch.tag));
     bytes = open;
   }
   if (batch.encoding == Encoding::kRingLz4) {

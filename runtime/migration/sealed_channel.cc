@@ -83,7 +83,8 @@ absl::Status SealedChannel::SealPages(uint64_t number, std::span<const std::byte
 }
 
 absl::Status SealedChannel::OpenPages(uint64_t number, std::span<const std::byte> in,
-                                      std::span<std::byte> out, const transport::CipherTag& tag) {
+                                      std::span<const std::span<std::byte>> out,
+                                      const transport::CipherTag& tag) {
   return in_->Open(Kind::kPages, number, in, out, tag);
 }
 

@@ -34,7 +34,8 @@ class SealedChannel {
   // Of the batch with this number, which is sent or received next. Only where it is sealed.
   absl::Status SealPages(uint64_t number, std::span<const std::byte> in, std::span<std::byte> out,
                          transport::CipherTag& tag);
-  absl::Status OpenPages(uint64_t number, std::span<const std::byte> in, std::span<std::byte> out,
+  absl::Status OpenPages(uint64_t number, std::span<const std::byte> in,
+                         std::span<const std::span<std::byte>> out,
                          const transport::CipherTag& tag);
 
  private:

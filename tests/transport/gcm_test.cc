@@ -26,6 +26,11 @@ std::vector<std::byte> Content(size_t size) {
   return content;
 }
 
+absl::Status Open(Gcm& gcm, const CipherNonce& nonce, std::span<const std::byte> in,
+                  std::span<std::byte> out, const CipherTag& tag) {
+  return gcm.Open(nonce, in, {{out}}, tag);
+}
+
 std::vector<Gcm::Engine> EnginesHere() {
   std::vector<Gcm::Engine> engines = {Gcm::Engine::kOpenSsl};
   const absl::Status fast = Gcm::Create(CipherKey{}, Gcm::Engine::kIpsecMb).status();
@@ -65,9 +70,28 @@ TEST(GcmTest, AllEnginesWriteTheSameBytesAndReadEachOther) {
       ASSERT_TRUE(gcm->Seal(nonce, content, sealed, tag).ok());
       EXPECT_EQ(sealed, expected) << size;
       EXPECT_EQ(tag, expected_tag) << size;
-      ASSERT_TRUE(gcm->Open(nonce, expected, opened, expected_tag).ok()) << size;
+      ASSERT_TRUE(Open(*gcm, nonce, expected, opened, expected_tag).ok()) << size;
       EXPECT_EQ(opened, content);
     }
+  }
+}
+
+TEST(GcmTest, OpensIntoPieces) {
+  const std::vector<std::byte> content = Content(4096 * 3 + 100);
+  for (const Gcm::Engine engine : EnginesHere()) {
+    const auto gcm = Gcm::Create(CipherKey{5}, engine).value();
+    std::vector<std::byte> sealed(content.size());
+    CipherTag tag;
+    ASSERT_TRUE(gcm->Seal(CipherNonce{2}, content, sealed, tag).ok());
+    std::vector<std::byte> one(4096), two(0), three(8192 + 7), four(93);
+    const std::vector<std::span<std::byte>> pieces = {one, two, three, four};
+    ASSERT_TRUE(gcm->Open(CipherNonce{2}, sealed, pieces, tag).ok());
+    std::vector<std::byte> opened = one;
+    opened.insert(opened.end(), three.begin(), three.end());
+    opened.insert(opened.end(), four.begin(), four.end());
+    EXPECT_EQ(opened, content);
+    tag[0] ^= 1;
+    EXPECT_EQ(gcm->Open(CipherNonce{2}, sealed, pieces, tag).code(), absl::StatusCode::kDataLoss);
   }
 }
 
@@ -80,11 +104,11 @@ TEST(GcmTest, RefusesWhatWasAltered) {
     std::vector<std::byte> opened(bytes.size());
     for (const size_t at : {size_t{0}, size_t{1000}, bytes.size() - 1}) {
       bytes[at] ^= std::byte{1};
-      EXPECT_EQ(gcm->Open(CipherNonce{}, bytes, opened, tag).code(), absl::StatusCode::kDataLoss);
+      EXPECT_EQ(Open(*gcm, CipherNonce{}, bytes, opened, tag).code(), absl::StatusCode::kDataLoss);
       bytes[at] ^= std::byte{1};
     }
-    EXPECT_EQ(gcm->Open(CipherNonce{1}, bytes, opened, tag).code(), absl::StatusCode::kDataLoss);
-    EXPECT_TRUE(gcm->Open(CipherNonce{}, bytes, opened, tag).ok());
+    EXPECT_EQ(Open(*gcm, CipherNonce{1}, bytes, opened, tag).code(), absl::StatusCode::kDataLoss);
+    EXPECT_TRUE(Open(*gcm, CipherNonce{}, bytes, opened, tag).ok());
   }
 }
 
@@ -95,7 +119,7 @@ TEST(GcmTest, WorksInPlace) {
     CipherTag tag;
     ASSERT_TRUE(gcm->Seal(CipherNonce{}, bytes, bytes, tag).ok());
     EXPECT_NE(bytes, Content(70000));
-    ASSERT_TRUE(gcm->Open(CipherNonce{}, bytes, bytes, tag).ok());
+    ASSERT_TRUE(Open(*gcm, CipherNonce{}, bytes, bytes, tag).ok());
     EXPECT_EQ(bytes, Content(70000));
   }
 }
