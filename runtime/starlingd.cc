@@ -34,6 +34,8 @@ namespace {
 
 constexpr auto kCriuTimeout = std::chrono::seconds(30);
 constexpr auto kShutdownTimeout = std::chrono::seconds(2);
+// Between two looks whether what was left behind here is fetched.
+constexpr timespec kLookAgain = {0, 200'000'000};
 constexpr int kMaxMessage = 64 << 20;
 // A certificate that ends sooner than this is worth a word at start.
 constexpr int kWarnDays = 30;
@@ -191,6 +193,14 @@ absl::Status Serve(const Config& config) {
   sigaddset(&wait_for, SIGINT);
   int signal_number = 0;
   sigwait(&wait_for, &signal_number);
+  if (agent.Draining()) {
+    spdlog::info(
+        "going down on signal {} once all that components left behind here is fetched; another "
+        "signal ends the agent at once, and those components with it",
+        signal_number);
+    while (agent.Draining() && sigtimedwait(&wait_for, nullptr, &kLookAgain) < 0) {
+    }
+  }
   spdlog::info("going down on signal {}; components run on", signal_number);
   local.Stop();
   agent.Detach();

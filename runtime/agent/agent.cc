@@ -95,6 +95,11 @@ void Agent::Detach() {
   for (const auto& migration : draining_) migration->Detach();
 }
 
+bool Agent::Draining() {
+  std::lock_guard lock(mutex_);
+  return !draining_.empty();
+}
+
 absl::StatusOr<std::shared_ptr<PeerClient>> Agent::Peer(const std::string& name) {
   if (name == host_.config.host) {
     return absl::InvalidArgumentError(

@@ -209,6 +209,20 @@ class Test:
         self.ended_well(mover)
         return f"{away >> 10} KiB fetched by the next agent; right after {steps} steps"
 
+    def an_agent_told_to_stop_waits_until_all_is_fetched(self):
+        mover, away = self.start_post_copy()
+        pid = self.one.agent_pid()
+        self.one.shell(f"kill -TERM {pid}")
+        time.sleep(3)
+        if self.one.agent_pid() != pid:
+            raise Failed("the agent did not wait")
+        self.release(self.two, "target-fetch")
+        steps = self.content_is_right()
+        self.ended_well(mover)
+        wait_until("another agent runs on node1", lambda: self.one.agent_pid() != pid)
+        self.one.wait_agent()
+        return f"{away >> 10} KiB fetched from an agent that was to stop; right after {steps} steps"
+
     def a_source_agent_killed_before_all_is_fetched_ends_the_component(self):
         _, away = self.start_post_copy()
         self.one.shell(f"kill -9 {self.one.agent_pid()}")
