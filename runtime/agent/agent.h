@@ -54,7 +54,8 @@ class Agent {
 
   // Leaves migrations as they are for the next agent.
   void Detach();
-  // Whether pages of components that have left are still fetched from here: they end with the agent.
+  // Whether pages of components that have left are still fetched from here: they end with the
+  // agent.
   bool Draining();
 
  private:

@@ -79,9 +79,9 @@ class Targets {
     std::string provider;                       // of its data connections
     std::shared_ptr<agent::PeerClient> source;  // only where it is to be asked for what it keeps
     std::mutex busy;
-    TimePoint last_heard;   // guarded by Targets::mutex_
+    TimePoint last_heard;    // guarded by Targets::mutex_
     bool committed = false;  // and waits for the source's copy to end; guarded by Targets::mutex_
-    bool prepared = false;  // guarded by busy
+    bool prepared = false;   // guarded by busy
   };
 
   absl::StatusOr<std::shared_ptr<Ghost>> Find(const std::string& id, bool heard = true);
