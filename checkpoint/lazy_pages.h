@@ -8,19 +8,16 @@
 #include <list>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
 
-#include "absl/container/btree_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "checkpoint/lazy_index.h"
-
-struct uffd_msg;
+#include "checkpoint/lazy_space.h"
 
 namespace starling::checkpoint {
 
@@ -74,16 +71,18 @@ class LazyPages {
   absl::Status WaitFilled(Deadline deadline);
 
   // The slots that are missing, ascending. What is touched and waits is told by TakeWanted() again.
-  std::vector<SlotRange> MissingSlots();
+  std::vector<SlotRange> Missing() { return arena_.missing.All(); }
   // Slots that somebody waits for, each told once, since they were touched; waits for one until
   // the deadline. Empty when none was, at once when no page waits any more (filled(), or Lose()).
-  std::vector<SlotRange> TakeWanted(Deadline deadline);
+  std::vector<SlotRange> TakeWanted(Deadline deadline) {
+    return arena_.missing.TakeWanted(deadline);
+  }
   // Their content is in the arena.
   void Arrived(std::span<const SlotRange> slots);
   // What is missing will never come: fails as a page does that cannot be given. Does nothing once
   // no page waits.
   void Lose(absl::Status why);
-  int arena() const { return arena_.get(); }
+  int arena() const { return fd_.get(); }
 
   struct Stats {
     uint64_t pages_left = 0;
@@ -96,10 +95,6 @@ class LazyPages {
   bool filled() const { return filled_; }
 
  private:
-  struct Space;
-  enum class Given { kDone, kLater, kUnknown, kGone, kFailed };
-  using Run = RunMap<SlotValue>::Run;
-
   LazyPages(UniqueFd arena, std::byte* base, uint64_t bytes, LazyIndex index, Guard guard);
 
   void ServeLoop();
@@ -107,42 +102,16 @@ class LazyPages {
   absl::Status HearCriu();  // one message of CRIU
   absl::Status Adopt(uint64_t pid, UniqueFd uffd, RunMap<SlotValue> pages,
                      std::vector<LazyMapping> recent);
-  void ServeSpace(Space& space);
   void ServeArrivals();
-  // Acts on one message, with space.gate held alone.
-  void OnMessage(Space& space, const uffd_msg& message);
-  // Tries the faults that wait. True: some have to be tried again soon.
-  bool ServeFaults(Space& space);
-  enum class Fault { kDone, kLater, kMissing };
-  // With space.gate shared, as is Give().
-  Fault OnFault(Space& space, uint64_t address);
-  // Copies `count` pages, none of them missing, and strikes what was placed off the list.
-  Given Give(Space& space, uint64_t page, uint64_t count, uint64_t slot);
-  // How many of the slots from `slot` on are there, up to `count`.
-  uint64_t Present(uint64_t slot, uint64_t count) const;
-  void Want(uint64_t slot, uint64_t count);
-  // The first run of pages from `page` on and before `end` that waits and is there; `page` is moved
-  // to it. Without one, `page` is moved as far as was looked: to `end`, or some way. Under
-  // space.mutex.
-  std::optional<Run> FindPresent(const Space& space, uint64_t* page, uint64_t end) const;
-  // What the background gives next; empty: nothing, as far as was looked. Under space.mutex.
-  Run NextToFill(Space& space) const;
-  // What one pass over all pages that wait came to.
-  struct Pass {
-    bool blocked = false;  // some could not be given, and can be soon
-    bool left = false;     // some wait still
-  };
-  // A step of a pass. True: this space's is over.
-  bool FillSome(Space& space, Pass& pass);
   void ServeUntilStopped();
   void Fail(absl::Status status);
   void Finish();
 
-  const UniqueFd arena_;
-  std::byte* const base_;
+  const UniqueFd fd_;  // of the arena
   const uint64_t bytes_;
   LazyIndex index_;
   const Guard guard_;
+  LazyArena arena_;
 
   UniqueFd epoll_;
   UniqueFd stop_;      // eventfd
@@ -152,25 +121,15 @@ class LazyPages {
 
   mutable std::mutex mutex_;  // guards what follows; before a space's own mutex, never under it
   std::condition_variable changed_;
-  std::list<Space> spaces_;  // one for each address space; never fewer until the end
+  std::list<LazySpace> spaces_;  // one for each address space; never fewer until the end
   bool criu_finished_ = false;
   bool fill_ = false;
   bool stopping_ = false;
   absl::Status failed_;  // of the restore
 
-  mutable std::mutex missing_mutex_;  // guards what follows; taken under any other
-  std::condition_variable wanted_changed_;
-  RunMap<Missing> missing_;
-  std::atomic<bool> none_missing_;
-  absl::btree_set<uint64_t> touched_;  // first slots of what was told, or is to be told
-  std::vector<SlotRange> wanted_;      // to be told
-
-  std::atomic<uint64_t> arrivals_{0};
   std::atomic<bool> filled_{false};
   std::atomic<bool> failing_{false};  // a page could not be given
-  std::atomic<bool> forked_{false};   // a slot may be needed by more than one process
   std::atomic<int> adopting_{0};      // forks read and not yet in spaces_
-  std::atomic<uint64_t> on_fault_{0}, in_background_{0}, faults_{0};
 
   std::vector<std::thread> serving_;  // under mutex_
   std::atomic<int> servers_{0};       // of them that have not ended

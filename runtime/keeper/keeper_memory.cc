@@ -70,7 +70,7 @@ absl::StatusOr<checkpoint::LazyPages*> Keeper::NeedLazy() {
 
 absl::StatusOr<std::vector<UniqueFd>> Keeper::FindMissing() {
   ASSIGN_OR_RETURN(checkpoint::LazyPages* const lazy, NeedLazy());
-  const std::vector<checkpoint::SlotRange> missing = lazy->MissingSlots();
+  const std::vector<checkpoint::SlotRange> missing = lazy->Missing();
   std::vector<UniqueFd> fds;
   fds.emplace_back(::fcntl(lazy->arena(), F_DUPFD_CLOEXEC, 0));
   fds.emplace_back(::memfd_create("starling-missing", MFD_CLOEXEC));

@@ -321,7 +321,7 @@ TEST_F(LazyPagesTest, MissingPagesAreGivenOnlyOnceTheyHaveArrived) {
   toucher.join();
   EXPECT_EQ(seen, Content(120));
   // One that takes over learns what is missing still.
-  const auto missing = lazy_->MissingSlots();
+  const auto missing = lazy_->Missing();
   ASSERT_EQ(missing.size(), 2u);
   EXPECT_EQ(missing[0], (SlotRange{100, 20}));
   EXPECT_EQ(missing[1], (SlotRange{121, 129}));
@@ -340,7 +340,7 @@ TEST_F(LazyPagesTest, WhatWasToldAndNotBroughtIsToldAgain) {
   std::thread toucher([&] { EXPECT_EQ(At(150), Content(150)); });
   ASSERT_EQ(lazy_->TakeWanted(Soon()).size(), 1u);
   EXPECT_TRUE(lazy_->TakeWanted(Deadline::After(std::chrono::milliseconds(50))).empty());
-  ASSERT_EQ(lazy_->MissingSlots().size(), 1u);
+  ASSERT_EQ(lazy_->Missing().size(), 1u);
   const auto again = lazy_->TakeWanted(Soon());
   ASSERT_EQ(again.size(), 1u);
   EXPECT_EQ(again[0].first, 150u);
