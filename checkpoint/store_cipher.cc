@@ -5,7 +5,6 @@
 #include <openssl/evp.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
-#include <sys/random.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -175,14 +174,6 @@ std::string Digest::Finish() {
   Must(EVP_DigestFinal_ex(context_->evp, reinterpret_cast<unsigned char*>(digest.data()),
                           nullptr) == 1);
   return digest;
-}
-
-absl::StatusOr<std::string> RandomBytes(size_t size) {
-  std::string bytes(size, '\0');
-  if (::getrandom(bytes.data(), size, 0) != static_cast<ssize_t>(size)) {
-    return ErrnoStatus("getrandom");
-  }
-  return bytes;
 }
 
 }  // namespace starling::checkpoint

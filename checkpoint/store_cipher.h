@@ -74,7 +74,4 @@ class Digest {
   std::unique_ptr<Context> context_;
 };
 
-// `size` bytes that nobody can foresee.
-absl::StatusOr<std::string> RandomBytes(size_t size);
-
 }  // namespace starling::checkpoint

@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "checkpoint/store.h"
 #include "checkpoint/store_layout.h"

@@ -1,7 +1,6 @@
 #include "transport/tcp_regions.h"
 
-#include <sys/random.h>
-
+#include "base/random.h"
 #include "base/status.h"
 
 namespace starling::transport {
@@ -20,8 +19,7 @@ constexpr uint64_t kBaseMask = 0x3fff'ffff'ffff'f000;
 absl::StatusOr<TcpRegions::Entry> TcpRegions::Add(std::span<std::byte> memory, Access access) {
   while (true) {
     Random random;
-    if (::getrandom(&random, sizeof(random), 0) != static_cast<ssize_t>(sizeof(random)))
-      return ErrnoStatus("make a key");
+    RETURN_IF_ERROR(FillRandom(std::as_writable_bytes(std::span(&random, 1))));
     auto grant = std::make_shared<TcpGrant>(memory, access, random.base & kBaseMask);
     std::lock_guard lock(mutex_);
     if (random.key != 0 && grants_.emplace(random.key, grant).second)

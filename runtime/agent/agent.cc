@@ -1,7 +1,5 @@
 #include "runtime/agent/agent.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <ctime>
 
@@ -11,6 +9,7 @@
 #include "absl/strings/str_replace.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "base/units.h"
 #include "runtime/agent/preflight.h"
@@ -43,10 +42,8 @@ double Now() {
 }
 
 absl::StatusOr<std::string> NewId() {
-  char bytes[8];
-  if (::getrandom(bytes, sizeof(bytes), 0) != static_cast<ssize_t>(sizeof(bytes)))
-    return ErrnoStatus("make an id");
-  return absl::BytesToHexString(absl::string_view(bytes, sizeof(bytes)));
+  ASSIGN_OR_RETURN(const std::string bytes, RandomBytes(8));
+  return absl::BytesToHexString(bytes);
 }
 
 uint64_t ReadNumber(const std::string& path) {

@@ -2,11 +2,11 @@
 
 #include <openssl/crypto.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 
 #include <atomic>
 
 #include "absl/strings/str_cat.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "runtime/names.h"
 
@@ -55,9 +55,7 @@ absl::StatusOr<v1::BenchGrantResponse> Grants::Grant(const v1::BenchGrantRequest
   ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request.provider()));
   auto granted = std::make_shared<Granted>();
   granted->provider = fabric->name();
-  granted->token.resize(kTokenBytes);
-  if (::getrandom(granted->token.data(), kTokenBytes, 0) != static_cast<ssize_t>(kTokenBytes))
-    return ErrnoStatus("make a token");
+  ASSIGN_OR_RETURN(granted->token, RandomBytes(kTokenBytes));
   granted->memory = ::mmap(nullptr, kMemoryBytes, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (granted->memory == MAP_FAILED) return ErrnoStatus("allocate memory to measure with");

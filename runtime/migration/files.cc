@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "checkpoint/store_cipher.h"
 
@@ -40,7 +41,7 @@ absl::StatusOr<std::unique_ptr<FileSender>> FileSender::Create(
   sender->migration_id_ = std::move(migration_id);
   sender->stream_ = std::move(stream);
   sender->wanted_ = std::move(wanted);
-  ASSIGN_OR_RETURN(const std::string seed, checkpoint::RandomBytes(sizeof(sender->seed_)));
+  ASSIGN_OR_RETURN(const std::string seed, RandomBytes(sizeof(sender->seed_)));
   std::memcpy(&sender->seed_, seed.data(), seed.size());
   for (const std::string& path : spec.ship()) {
     sender->trackers_.emplace_back(path, sender->seed_,

@@ -1,7 +1,6 @@
 #include "runtime/migration/offer.h"
 
 #include <sys/mman.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cstring>
@@ -9,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "checkpoint/arena.h"
 #include "checkpoint/lazy_index.h"
@@ -40,10 +40,7 @@ absl::StatusOr<std::unique_ptr<Offer>> Offer::Create(transport::Fabric& fabric, 
     return ErrnoStatus(absl::StrCat("allocate ", bytes, " bytes for pages that stay behind"));
   }
   std::unique_ptr<Offer> offer(new Offer({static_cast<std::byte*>(memory), bytes}, sealed));
-  if (sealed && ::getrandom(offer->key_.data(), offer->key_.size(), 0) !=
-                    static_cast<ssize_t>(offer->key_.size())) {
-    return ErrnoStatus("make a key");
-  }
+  if (sealed) RETURN_IF_ERROR(FillRandom(std::as_writable_bytes(std::span(offer->key_))));
   const uint64_t most =
       std::max(kBlockBytes, fabric.max_region_bytes() / kBlockBytes * kBlockBytes);
   for (uint64_t at = 0; at < bytes; at += most) {

@@ -1,13 +1,13 @@
 #include "runtime/migration/offers.h"
 
 #include <openssl/crypto.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "base/status.h"
 
 namespace starling::migration {
@@ -17,13 +17,7 @@ constexpr auto kAcceptTimeout = std::chrono::seconds(5);
 
 }  // namespace
 
-absl::StatusOr<std::string> MakeToken() {
-  std::string token(kTokenBytes, '\0');
-  if (::getrandom(token.data(), kTokenBytes, 0) != static_cast<ssize_t>(kTokenBytes)) {
-    return ErrnoStatus("make a token");
-  }
-  return token;
-}
+absl::StatusOr<std::string> MakeToken() { return RandomBytes(kTokenBytes); }
 
 bool ShowsToken(absl::string_view private_data, const std::string& token) {
   return private_data.size() >= kTokenBytes && token.size() == kTokenBytes &&

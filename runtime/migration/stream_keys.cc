@@ -4,12 +4,12 @@
 #include <openssl/crypto.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
-#include <sys/random.h>
 
 #include <cstring>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "base/random.h"
 #include "base/status.h"
 
 namespace starling::migration {
@@ -28,12 +28,7 @@ OSSL_PARAM Octets(const char* name, absl::string_view bytes) {
 
 }  // namespace
 
-absl::StatusOr<std::string> NewKeyShare() {
-  std::string share(kKeyShareBytes, '\0');
-  if (::getrandom(share.data(), share.size(), 0) != static_cast<ssize_t>(share.size()))
-    return ErrnoStatus("make a key share");
-  return share;
-}
+absl::StatusOr<std::string> NewKeyShare() { return RandomBytes(kKeyShareBytes); }
 
 absl::StatusOr<std::string> HkdfSha256(absl::string_view salt, absl::string_view input,
                                        absl::string_view info, size_t bytes) {

@@ -1,18 +1,16 @@
 #include "runtime/preflight/storage_token.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
-
-#include <array>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/fd.h"
 #include "base/file.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "runtime/preflight/file_content.h"
 #include "runtime/preflight/limits.h"
@@ -23,11 +21,8 @@ namespace {
 constexpr char kPrefix[] = ".starling-storage-";
 
 absl::StatusOr<std::string> RandomHex() {
-  std::array<char, 16> bytes;
-  if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
-    return ErrnoStatus("getrandom");
-  }
-  return absl::BytesToHexString(absl::string_view(bytes.data(), bytes.size()));
+  ASSIGN_OR_RETURN(const std::string bytes, RandomBytes(16));
+  return absl::BytesToHexString(bytes);
 }
 
 bool IsReadOnly(const std::string& path) {
