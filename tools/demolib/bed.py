@@ -115,18 +115,23 @@ def verbs_rate(bed):
     and 4 queue pairs."""
     best = 0
     devices = [verbs_device(bed, number) for number in (1, 2)]
+    pid_file = "/run/starling-ib_write_bw.pid"
     for queue_pairs in (1, 2, 4):
-        # Neither side waits for the other by itself, so each tries until it succeeds.
+        # Neither side waits for the other by itself, and one may fail where the other has succeeded:
+        # one is there again and again, the other tries until it has a result.
         test = f"-F -q {queue_pairs} -s 1048576 -D 3 --report_gbits"
-        serve = f"timeout 60 ib_write_bw -d {devices[1]} {test}"
-        ask = f"timeout 60 ib_write_bw -d {devices[0]} {test} {bed.node_address(2)}"
-        again = "for i in $(seq 60); do %s && exit; sleep 0.5; done; exit 1"
-        server = bed.start_in(2, "timeout", "180", "bash", "-c", again % serve,
+        serve = f"timeout --foreground 25 ib_write_bw -d {devices[1]} {test}"
+        ask = f"timeout 25 ib_write_bw -d {devices[0]} {test} {bed.node_address(2)} 2>/dev/null"
+        server = bed.start_in(2, "timeout", "200", "setsid", "--wait", "bash", "-c",
+                              f"echo $$ > {pid_file}; while :; do {serve}; done",
                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)
         try:
-            said = bed.execute(1, "bash", "-c", again % f"{ask} 2>/dev/null", timeout=180)
+            said = bed.execute(1, "bash", "-c",
+                               f"for i in $(seq 60); do {ask} && exit; sleep 0.5; done; exit 1",
+                               timeout=180)
         finally:
+            bed.execute(2, "bash", "-c", f"kill -- -$(cat {pid_file}); rm {pid_file}")
             server.wait()
         rows = [line.split() for line in said.splitlines() if line.split()[:1] == ["1048576"]]
         if not rows:
