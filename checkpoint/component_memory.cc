@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <limits>
 
 #include "absl/strings/match.h"
@@ -31,6 +33,7 @@ constexpr uint64_t kEntryFile = uint64_t{1} << 61;
 constexpr uint64_t kEntrySwapped = uint64_t{1} << 62;
 constexpr uint64_t kEntryPresent = uint64_t{1} << 63;
 
+constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 constexpr uint32_t kHugetlbfsMagic = 0x958458f6;
 
 // What one process_vm_readv takes (UIO_MAXIOV).
@@ -309,6 +312,33 @@ absl::Status ProcessMemory::Read(std::span<const PageRange> ranges, std::span<st
       in_range -= ranges[range].pages;
       ++range;
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ProcessMemory::SplitHugePages(std::span<const PageRange> ranges) const {
+  // Advice for a part of a huge page has it split first (mm/madvise.c). That the first page of each
+  // looks cold for a moment is all that else comes of it.
+  std::vector<iovec> parts;
+  for (const PageRange& range : ranges) {
+    const uint64_t first = (range.address + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+    for (uint64_t at = first; at + kHugePageBytes <= range.end(); at += kHugePageBytes) {
+      parts.push_back({reinterpret_cast<void*>(at), kPageSize});
+    }
+  }
+  if (parts.empty()) return absl::OkStatus();
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+  if (!process) return absl::NotFoundError("the process has ended");
+  for (size_t done = 0; done < parts.size();) {
+    const size_t count = std::min<size_t>(parts.size() - done, IOV_MAX);
+    const ssize_t advised = ::process_madvise(process.get(), &parts[done], count, MADV_COLD, 0);
+    if (advised < 0 && errno == ESRCH) return absl::NotFoundError("the process has ended");
+    if (advised < 0 && (errno == ENOSYS || errno == EPERM)) {
+      return absl::UnimplementedError("the kernel does not split another process's huge pages");
+    }
+    const size_t split = advised > 0 ? static_cast<size_t>(advised) / kPageSize : 0;
+    // Behind what was done lies one that cannot be split, or is not mapped any more.
+    done += split == count ? count : split + 1;
   }
   return absl::OkStatus();
 }

@@ -88,6 +88,11 @@ class ProcessMemory {
   absl::Status Read(std::span<const PageRange> ranges, std::span<std::byte> bytes,
                     std::vector<bool>& there) const;
 
+  // Has the kernel map transparent huge pages that lie in these ranges by single pages from here
+  // on, so that writes to them are told apart. What is locked, or shared with another process,
+  // stays as it is. kUnimplemented on kernels before 5.10.
+  absl::Status SplitHugePages(std::span<const PageRange> ranges) const;
+
   // Forgets which pages are soft-dirty, of the whole process.
   absl::Status ClearSoftDirty() const;
 

@@ -145,13 +145,15 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   capture.frozen = frozen;
   // Where the tracker cannot tell which pages were written, those that are as they were sent stay.
   capture.hash = !tracker_->exact() || !process.watched;
-  capture.wanted = [&](const CaptureOptions::Read& page) {
-    tracker_->Sent(space, page.address, page.bytes);
-    if (page.hash == 0) return true;
-    if (hashes_.Find(space, page.address) == page.hash) return false;
-    hashes_.Set(space, page.address, page.hash);
-    return true;
-  };
+  if (capture.hash || !tracker_->knows_writes()) {
+    capture.wanted = [&](const CaptureOptions::Read& page) {
+      tracker_->Sent(space, page.address, page.bytes);
+      if (page.hash == 0) return true;
+      if (hashes_.Find(space, page.address) == page.hash) return false;
+      hashes_.Set(space, page.address, page.hash);
+      return true;
+    };
+  }
   if (!frozen) {
     capture.pace = [this](uint64_t bytes, Duration worked) {
       const Duration pause = rate_.Take(bytes, Clock::now());

@@ -37,8 +37,9 @@ class SoftDirtyTracker : public Tracker {
       : cgroup_(std::move(cgroup)), freezer_(std::move(freezer)) {}
 
   const char* name() const override { return "soft-dirty"; }
-  // Transparent huge pages have one bit for all of them.
-  bool exact() const override { return false; }
+  // A transparent huge page has one bit for all of it. Once split, each page has its own; one that
+  // the kernel makes anew meanwhile is sent whole when it is written, and split again.
+  bool exact() const override { return splits_; }
 
   absl::StatusOr<MemoryChanges> List() override {
     if (first_) {
@@ -85,6 +86,11 @@ class SoftDirtyTracker : public Tracker {
       for (const ResidentRange& range : scanned) {
         if (process.is_new || range.soft_dirty) Append(process.changed, range.range);
       }
+      if (splits_) {
+        const absl::Status split =
+            process.memory->SplitHugePages(clear_first ? process.resident : process.changed);
+        splits_ = !absl::IsUnimplemented(split);
+      }
       changes.processes.push_back(std::move(process));
     }
     known_.Keep(changes.processes);
@@ -109,6 +115,7 @@ class SoftDirtyTracker : public Tracker {
   const Freezer freezer_;
   KnownProcesses known_;
   bool first_ = true;
+  bool splits_ = true;  // the kernel splits huge pages
 };
 
 }  // namespace

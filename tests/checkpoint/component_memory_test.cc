@@ -4,8 +4,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
 #include "tests/checkpoint/child_process.h"
 
 namespace starling::checkpoint {
@@ -122,6 +126,47 @@ TEST_F(ProcessMemoryTest, ListsWhatExistsAndReadsIt) {
   EXPECT_EQ(static_cast<char>(bytes[2 * kPageSize]), 'c');
   EXPECT_EQ(static_cast<char>(bytes[3 * kPageSize]), 'f') << "not readable to the process itself";
   EXPECT_EQ(static_cast<char>(bytes[5 * kPageSize - 1]), 'g');
+}
+
+// The bytes of anonymous huge pages in the mapping at `address` of this process.
+uint64_t HugeBytes(const void* address) {
+  std::ifstream smaps("/proc/self/smaps");
+  const std::string start = absl::StrFormat("%x-", reinterpret_cast<uint64_t>(address));
+  std::string line;
+  bool here = false;
+  while (std::getline(smaps, line)) {
+    if (absl::StrContains(line.substr(0, line.find(' ')), '-'))
+      here = absl::StartsWith(line, start);
+    uint64_t kib = 0;
+    if (here && std::sscanf(line.c_str(), "AnonHugePages: %lu kB", &kib) == 1) return kib << 10;
+  }
+  return 0;
+}
+
+TEST(SplitHugePagesTest, LeavesNoneInTheRangesAndAllTheirContent) {
+  if (::geteuid() != 0) GTEST_SKIP() << "other processes' memory is for root alone";
+  constexpr uint64_t kHuge = uint64_t{2} << 20;
+  void* const room =
+      ::mmap(nullptr, 4 * kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(room, MAP_FAILED);
+  const uint64_t first = (reinterpret_cast<uint64_t>(room) + kHuge - 1) & ~(kHuge - 1);
+  auto* const memory = reinterpret_cast<char*>(first);
+  ASSERT_EQ(::madvise(memory, 2 * kHuge, MADV_HUGEPAGE), 0);
+  for (uint64_t at = 0; at < 2 * kHuge; at += kPage) memory[at] = static_cast<char>(at / kPage);
+  if (HugeBytes(memory) != 2 * kHuge) GTEST_SKIP() << "no transparent huge pages here";
+  const auto process = ProcessMemory::Open(::getpid()).value();
+  // The second one does not lie in the range as a whole.
+  const std::vector<PageRange> range = {{first, kHuge / kPage + 511}};
+  ASSERT_TRUE(process->SplitHugePages(range).ok());
+  EXPECT_EQ(HugeBytes(memory), kHuge);
+  for (uint64_t at = 0; at < 2 * kHuge; at += kPage)
+    ASSERT_EQ(memory[at], static_cast<char>(at / kPage));
+  // What is not mapped is passed over.
+  ASSERT_EQ(::munmap(memory, kHuge / 2), 0);
+  const std::vector<PageRange> both = {{first, 2 * kHuge / kPage}};
+  ASSERT_TRUE(process->SplitHugePages(both).ok());
+  EXPECT_EQ(HugeBytes(memory + kHuge / 2), 0);
+  ::munmap(room, 4 * kHuge);
 }
 
 TEST_F(ProcessMemoryTest, SaysWhatIsGone) {

@@ -313,6 +313,35 @@ TEST_P(TrackerTest, WhatAProcessBecomesIsKnownFromItsFirstPageOn) {
   EXPECT_LT(CountPages(changes->processes[0].changed), 4u);
 }
 
+TEST_P(TrackerTest, TellsPagesOfAHugePageApart) {
+  constexpr uint64_t kHuge = uint64_t{2} << 20;
+  void* const room =
+      ::mmap(nullptr, 2 * kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(room, MAP_FAILED);
+  auto* const huge =
+      reinterpret_cast<char*>((reinterpret_cast<uint64_t>(room) + kHuge - 1) & ~(kHuge - 1));
+  ::madvise(huge, kHuge, MADV_HUGEPAGE);
+  Start([&](int step) {
+    if (step == 0) {
+      std::memset(huge, 'a', kHuge);
+    } else {
+      huge[77 * kPageSize] = 'b';
+    }
+  });
+  child_.Step();
+  List();
+  // Whatever was written while it was split.
+  List();
+  child_.Step();
+  const auto changes = tracker_->List();
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  ASSERT_EQ(changes->processes.size(), 1u);
+  const PageRange all{reinterpret_cast<uint64_t>(huge), kHuge / kPageSize};
+  const PageRange written{all.address + 77 * kPageSize, 1};
+  EXPECT_EQ(Intersect(changes->processes[0].changed, {&all, 1}), std::vector<PageRange>{written});
+  ::munmap(room, 2 * kHuge);
+}
+
 TEST_P(TrackerTest, AProcessWithASystemCallFilterIsListedWhateverTheTracker) {
   Start([this](int step) {
     if (step > 0) return Write(2, 'b');
