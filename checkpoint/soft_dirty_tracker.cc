@@ -73,7 +73,11 @@ class SoftDirtyTracker : public Tracker {
   absl::StatusOr<MemoryChanges> Scan(bool clear_first) {
     MemoryChanges changes;
     ASSIGN_OR_RETURN(std::vector<std::unique_ptr<ProcessMemory>> processes, OpenProcesses(cgroup_));
-    if (clear_first) RETURN_IF_ERROR(Clear(processes));
+    if (clear_first) {
+      // Before: a write to one that is still whole makes all of its pages dirty.
+      RETURN_IF_ERROR(Split(processes));
+      RETURN_IF_ERROR(Clear(processes));
+    }
     for (std::unique_ptr<ProcessMemory>& memory : processes) {
       ProcessChanges process;
       process.memory = std::move(memory);
@@ -86,11 +90,8 @@ class SoftDirtyTracker : public Tracker {
       for (const ResidentRange& range : scanned) {
         if (process.is_new || range.soft_dirty) Append(process.changed, range.range);
       }
-      if (splits_) {
-        const absl::Status split =
-            process.memory->SplitHugePages(clear_first ? process.resident : process.changed);
-        splits_ = !absl::IsUnimplemented(split);
-      }
+      // Those that the kernel has made anew.
+      if (!clear_first) Split(*process.memory, process.changed);
       changes.processes.push_back(std::move(process));
     }
     known_.Keep(changes.processes);
@@ -101,6 +102,25 @@ class SoftDirtyTracker : public Tracker {
       if (!absl::IsNotFound(cleared)) RETURN_IF_ERROR(cleared);
     }
     return changes;
+  }
+
+  absl::Status Split(std::span<const std::unique_ptr<ProcessMemory>> processes) {
+    for (const auto& process : processes) {
+      const auto mappings = process->TrackedMappings();
+      if (absl::IsNotFound(mappings.status())) continue;
+      RETURN_IF_ERROR(mappings.status());
+      const auto resident = process->Resident(*mappings);
+      if (absl::IsNotFound(resident.status())) continue;
+      RETURN_IF_ERROR(resident.status());
+      std::vector<PageRange> ranges;
+      for (const ResidentRange& range : *resident) Append(ranges, range.range);
+      Split(*process, ranges);
+    }
+    return absl::OkStatus();
+  }
+
+  void Split(const ProcessMemory& process, std::span<const PageRange> ranges) {
+    if (splits_) splits_ = !absl::IsUnimplemented(process.SplitHugePages(ranges));
   }
 
   static absl::Status Clear(std::span<const std::unique_ptr<ProcessMemory>> processes) {
