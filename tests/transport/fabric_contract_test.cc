@@ -30,12 +30,12 @@ struct Provider {
   std::string name;
   std::string address;
   std::function<Fabrics(const ConnectionTuning&)> open;
-  FakeNetwork* network = nullptr;  // of a fake one
-  bool tunable = true;             // takes the tuning of a test
+  std::shared_ptr<FakeNetwork> network;  // of a fake one
+  bool tunable = true;                   // takes the tuning of a test
 };
 
 Provider Fake(const std::string& name, const FakeFaults& faults) {
-  auto* const network = new FakeNetwork(faults);
+  const auto network = std::make_shared<FakeNetwork>(faults);
   return {name, "host",
           [network](const ConnectionTuning& tuning) {
             return Fabrics{network->Open("host", tuning), network->Open("host", tuning)};
@@ -95,7 +95,7 @@ class FabricContract : public ::testing::TestWithParam<Provider> {
     b.reset();
     listener.reset();
     // Everything is gone, no message ever met an empty receive queue, and the network agrees.
-    if (const FakeNetwork* network = GetParam().network) {
+    if (const FakeNetwork* const network = GetParam().network.get()) {
       EXPECT_EQ(network->counts().queue_pairs, 0u);
       EXPECT_EQ(network->counts().regions, 0u);
       EXPECT_EQ(network->counts().receiver_not_ready, 0u);
