@@ -16,6 +16,7 @@
 #include "runtime/names.h"
 #include "runtime/security/certificates.h"
 #include "runtime/spec.h"
+#include "tools/replay/cluster_replay.h"
 #include "tools/replay/replay.h"
 
 namespace starling::cli {
@@ -160,7 +161,8 @@ is left out. Tables go to standard output.
 
 Examples:
   starling replay --traces traces --out replay.json
-  starling replay --traces traces --out replay.json --plots plots --ablations)";
+  starling replay --traces traces --out replay.json --plots plots --ablations
+  starling replay --traces traces --cluster --out cluster.json)";
 
 // Options of all commands, filled by the parser.
 struct Options {
@@ -215,6 +217,8 @@ struct Options {
   CertOptions cert;
 
   replay::ReplayOptions replay;
+  bool cluster = false;
+  replay::ClusterOptions cluster_replay;
 };
 
 // A check of CLI11's from one of ours.
@@ -504,6 +508,35 @@ class Parser {
         ->type_name("FILE");
     replay_->add_option("--plots", options.replay.plots, "Write charts (SVG) into this folder")
         ->type_name("FOLDER");
+    CLI::Option* cluster = replay_->add_flag(
+        "--cluster", options.cluster,
+        "Run a cluster through a day of them instead, beside simpler rules; see docs/cluster.md");
+    replay::ClusterShape& shape = options.cluster_replay.shape;
+    replay_->add_option("--hosts", shape.hosts, "With --cluster: hosts")
+        ->needs(cluster)
+        ->check(CLI::Range(2, 100000))
+        ->capture_default_str();
+    replay_->add_option("--components", shape.components, "With --cluster: components")
+        ->needs(cluster)
+        ->check(CLI::Range(1, 10000000))
+        ->capture_default_str();
+    replay_->add_option("--steps", shape.steps, "With --cluster: steps of five minutes")
+        ->needs(cluster)
+        ->check(CLI::Range(1, 288))
+        ->capture_default_str();
+    replay_->add_option("--seed", shape.seed, "With --cluster: of sizes and places")
+        ->needs(cluster)
+        ->capture_default_str();
+    replay_
+        ->add_option("--policy", options.cluster_replay.policy,
+                     "With --cluster: decide by this policy file")
+        ->needs(cluster)
+        ->type_name("FILE")
+        ->check(CLI::ExistingFile);
+    replay_
+        ->add_flag("--forecast-only", options.cluster_replay.forecast_only,
+                   "With --cluster: without the rules it is compared with")
+        ->needs(cluster);
     replay_->add_flag("--ablations", options.replay.ablations,
                       "Also with each expert left out, or put in (takes longer)");
     replay_
@@ -721,7 +754,11 @@ int RunCli(const std::vector<std::string>& arguments, Io& io, Interrupter& inter
     return static_cast<int>(Fail(io, ExitCode::kUsage, wrong));
   }
   if (parser.Chose(parser.replay_)) {
-    const absl::Status replayed = replay::Replay(options.replay, io.out);
+    options.cluster_replay.traces = options.replay.traces;
+    options.cluster_replay.out = options.replay.out;
+    const absl::Status replayed = options.cluster
+                                      ? replay::ReplayCluster(options.cluster_replay, io.out)
+                                      : replay::Replay(options.replay, io.out);
     if (!replayed.ok()) {
       return static_cast<int>(Fail(io, ExitCode::kFailed, std::string(replayed.message())));
     }
