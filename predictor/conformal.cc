@@ -32,6 +32,7 @@ constexpr float kWindowForget = 0.995f;
 constexpr float kDeep = 0.12f;     // share of misses from which the range of the series counts
 constexpr float kDeepest = 0.18f;  // ... and counts in full
 constexpr float kCoverageRate = 0.002f;
+constexpr float kReach = 1;  // how far beyond its late range a series is expected, in such ranges
 
 }  // namespace
 
@@ -112,6 +113,8 @@ void Conformal::Learn(float error, float scale, bool missed) {
   Place(Level());
 }
 
+float Conformal::Reach(float toward, float away) { return toward + kReach * (toward + away); }
+
 Conformal::Offsets Conformal::Interval(float below, float above) const {
   Offsets offsets;
   if (total_ <= 0) return {-below, above};
@@ -121,6 +124,8 @@ Conformal::Offsets Conformal::Interval(float below, float above) const {
   const float deep = std::clamp((rate - kDeep) / (kDeepest - kDeep), 0.0f, 1.0f);
   offsets.low = std::min(offsets.low, offsets.low + deep * (-below - offsets.low));
   offsets.high = std::max(offsets.high, offsets.high + deep * (above - offsets.high));
+  offsets.low = std::max(offsets.low, -Reach(below, above));
+  offsets.high = std::min(offsets.high, Reach(above, below));
   return offsets;
 }
 

@@ -36,6 +36,10 @@ class Conformal {
   // Of the 90 % interval for a forecast made now. `below` and `above` (both >= 0) are how far the
   // series lately went under and over that forecast.
   Offsets Interval(float below, float above) const;
+  // How far from a forecast a bound may lie at most on one side, of how far the series lately went
+  // to that side and to the other. After a long calm what moves again is many times the usual
+  // error, and so would its interval be for as long as those errors are remembered.
+  static float Reach(float toward, float away);
 
   // The unit in which errors are kept; belongs to a forecast made now.
   float scale() const { return scale_; }

@@ -331,8 +331,6 @@ void Forecaster::Predict(float value) {
 
   const float floor = state_.least >= 0 ? 0 : kMostOf * state_.least;
   const float ceiling = state_.most <= 0 ? 0 : kMostOf * state_.most;
-  const float lately_least = std::min(state_.block_least[0], state_.block_least[1]);
-  const float lately_most = std::max(state_.block_most[0], state_.block_most[1]);
   for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
     alignas(16) Row row;
     CurrentRow(horizon, value, row);
@@ -346,8 +344,7 @@ void Forecaster::Predict(float value) {
       if (state_.last_loss < state_.blend_loss) median = value;
     }
     const Conformal& interval = state_.intervals[horizon];
-    const Conformal::Offsets offsets = interval.Interval(std::max(0.0f, median - lately_least),
-                                                         std::max(0.0f, lately_most - median));
+    const Conformal::Offsets offsets = interval.Interval(Below(median), Above(median));
     const float low = std::max(median + offsets.low, std::min(median, floor));
     const float high = median + offsets.high;
     state_.blend.at(horizon, own) = median;
@@ -355,6 +352,14 @@ void Forecaster::Predict(float value) {
     state_.high.at(horizon, own) = high;
     state_.scale.at(horizon, own) = interval.scale();
   }
+}
+
+float Forecaster::Below(float forecast) const {
+  return std::max(0.0f, forecast - std::min(state_.block_least[0], state_.block_least[1]));
+}
+
+float Forecaster::Above(float forecast) const {
+  return std::max(0.0f, std::max(state_.block_most[0], state_.block_most[1]) - forecast);
 }
 
 void Forecaster::TakeRests() {
@@ -404,8 +409,11 @@ Forecast Forecaster::At(int horizon) const {
 }
 
 double Forecaster::Quantile(int horizon, double level) const {
-  const double value = static_cast<double>(state_.blend.at(horizon, Last(horizon))) +
-                       state_.intervals[horizon].Quantile(static_cast<float>(level));
+  const float median = state_.blend.at(horizon, Last(horizon));
+  const float below = Below(median), above = Above(median);
+  const double value = static_cast<double>(median) +
+                       std::clamp(state_.intervals[horizon].Quantile(static_cast<float>(level)),
+                                  -Conformal::Reach(below, above), Conformal::Reach(above, below));
   return state_.least >= 0 ? std::max(value, 0.0) : value;
 }
 

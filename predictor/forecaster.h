@@ -149,6 +149,9 @@ class Forecaster {
   void Update(float value);
   void Predict(float value);
   float Blend(const Row& row, int horizon);
+  // How far the series lately went under and over a forecast.
+  float Below(float forecast) const;
+  float Above(float forecast) const;
   void TakeRests();
   // Past forecasts of all experts, whose outcome is the newest value.
   void PastRow(int horizon, Row& row) const;

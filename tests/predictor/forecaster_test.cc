@@ -169,6 +169,22 @@ TEST(Forecaster, CoversWhatItPromises) {
   }
 }
 
+// After a long calm every error is many times the usual one. For as long as those were remembered,
+// intervals reached ten times as far as the series ever did.
+TEST(Forecaster, ItsIntervalsStayWhereTheSeriesIs) {
+  Forecaster forecaster(ForecasterOptions{});
+  for (int i = 0; i < 300; ++i) forecaster.Observe(2);
+  uint32_t state = 7;
+  for (int i = 0; i < 200; ++i) {
+    state = state * 1664525u + 1013904223u;
+    forecaster.Observe(2 + (state >> 8) % 80);
+    for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
+      ASSERT_LE(forecaster.At(horizon).high, 82 + 80 + 1) << i;
+      ASSERT_LE(forecaster.Quantile(horizon, 0.99), 82 + 80 + 1) << i;
+    }
+  }
+}
+
 TEST(Forecaster, PassesOverWhatIsNoNumber) {
   Forecaster forecaster(FiveMinutes());
   for (int i = 0; i < 100; ++i) forecaster.Observe(10 + i % 3);
