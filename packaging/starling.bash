@@ -28,7 +28,7 @@ _starling() {
         return ;;
       --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
       --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
-      --summary-tolerance | --hosts | --components | --steps | --seed | --policy | --ship | --every | --keep | --encrypt-key | --number | --name | --transport | \
+      --summary-tolerance | --half | --hosts | --components | --steps | --seed | --policy | --ship | --every | --keep | --encrypt-key | --number | --name | --transport | \
       --out | --authority | --address | --days | --provider | --svg)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
@@ -48,7 +48,7 @@ _starling() {
       fi
       mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
     --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
-    --tail | --after | --summary-tolerance | --hosts | --components | --steps | --seed | --every | --keep | --number | --name | \
+    --tail | --after | --summary-tolerance | --half | --hosts | --components | --steps | --seed | --every | --keep | --number | --name | \
     --address | --days) return ;;
   esac
 
@@ -75,7 +75,7 @@ _starling() {
     info) options="$options --json --peers" ;;
     bench) options="$options --to --provider --no-tools --svg --json" ;;
     cert) options="$options --address --out --authority --days" ;;
-    replay) options="$options --traces --out --plots --ablations --summary-tolerance --cluster \
+    replay) options="$options --traces --out --plots --ablations --summary-tolerance --half --cluster \
                     --hosts --components --steps --seed --policy --forecast-only" ;;
   esac
   if [[ $command == restore && $current != -* && -z $name ]]; then

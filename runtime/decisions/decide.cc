@@ -25,6 +25,10 @@ constexpr std::array<absl::string_view, 7> kActionNames = {
 constexpr double kDegradedShare = 0.5;
 // How long somebody is expected to stay degraded.
 constexpr double kDegradedFor_s = 300;
+// What a move asks for: enough for three quarters of what may come. The rest is the target's to
+// foresee, as `strain`: it sees all of its components together. What is short already moves for its
+// median.
+constexpr int kAskedPercent = 75, kAskedInHurry = 50;
 constexpr double kGiB = static_cast<double>(starling::kGiB);
 constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
@@ -39,6 +43,8 @@ size_t LevelOf(int percent) {
 // What is missing of each resource, and the rule that says so most strongly.
 struct Shortage {
   std::array<double, kResources> missing = {};
+  // Of each resource: the horizon and the quantile by which it is missing; of present use, none.
+  std::array<std::optional<size_t>, kResources> horizon, level;
   const Rule* rule = nullptr;
   double value = 0, limit = 0, when_s = 0;
   bool now = false;
@@ -85,28 +91,22 @@ class Decider {
 
   Decision Run() {
     Decision decision;
-    Shortage near = Expected(0, 0);
+    // What is short already goes first: then it matters more that it ends than what may come.
+    Shortage present = Expected(0, 0, true);
+    Shortage near = Expected(0, 0, false);
     const Shortage first = near;
     decision.short_of = near.any();
-    decision.short_now = near.now;
-    int moves = 0;
-    Relief relieved = {};
-    while (near.left() && static_cast<int>(decision.steps.size()) < p_.max_steps) {
-      std::optional<Option> best = Cheapest(near, moves < p_.max_moves);
-      if (!best) break;
-      near.Take(best->relief);
-      for (size_t r = 0; r < kResources; ++r) relieved[r] += best->relief[r];
-      moves += best->step.action == Action::kMigrate;
-      Commit(*best, decision);
-    }
+    decision.short_now = present.any();
+    Relieve(present, near, decision);
+    Relieve(near, near, decision);
     for (size_t i = 0; i < kResources; ++i) {
       decision.left.of[i] = static_cast<int64_t>(std::ceil(near.missing[i]));
     }
     Groups(decision);
     // What is farther off than the rules act on, less what is done already.
-    Shortage far = Expected(p_.reserve.within_s, 0);
+    Shortage far = Expected(p_.reserve.within_s, 0, false);
     decision.short_later = far.any();
-    far.Take(relieved);
+    far.Take(relieved_);
     if (p_.allow.reserve && !quiet_) ReserveFor(far, decision);
     if (!first.any() && !far.any()) Calm(decision);
     decision.reason = Reason(first, far, decision);
@@ -116,24 +116,44 @@ class Decider {
  private:
   double Capacity(size_t resource) const { return static_cast<double>(s_.capacity.of[resource]); }
 
+  // What is used beyond all that there is.
+  double Over(size_t resource) const {
+    const double capacity = Capacity(resource);
+    return capacity > 0 ? std::max(0.0, s_.demand[resource].now - capacity) : 0;
+  }
+
   double Threshold(const Rule& rule, double lower) const {
     return std::clamp(rule.above + s_.threshold_shift - lower, 0.05, 1.0);
   }
 
+  // The quantile that counts at a distance. A rule acts by its own; beyond, room is reserved, and
+  // the farther off a shortage, the likelier it has to be: more likely than not at the far end. Of
+  // a wide interval an upper bound is nearly always above something.
+  size_t LevelFor(const Rule& rule, double when_s) const {
+    const double span = std::max(1.0, p_.reserve.within_s - rule.within_s);
+    const double beyond = std::clamp((when_s - rule.within_s) / span, 0.0, 1.0);
+    return LevelOf(static_cast<int>(rule.percent - beyond * (rule.percent - 50)));
+  }
+
   // What the rules find missing: within `within_s` of now, or within each rule's own when 0;
-  // thresholds lowered by `lower`.
-  Shortage Expected(double within_s, double lower) const {
+  // thresholds lowered by `lower`. `present`: by rules of present use alone.
+  Shortage Expected(double within_s, double lower, bool present) const {
     Shortage shortage;
     double worst = 0;
     for (const Rule& rule : p_.rules) {
       const auto r = static_cast<size_t>(rule.resource);
-      if (s_.capacity.of[r] <= 0) continue;
+      if (s_.capacity.of[r] <= 0 || (present && rule.percent != 0)) continue;
       const double limit = Capacity(r) * Threshold(rule, lower);
-      const auto see = [&](double value, double when_s, bool now) {
+      const auto see = [&](double value, double when_s, std::optional<size_t> horizon,
+                           std::optional<size_t> level) {
         const double over = value - limit;
         if (over <= 0) return;
-        shortage.missing[r] = std::max(shortage.missing[r], over);
-        shortage.now = shortage.now || now;
+        if (over > shortage.missing[r]) {
+          shortage.missing[r] = over;
+          shortage.horizon[r] = horizon;
+          shortage.level[r] = level;
+        }
+        shortage.now = shortage.now || !horizon;
         if (over / Capacity(r) <= worst && shortage.rule != nullptr) return;
         worst = over / Capacity(r);
         shortage.rule = &rule;
@@ -144,7 +164,7 @@ class Decider {
       const Outlook& demand = s_.demand[r];
       const auto incoming = static_cast<double>(s_.incoming.of[r]);
       if (rule.percent == 0) {
-        if (s_.short_for_s >= rule.within_s) see(demand.now, 0, true);
+        if (s_.short_for_s >= rule.within_s) see(demand.now, 0, std::nullopt, std::nullopt);
         continue;
       }
       const size_t level = LevelOf(rule.percent);
@@ -152,10 +172,49 @@ class Decider {
         const double when_s = kHorizons[static_cast<size_t>(h)] * s_.step_s;
         // The nearest horizon is looked at even by a rule that is shorter.
         if (h > 0 && when_s > std::max(rule.within_s, within_s)) break;
-        see(demand.at[static_cast<size_t>(h)][level] + incoming, when_s, false);
+        const size_t at = h == 0 ? level : LevelFor(rule, when_s);
+        see(demand.at[static_cast<size_t>(h)][at] + incoming, when_s, static_cast<size_t>(h), at);
       }
     }
     return shortage;
+  }
+
+  // What the host is spared when a component leaves: of present use what it uses; of a quantile of
+  // the sum its median, and of the sum's spread what its own has in it, which is less than both
+  // apart, as spreads add up by their squares.
+  Relief ReliefOf(const ComponentView& component, const Shortage& shortage) const {
+    Relief relief = {};
+    for (size_t r = 0; r < kResources; ++r) {
+      const Outlook& own = component.use[r];
+      if (!shortage.horizon[r]) {
+        relief[r] = std::max(0.0, own.now);
+        continue;
+      }
+      const size_t h = *shortage.horizon[r], level = *shortage.level[r];
+      const Outlook& all = s_.demand[r];
+      const double together = std::max(0.0, all.at[h][level] - all.at[h][0]);
+      const double spread = std::clamp(own.at[h][level] - own.at[h][0], 0.0, together);
+      relief[r] =
+          std::max(0.0, own.at[h][0]) + together - std::sqrt(together * together - spread * spread);
+    }
+    return relief;
+  }
+
+  // Steps against a shortage; what they do against `all` of them counts, too.
+  void Relieve(Shortage& shortage, Shortage& all, Decision& decision) {
+    while (shortage.left() && static_cast<int>(decision.steps.size()) < p_.max_steps) {
+      std::optional<Option> best = Cheapest(shortage, moves_ < p_.max_moves);
+      if (!best) break;
+      shortage.Take(best->relief);
+      Relief relief = best->relief;
+      if (best->step.action == Action::kMigrate) {
+        relief = ReliefOf(s_.components[best->component], all);
+        ++moves_;
+      }
+      if (&all != &shortage) all.Take(relief);
+      for (size_t r = 0; r < kResources; ++r) relieved_[r] += relief[r];
+      Commit(*best, decision);
+    }
   }
 
   // A component's use at its worst within the horizons that count, at this quantile.
@@ -198,7 +257,7 @@ class Decider {
 
   // What a move there would cost, or nothing when it may not go there.
   std::optional<double> MoveCost(const ComponentView& component, const HostView& host,
-                                 const Amounts& amount) const {
+                                 const Amounts& amount, bool hurry) const {
     if (Has(p_.avoid, host.name)) return std::nullopt;
     for (const std::string& other : component.apart) {
       if (Has(host.components, other)) return std::nullopt;
@@ -218,6 +277,11 @@ class Decider {
       cost *= 1 - p_.costs.preference;
     }
     if (component.good_moment) cost *= 1 - p_.costs.preference;
+    // As long as it takes, what is missing already stays missing.
+    if (hurry) {
+      cost += p_.costs.degraded_s * component.move_bytes / std::max(1.0, host.bytes_per_s) *
+              (Over(kCpu) / 1000 + Over(kMemory) / kGiB);
+    }
     // A host that is far away or slow moves slowly.
     return cost + 1e-4 * component.move_bytes / std::max(1.0, host.bytes_per_s) +
            1e-3 * host.distance_s;
@@ -229,20 +293,25 @@ class Decider {
   }
 
   // The best host for it: with room, cheapest, then with most room.
-  std::optional<Option> Move(size_t index, const Relief& use, Action action) const {
+  // `hurry`: a host that would become short itself is better than staying.
+  std::optional<Option> Move(size_t index, const Relief& use, const Relief& relief, Action action,
+                             bool hurry) const {
     const ComponentView& component = s_.components[index];
     if (!MayMove(component)) return std::nullopt;
     const Amounts amount = Ceil(use);
     if (!amount.AnyAboveZero()) return std::nullopt;
     std::optional<Option> best;
     double best_room = 0;
+    bool best_calm = false;
     for (size_t h = 0; h < s_.hosts.size(); ++h) {
       const HostView& host = s_.hosts[h];
       const LeaseView* lease = LeaseOf(component.name, host.name);
       Amounts room = rooms_[h];
       if (lease != nullptr && lease->kind != Kind::kLoan) room += lease->amount;
       if (!amount.FitsIn(room)) continue;
-      std::optional<double> cost = MoveCost(component, host, amount);
+      const bool calm = amount.FitsIn((room - host.strain).AboveZero());
+      if (!calm && (!hurry || best_calm)) continue;
+      std::optional<double> cost = MoveCost(component, host, amount, hurry);
       if (!cost) continue;
       // What is reserved is prepared.
       if (lease != nullptr) *cost *= 1 - p_.costs.preference;
@@ -251,13 +320,14 @@ class Decider {
         if (s_.capacity.of[r] <= 0 || amount.of[r] == 0) continue;
         share = std::min(share, static_cast<double>(room.of[r] - amount.of[r]) / Capacity(r));
       }
-      const bool better = !best || *cost < best->step.cost - 1e-9 ||
+      const bool better = !best || (calm && !best_calm) || *cost < best->step.cost - 1e-9 ||
                           (*cost < best->step.cost + 1e-9 && share > best_room);
       if (!better) continue;
       best_room = share;
+      best_calm = calm;
       best = Option{{action, component.name, host.name, lease != nullptr ? lease->id : "", 0,
                      amount, *cost, ""},
-                    use,
+                    relief,
                     index,
                     h};
     }
@@ -298,7 +368,10 @@ class Decider {
   // The option that takes most of the shortage away for its cost.
   std::optional<Option> Cheapest(const Shortage& shortage, bool may_move) const {
     const bool moves = p_.allow.migrate && may_move && (!quiet_ || shortage.now);
-    const size_t level = LevelOf(shortage.rule->percent == 0 ? 90 : shortage.rule->percent);
+    const size_t level =
+        LevelOf(shortage.rule->percent == 0 ? kAskedInHurry
+                                            : std::min(kAskedPercent, shortage.rule->percent));
+    const bool hurry = shortage.now || Over(kCpu) > 0 || Over(kMemory) > 0;
     std::optional<Option> best;
     double best_price = std::numeric_limits<double>::infinity();
     const auto consider = [&](std::optional<Option> option) {
@@ -315,8 +388,10 @@ class Decider {
       if (!used_[i].degraded && !used_[i].moved) consider(Degrade(i));
       if (!moves || used_[i].moved) continue;
       // A first look without the hosts: a component that uses nothing of what is short cannot help.
+      const Relief relief = ReliefOf(s_.components[i], shortage);
+      if (shortage.Weight(relief, s_.capacity) <= 1e-9) continue;
       const Relief use = UseOf(s_.components[i], level, shortage.rule->within_s);
-      if (shortage.Weight(use, s_.capacity) > 1e-9) consider(Move(i, use, Action::kMigrate));
+      consider(Move(i, use, relief, Action::kMigrate, hurry));
     }
     return best;
   }
@@ -437,7 +512,7 @@ class Decider {
         const Relief use = UseOf(s_.components[i], level, p_.reserve.within_s);
         const double weight = far.Weight(use, s_.capacity);
         if (weight <= 1e-9) continue;
-        std::optional<Option> option = Move(i, use, Action::kReserve);
+        std::optional<Option> option = Move(i, use, use, Action::kReserve, false);
         if (!option || (option->step.cost + 1e-6) / weight >= best_price) continue;
         best_price = (option->step.cost + 1e-6) / weight;
         best = std::move(option);
@@ -451,7 +526,7 @@ class Decider {
 
   // Nothing is short, and nothing will be: what was taken from others goes back.
   void Calm(Decision& decision) {
-    const Shortage close = Expected(p_.reserve.within_s, p_.hysteresis);
+    const Shortage close = Expected(p_.reserve.within_s, p_.hysteresis, false);
     for (const LeaseView& lease : s_.leases) {
       if (close.any() || s_.calm_s < p_.reserve.patience_s || lease.age_s < p_.reserve.patience_s) {
         continue;
@@ -502,6 +577,8 @@ class Decider {
   int top_priority_ = std::numeric_limits<int>::min();
   std::vector<Used> used_;
   std::vector<Amounts> rooms_;
+  int moves_ = 0;
+  Relief relieved_ = {};
 };
 
 }  // namespace

@@ -91,7 +91,7 @@ DECISION_JSON(ComponentView, name, priority, usual, movable, bears_blackout_s, n
               good_moment, idle_probability, degraded, idle_bytes, group, use, move_bytes,
               move_blackout_s, near, apart, affinity)
 DECISION_JSON(ProcessorGroup, capacity, demand)
-DECISION_JSON(HostView, name, room, price_per_hour, distance_s, bytes_per_s, components)
+DECISION_JSON(HostView, name, room, strain, price_per_hour, distance_s, bytes_per_s, components)
 DECISION_JSON(LeaseView, id, host, component, kind, amount, age_s)
 DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, threshold_shift, host,
               price_per_hour, capacity, incoming, demand, groups, components, hosts, leases)

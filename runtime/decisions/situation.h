@@ -62,7 +62,8 @@ struct ProcessorGroup {
 // Another host, as its last summary had it.
 struct HostView {
   std::string name;
-  Amounts room;  // what it may still promise
+  Amounts room;    // what it may still promise
+  Amounts strain;  // ... of it, what would make it short itself, as far as its own rules foresee
   double price_per_hour = 0;
   double distance_s = 0;  // round trip
   double bytes_per_s = 1;

@@ -81,11 +81,8 @@ absl::StatusOr<ClusterLoad> ClusterLoad::Make(const std::vector<Group>& groups,
     component.machine = random.Below(load.machines_.size());
     const Machine& machine = load.machines_[component.machine];
     const int day = static_cast<int>(random.Below(static_cast<size_t>(machine.days)));
-    component.offset = day * kDay;
-    if (machine.known) {
-      component.offset += kKnown + static_cast<int>(random.Below(2 * kJitter + 1)) - kJitter;
-      component.offset = std::max(component.offset, kKnown);
-    }
+    component.offset = day * kDay + static_cast<int>(random.Below(2 * kJitter + 1));
+    if (machine.known) component.offset = std::max(component.offset - kJitter, 0) + kKnown;
     component.cpu = 1000 * static_cast<double>(1 << random.Below(4));
     component.memory = kGiB * static_cast<double>(1 << random.Below(5));
     load.components_.push_back(std::move(component));

@@ -50,6 +50,8 @@ class ClusterLoad {
     const Component& c = components_[component];
     return c.memory * At(machines_[c.machine].memory, c.offset + step);
   }
+  // Whether its use of the day before the first step is known.
+  bool Known(size_t component) const { return machines_[components_[component].machine].known; }
   // Of one host.
   double cpu_capacity() const { return cpu_capacity_; }
   double memory_capacity() const { return memory_capacity_; }

@@ -49,8 +49,10 @@ ClusterRule Predictive(const std::string& name, ClusterRule::Sees sees) {
   ClusterRule rule = Reactive(name, 0.9);
   rule.sees = sees;
   rule.policy.allow.reserve = true;
-  rule.policy.rules.push_back({Resource::kCpu, 95, 0.95, 600});
-  rule.policy.rules.push_back({Resource::kMemory, 95, 0.95, 600});
+  for (const Resource resource : {Resource::kCpu, Resource::kMemory}) {
+    rule.policy.rules.push_back({resource, 50, 0.9, 600});
+    rule.policy.rules.push_back({resource, 75, 0.95, 600});
+  }
   return rule;
 }
 
@@ -142,7 +144,8 @@ void Print(const json& report, std::ostream& text) {
 
 absl::Status ReplayCluster(const ClusterOptions& options, std::ostream& text) {
   const double started = CpuSeconds();
-  ASSIGN_OR_RETURN(const Traces traces, LoadTraces(options.traces));
+  ASSIGN_OR_RETURN(Traces traces, LoadTraces(options.traces));
+  if (options.half != 0) KeepHalf(options.half, traces);
   ASSIGN_OR_RETURN(const ClusterLoad load, ClusterLoad::Make(traces.groups, options.shape));
   const ClusterPrices prices = PricesOf(traces.groups, options.shape.steps * 300 / 3600 + 1);
   const std::vector<int> placement = Place(load);
@@ -169,8 +172,14 @@ absl::Status ReplayCluster(const ClusterOptions& options, std::ostream& text) {
       for (size_t r = 0; r < 2; ++r) {
         predictor::Forecaster& own = forecasters[2 * c + r];
         if (2 * c + r + 1 < forecasters.size()) forecasters[2 * c + r + 1].Prefetch();
-        own.Observe(r == 0 ? load.Cpu(c, step) : load.Memory(c, step));
+        const double use = r == 0 ? load.Cpu(c, step) : load.Memory(c, step);
+        if (load.Known(c) || step >= 0) own.Observe(use);
         if (step < -settling) continue;
+        if (own.steps() == 0) {
+          std::fill_n(forecasts[c].of[r], predictor::kHorizonCount,
+                      predictor::Forecast{use, use, use});
+          continue;
+        }
         for (int h = 0; h < predictor::kHorizonCount; ++h) {
           forecasts[c].of[r][static_cast<size_t>(h)] = own.At(h);
         }
@@ -186,6 +195,7 @@ absl::Status ReplayCluster(const ClusterOptions& options, std::ostream& text) {
                  {"steps", options.shape.steps},
                  {"load", options.shape.load},
                  {"seed", options.shape.seed},
+                 {"half", options.half},
                  {"machines_in_traces", load.machines()},
                  {"violation_vs_reactive", nullptr},
                  {"cost_vs_oracle", nullptr}};
@@ -193,6 +203,7 @@ absl::Status ReplayCluster(const ClusterOptions& options, std::ostream& text) {
   const json& forecast = report["rules"]["forecast"];
   report["priority_inversions"] = forecast["priority_inversions"];
   report["double_promises"] = forecast["double_promises"];
+  report["without_holder"] = forecast["without_holder"];
   if (!options.forecast_only) {
     const auto ratio = [&](const json& a, const json& b) -> json {
       if (b.get<double>() <= 0) return nullptr;

@@ -12,6 +12,7 @@ struct ClusterOptions {
   std::string traces;  // folder
   std::string out;     // JSON file; empty: none
   std::string policy;  // by which agents decide, TOML; empty: one for steps of five minutes
+  int half = 0;        // 1 or 2: only every other machine; 0: all
   ClusterShape shape;
   // Only the forecasts, not what they are compared with: for measuring.
   bool forecast_only = false;

@@ -39,8 +39,8 @@ constexpr double kSeen_s = 1;
 // For so long present use has to be above a rule.
 constexpr double kShortFor_s = 10;
 constexpr int kTries = 3;
-// The quantile that the components of a host have leases for: P75. Beyond it there are the rules.
-constexpr size_t kResident = 1;
+// By which a host judges whether it would be short: P95.
+constexpr size_t kStrain = 3;
 constexpr Resource kOf[2] = {Resource::kCpu, Resource::kMemory};
 
 double CpuNow_ns() {
@@ -87,6 +87,11 @@ ClusterRun::Pair ClusterRun::UseOf(int component) const {
   return {load_.Cpu(c, step_), load_.Memory(c, step_)};
 }
 
+double ClusterRun::Most(int component, size_t resource) const {
+  const ClusterLoad::Component& c = load_.components()[static_cast<size_t>(component)];
+  return resource == 0 ? c.cpu : c.memory;
+}
+
 double ClusterRun::Price(int host) const {
   const auto& pool = prices_.host_hour[static_cast<size_t>(host) % prices_.host_hour.size()];
   const auto hour = static_cast<size_t>(std::max(0, step_) * 300 / 3600);
@@ -102,47 +107,43 @@ void ClusterRun::Observe(const std::vector<ComponentForecast>& forecasts) {
       for (size_t r = 0; r < 2; ++r) {
         host.use[r] += use[r];
         if (rule_.sees != Sees::kForecast) continue;
-        predictor::Forecast of[predictor::kHorizonCount];
-        std::copy_n(forecasts[static_cast<size_t>(c)].of[r].begin(), predictor::kHorizonCount, of);
-        host.demand[r].Add(use[r], of);
+        host.demand[r].Add(use[r], forecasts[static_cast<size_t>(c)].of[r], Most(c, r));
       }
     }
-    if (rule_.sees == Sees::kForecast) {
-      for (decisions::JointDemand& demand : host.demand) demand.End();
+    if (rule_.sees != Sees::kForecast) continue;
+    for (size_t r = 0; r < 2; ++r) {
+      if (scored_) {
+        const Outlook before = host.demand[r].At();
+        figures_.joint_above[r] += host.use[r] > before.at[0][3];
+        figures_.joint_margin[r] += (before.at[0][3] - before.at[0][0]) / capacity_[r];
+        ++figures_.joint_steps[r];
+      }
+      host.demand[r].End();
     }
   }
 }
 
-// What the components of a host may claim of it: shares of what all of them together will use next,
-// in proportion to how uncertain each of them is.
+// What the components of a host may claim of it: the median of what each will use. What may come
+// beyond it is in what the host says of its strain.
 void ClusterRun::RenewResidents(int number, const std::vector<ComponentForecast>& forecasts) {
   Host& host = hosts_[static_cast<size_t>(number)];
   Changes changes;
   host.ledger->Expire(Now(), changes);
-  std::vector<Pair> medians(host.components.size()), widths(host.components.size());
-  Pair together = {}, all_medians = {}, all_widths = {};
+  std::vector<Pair> medians(host.components.size());
+  Pair share = {};  // of the sum of medians: together they may use less
   for (size_t r = 0; r < 2; ++r) {
-    const Outlook outlook = DemandOf(number, static_cast<int>(r));
-    together[r] = host.use[r];
-    together[r] = std::max(together[r], outlook.at[0][kResident]);
+    double sum = 0;
     for (size_t i = 0; i < host.components.size(); ++i) {
       const Outlook own = ComponentOutlook(host.components[i], static_cast<int>(r), forecasts);
-      medians[i][r] = own.now;
-      medians[i][r] = std::max(medians[i][r], own.at[0][0]);
-      widths[i][r] = std::max(0.0, own.at[0][kResident] - own.at[0][0]);
-      all_medians[r] += medians[i][r];
-      all_widths[r] += widths[i][r];
+      medians[i][r] = std::max(own.now, own.at[0][0]);
+      sum += medians[i][r];
     }
+    const double together = std::max(host.use[r], DemandOf(number, static_cast<int>(r)).at[0][0]);
+    share[r] = together / std::max(1e-9, sum);
   }
   for (size_t i = 0; i < host.components.size(); ++i) {
     const int c = host.components[i];
-    Pair amount;
-    for (size_t r = 0; r < 2; ++r) {
-      const double spare = together[r] - all_medians[r];
-      amount[r] = spare >= 0 && all_widths[r] > 0
-                      ? medians[i][r] + spare * widths[i][r] / all_widths[r]
-                      : medians[i][r] * together[r] / std::max(1e-9, all_medians[r]);
-    }
+    const Pair amount = {medians[i][0] * share[0], medians[i][1] * share[1]};
     const std::string& name = load_.components()[static_cast<size_t>(c)].name;
     const Lease* lease = host.ledger->Find(name);
     if (lease == nullptr) {
@@ -211,17 +212,26 @@ decisions::Outlook ClusterRun::Future(int number, bool is_host, int resource) co
   return outlook;
 }
 
-// What may still be promised, and would not make this host short itself.
-Amounts ClusterRun::Room(int number) const {
-  Amounts room = hosts_[static_cast<size_t>(number)].ledger->Free();
+// What others know of a host's room from now on, and what of it would make the host short itself.
+void ClusterRun::Tell(int number) {
+  Host& host = hosts_[static_cast<size_t>(number)];
+  if (rule_.sees == Sees::kPresent) {
+    for (size_t r = 0; r < 2; ++r) {
+      host.room[kOf[r]] =
+          std::max<int64_t>(0, static_cast<int64_t>(rule_.fill * capacity_[r] - host.use[r]));
+    }
+    return;
+  }
+  host.room = host.ledger->Free();
+  host.strain = {};
   for (const decisions::Rule& rule : rule_.policy.rules) {
     if (rule.percent == 0) continue;
     const size_t r = rule.resource == Resource::kMemory ? 1 : 0;
-    const double will = DemandOf(number, static_cast<int>(r)).at[0][3];
+    const double will = DemandOf(number, static_cast<int>(r)).at[0][kStrain];
     const auto left = static_cast<int64_t>(std::max(0.0, rule.above * capacity_[r] - will));
-    room[rule.resource] = std::min(room[rule.resource], left);
+    host.strain[rule.resource] =
+        std::max(host.strain[rule.resource], host.room[rule.resource] - left);
   }
-  return room;
 }
 
 decisions::Outlook ClusterRun::DemandOf(int number, int resource) const {
@@ -241,9 +251,7 @@ decisions::Outlook ClusterRun::ComponentOutlook(
   const auto r = static_cast<size_t>(resource);
   Outlook outlook;
   if (rule_.sees == Sees::kForecast) {
-    predictor::Forecast of[predictor::kHorizonCount];
-    std::copy_n(forecasts[c].of[r].begin(), predictor::kHorizonCount, of);
-    outlook = decisions::OutlookOf(0, of);
+    outlook = decisions::OutlookOf(UseOf(component)[r], forecasts[c].of[r], Most(component, r));
   }
   outlook.now = UseOf(component)[r];
   return outlook;
@@ -297,6 +305,7 @@ Situation& ClusterRun::Describe(int number, double short_for_s,
     decisions::HostView view;
     view.name = name;
     view.room = hosts_[static_cast<size_t>(other)].room;
+    view.strain = hosts_[static_cast<size_t>(other)].strain;
     view.price_per_hour = Price(other);
     view.bytes_per_s = kLink_bytes_per_s;
     s.hosts.push_back(std::move(view));
@@ -309,7 +318,7 @@ Situation& ClusterRun::Describe(int number, double short_for_s,
     see(lent.host);
   }
   Random random(load_.shape().seed * 1000003 + static_cast<uint64_t>(step_ + 1000) * 7919 +
-                static_cast<uint64_t>(number));
+                static_cast<uint64_t>(number) + 104729 * ++described_);
   for (int i = 0; i < kKnownHosts; ++i) see(static_cast<int>(random.Below(hosts_.size())));
   return s;
 }
@@ -323,7 +332,8 @@ void ClusterRun::Audit(const reservations::Ledger& ledger, const Ask& ask,
       reservations::PriorityInversion(leases, ledger.capacity(), ask, Now());
 }
 
-bool ClusterRun::Move(int from, const decisions::Step& step, double at_s, double& done_s) {
+bool ClusterRun::Move(int from, const decisions::Step& step, double at_s,
+                      const std::vector<ComponentForecast>& forecasts, double& done_s) {
   const int to = host_number_.at(step.host);
   const int c = component_number_.at(step.component);
   Host& source = hosts_[static_cast<size_t>(from)];
@@ -368,8 +378,8 @@ bool ClusterRun::Move(int from, const decisions::Step& step, double at_s, double
   for (size_t r = 0; r < 2; ++r) {
     source.use[r] -= use[r];
     target.use[r] += use[r];
-    source.demand[r].Changed();
-    target.demand[r].Changed();
+    source.demand[r].Leave(use[r], forecasts[static_cast<size_t>(c)].of[r], Most(c, r));
+    target.demand[r].Join(use[r], forecasts[static_cast<size_t>(c)].of[r], Most(c, r));
   }
   source.components.erase(std::find(source.components.begin(), source.components.end(), c));
   target.components.push_back(c);
@@ -440,11 +450,13 @@ double ClusterRun::Act(int number, double at_s, double short_for_s,
     for (const decisions::Step& step : decision.steps) {
       switch (step.action) {
         case Action::kMigrate:
-          if (Move(number, step, done_s, done_s)) {
+          if (Move(number, step, done_s, forecasts, done_s)) {
             moved = true;
           } else {
             figures_.refused += scored_;
             refused.push_back(step.host);
+            // Who is refused is told what there is.
+            Tell(host_number_.at(step.host));
             again = true;
           }
           break;
@@ -472,17 +484,12 @@ void ClusterRun::Step(int step, const std::vector<ComponentForecast>& forecasts,
     Host& host = hosts_[h];
     if (rule_.sees != Sees::kPresent) {
       RenewResidents(static_cast<int>(h), forecasts);
-      host.room = Room(static_cast<int>(h));
       std::erase_if(host.lent, [&](const Lent& lent) {
         const Lease* lease = hosts_[static_cast<size_t>(lent.host)].ledger->Find(lent.id);
         return lease == nullptr || lease->holder != host.name;
       });
-    } else {
-      for (size_t r = 0; r < 2; ++r) {
-        host.room[kOf[r]] =
-            std::max<int64_t>(0, static_cast<int64_t>(rule_.fill * capacity_[r] - host.use[r]));
-      }
     }
+    Tell(static_cast<int>(h));
     events_.push_back({static_cast<int>(h), 0, host.use, static_cast<int>(host.components.size())});
   }
   if (rule_.moves) {
@@ -491,9 +498,9 @@ void ClusterRun::Step(int step, const std::vector<ComponentForecast>& forecasts,
       bool moved = false;
       double at_s = 0;
       if (rule_.sees != Sees::kPresent) at_s = Act(number, kSeen_s, 0, forecasts, moved);
-      // What was not foreseen, or not enough: present use.
+      // What was not foreseen, or not enough: present use. Who finds no room asks others.
       at_s += kShortFor_s;
-      while (at_s < kStep_s) {
+      for (int in_vain = 0; in_vain < kTries && at_s < kStep_s;) {
         bool above = false;
         for (const decisions::Rule& rule : rule_.policy.rules) {
           const size_t r = rule.resource == Resource::kMemory ? 1 : 0;
@@ -501,11 +508,28 @@ void ClusterRun::Step(int step, const std::vector<ComponentForecast>& forecasts,
         }
         if (!above) break;
         at_s = Act(number, at_s, kShortFor_s, forecasts, moved) + kShortFor_s;
-        if (!moved) break;
+        in_vain = moved ? 0 : in_vain + 1;
       }
     }
   }
   Score();
+}
+
+// Leases of a host that nobody knows of: of components that are elsewhere, or not lent to who is
+// said to have them.
+uint64_t ClusterRun::WithoutHolder(int number) const {
+  uint64_t count = 0;
+  hosts_[static_cast<size_t>(number)].ledger->ForEach([&](const Lease& lease) {
+    if (lease.pinned) {
+      count += where_[static_cast<size_t>(component_number_.at(lease.component))] != number;
+      return;
+    }
+    const Host& holder = hosts_[static_cast<size_t>(host_number_.at(lease.holder))];
+    count += std::none_of(holder.lent.begin(), holder.lent.end(), [&](const Lent& lent) {
+      return lent.host == number && lent.id == lease.id;
+    });
+  });
+  return count;
 }
 
 void ClusterRun::Score() {
@@ -540,6 +564,7 @@ void ClusterRun::Score() {
     host.thresholds.Calm(kStep_s);
     if (rule_.sees != Sees::kPresent) {
       figures_.double_promises += !host.ledger->Check(Now()).empty();
+      figures_.without_holder += WithoutHolder(static_cast<int>(h));
     }
     if (!scored_) continue;
     figures_.violation_host_s += violated_s;
@@ -577,36 +602,40 @@ nlohmann::json ClusterRun::Report() const {
   const double violation = prices_.violation_s * f.weighted_violation_s;
   const double moving =
       prices_.gib_moved * f.gib_moved + prices_.blackout_s * f.weighted_blackout_s;
-  double joint = 0;
-  for (const Host& host : hosts_) joint += host.demand[0].factor() + host.demand[1].factor();
+  const auto joint = [&f](const double(&sums)[2], size_t r) {
+    return sums[r] / std::max(1.0, f.joint_steps[r]);
+  };
   std::vector<double> ns = decision_ns_;
   std::sort(ns.begin(), ns.end());
   const auto at = [&ns](double share) {
     return ns.empty() ? 0 : ns[static_cast<size_t>(share * static_cast<double>(ns.size() - 1))];
   };
-  return {{"violation_component_s", f.violation_component_s},
-          {"violation_host_s", f.violation_host_s},
-          {"violation_steps", f.violation_steps},
-          {"migrations", f.moves},
-          {"gib_moved", f.gib_moved},
-          {"blackout_s", f.blackout_s},
-          {"refused", f.refused},
-          {"reservations", f.reservations},
-          {"given_back", f.given_back},
-          {"expired", f.expired},
-          {"withdrawn", f.withdrawn},
-          {"host_hours", f.host_hours},
-          {"wasted_host_hours", f.wasted_host_hours},
-          {"cost",
-           {{"hosts", f.host_cost},
-            {"violations", violation},
-            {"moves", moving},
-            {"total", f.host_cost + violation + moving}}},
-          {"priority_inversions", f.priority_inversions},
-          {"double_promises", f.double_promises},
-          {"joint_factor", joint / (2 * static_cast<double>(hosts_.size()))},
-          {"decisions", f.decisions},
-          {"decision_us", {{"median", at(0.5) / 1000}, {"p99", at(0.99) / 1000}}}};
+  return {
+      {"violation_component_s", f.violation_component_s},
+      {"violation_host_s", f.violation_host_s},
+      {"violation_steps", f.violation_steps},
+      {"migrations", f.moves},
+      {"gib_moved", f.gib_moved},
+      {"blackout_s", f.blackout_s},
+      {"refused", f.refused},
+      {"reservations", f.reservations},
+      {"given_back", f.given_back},
+      {"expired", f.expired},
+      {"withdrawn", f.withdrawn},
+      {"host_hours", f.host_hours},
+      {"wasted_host_hours", f.wasted_host_hours},
+      {"cost",
+       {{"hosts", f.host_cost},
+        {"violations", violation},
+        {"moves", moving},
+        {"total", f.host_cost + violation + moving}}},
+      {"priority_inversions", f.priority_inversions},
+      {"double_promises", f.double_promises},
+      {"without_holder", f.without_holder},
+      {"joint_above_p95", {{"cpu", joint(f.joint_above, 0)}, {"memory", joint(f.joint_above, 1)}}},
+      {"joint_margin", {{"cpu", joint(f.joint_margin, 0)}, {"memory", joint(f.joint_margin, 1)}}},
+      {"decisions", f.decisions},
+      {"decision_us", {{"median", at(0.5) / 1000}, {"p99", at(0.99) / 1000}}}};
 }
 
 }  // namespace starling::replay

@@ -20,7 +20,7 @@ namespace starling::replay {
 
 // Forecasts of one component: processors, memory.
 struct ComponentForecast {
-  std::array<std::array<predictor::Forecast, predictor::kHorizonCount>, 2> of;
+  predictor::Forecast of[2][predictor::kHorizonCount];
 };
 
 // How a cluster is run.
@@ -77,7 +77,7 @@ class ClusterRun {
     double calm_s = 0;
     int foreseen_at = -1000;  // the last step in which a shortage was expected
     Pair use = {};
-    reservations::Amounts room;  // as it was told at the step's beginning
+    reservations::Amounts room, strain;  // as they were told last
   };
   struct Event {  // what a host uses changes
     int host = 0;
@@ -88,13 +88,14 @@ class ClusterRun {
 
   double Capacity(int resource) const { return capacity_[static_cast<size_t>(resource)]; }
   Pair UseOf(int component) const;
+  double Most(int component, size_t resource) const;  // that it can use
   double Price(int host) const;
   TimePoint Now() const { return TimePoint(std::chrono::seconds(1000000 + 300 * step_)); }
   void Observe(const std::vector<ComponentForecast>& forecasts);
   void RenewResidents(int host, const std::vector<ComponentForecast>& forecasts);
   decisions::Situation& Describe(int host, double short_for_s,
                                  const std::vector<ComponentForecast>& forecasts);
-  reservations::Amounts Room(int host) const;
+  void Tell(int host);
   // What is known of the future: nothing, forecasts, or all of it (the most until each horizon).
   decisions::Outlook DemandOf(int host, int resource) const;
   decisions::Outlook ComponentOutlook(int component, int resource,
@@ -103,9 +104,11 @@ class ClusterRun {
   // Returns the second at which its last move ended.
   double Act(int host, double at_s, double short_for_s,
              const std::vector<ComponentForecast>& forecasts, bool& moved);
-  bool Move(int host, const decisions::Step& step, double at_s, double& done_s);
+  bool Move(int host, const decisions::Step& step, double at_s,
+            const std::vector<ComponentForecast>& forecasts, double& done_s);
   void Reserve(int host, const decisions::Step& step);
   void GiveBack(int host, const std::string& id, int other);
+  uint64_t WithoutHolder(int host) const;
   void Score();
   void Audit(const reservations::Ledger& ledger, const reservations::Ask& ask,
              const absl::Status& refused);
@@ -122,13 +125,16 @@ class ClusterRun {
   decisions::Situation situation_;
   std::vector<Event> events_;
   int step_ = 0;
+  uint64_t described_ = 0;  // situations, by which a host knows other ones each time
   bool scored_ = false;
 
   struct Figures {
     double violation_component_s = 0, violation_host_s = 0, weighted_violation_s = 0;
     uint64_t violation_steps = 0, moves = 0, refused = 0, reservations = 0, given_back = 0,
              expired = 0, withdrawn = 0, priority_inversions = 0, double_promises = 0,
-             decisions = 0;
+             without_holder = 0, decisions = 0;
+    // Of hosts and steps: those in which more was used than P95 had it, and P95 beyond the median.
+    double joint_above[2] = {}, joint_margin[2] = {}, joint_steps[2] = {};
     double gib_moved = 0, blackout_s = 0, weighted_blackout_s = 0;
     double host_hours = 0, host_cost = 0;  // paid for, in shares of hosts
     double wasted_host_hours = 0;          // reserved and not used

@@ -157,10 +157,12 @@ absl::Status WritePlots(const json& report, const std::string& folder) {
 }  // namespace
 
 absl::Status Replay(const ReplayOptions& options, std::ostream& text) {
-  ASSIGN_OR_RETURN(const Traces traces, LoadTraces(options.traces));
+  ASSIGN_OR_RETURN(Traces traces, LoadTraces(options.traces));
+  if (options.half != 0) KeepHalf(options.half, traces);
   const auto started = std::chrono::steady_clock::now();
   json report;
   report["schema"] = kSchema;
+  report["half"] = options.half;
   ForecastOptions forecast;
   forecast.summary_tolerance = options.summary_tolerance;
   report["forecast"] = ReplayForecasts(traces.groups, forecast);

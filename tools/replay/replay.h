@@ -11,6 +11,7 @@ struct ReplayOptions {
   std::string traces;  // folder
   std::string out;     // JSON file; empty: none
   std::string plots;   // folder for SVG charts; empty: none
+  int half = 0;        // 1 or 2: only every other machine, function and user; 0: all
   bool ablations = false;
   double summary_tolerance = 0.05;
 };

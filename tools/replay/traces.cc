@@ -316,4 +316,27 @@ absl::StatusOr<Traces> LoadTraces(const std::string& folder) {
   return traces;
 }
 
+void KeepHalf(int half, Traces& traces) {
+  const size_t first = half == 1 ? 0 : 1;
+  const auto keep = [first](auto& list) {
+    size_t kept = 0;
+    for (size_t i = first; i < list.size(); i += 2) std::swap(list[kept++], list[i]);
+    list.resize(kept);
+  };
+  for (Group& group : traces.groups) {
+    keep(group.units);
+    keep(group.series);
+  }
+  std::erase_if(traces.groups, [](const Group& group) { return group.series.empty(); });
+  keep(traces.functions);
+  std::vector<std::string> users;
+  for (const Session& session : traces.sessions) {
+    if (users.empty() || users.back() != session.user) users.push_back(session.user);
+  }
+  keep(users);
+  std::erase_if(traces.sessions, [&](const Session& session) {
+    return std::find(users.begin(), users.end(), session.user) == users.end();
+  });
+}
+
 }  // namespace starling::replay

@@ -48,4 +48,8 @@ struct Traces {
 
 absl::StatusOr<Traces> LoadTraces(const std::string& folder);
 
+// Leaves every other machine, function and user: the first, third ... for 1, the second, fourth ...
+// for 2. What is chosen by one half is judged by the other.
+void KeepHalf(int half, Traces& traces);
+
 }  // namespace starling::replay

@@ -508,6 +508,11 @@ class Parser {
         ->type_name("FILE");
     replay_->add_option("--plots", options.replay.plots, "Write charts (SVG) into this folder")
         ->type_name("FOLDER");
+    replay_
+        ->add_option(
+            "--half", options.replay.half,
+            "Only every other machine, function and user: the first (1) or second (2) half")
+        ->check(CLI::Range(1, 2));
     CLI::Option* cluster = replay_->add_flag(
         "--cluster", options.cluster,
         "Run a cluster through a day of them instead, beside simpler rules; see docs/cluster.md");
@@ -756,6 +761,7 @@ int RunCli(const std::vector<std::string>& arguments, Io& io, Interrupter& inter
   if (parser.Chose(parser.replay_)) {
     options.cluster_replay.traces = options.replay.traces;
     options.cluster_replay.out = options.replay.out;
+    options.cluster_replay.half = options.replay.half;
     const absl::Status replayed = options.cluster
                                       ? replay::ReplayCluster(options.cluster_replay, io.out)
                                       : replay::Replay(options.replay, io.out);

@@ -103,6 +103,59 @@ TEST(DecideTest, ReservesForWhatIsFarOff) {
   EXPECT_FALSE(decision.short_of);
 }
 
+TEST(DecideTest, TheFartherOffTheLikelierAShortageHasToBe) {
+  Policy policy;
+  policy.reserve.within_s = 120;
+  Situation s = Rising(9, 2);
+  EXPECT_EQ(Only(Decide(s, policy)), "");  // P90 alone, where the median counts
+  for (size_t level = 0; level < kLevelCount; ++level) s.demand[kCpu].at[2][level] = 9000;
+  EXPECT_EQ(Only(Decide(s, policy)), "reserve b there");
+}
+
+TEST(DecideTest, SpreadsAddUpByTheirSquares) {
+  // P90 of all is 2 above the median. That of b has 1.2 of it, and without b it is 1.6: b takes
+  // 3 and 0.4 away, not 3 and 1.2.
+  Situation s = Rising(11.5);
+  for (auto& horizon : s.components[1].use[kCpu].at) {
+    for (size_t level = 1; level < kLevelCount; ++level) horizon[level] = 4200;
+  }
+  for (auto& horizon : s.demand[kCpu].at) horizon = {9500, 11500, 11500, 11500, 11500};
+  s.components.erase(s.components.begin());
+  const Decision decision = Decide(s, Policy());
+  ASSERT_EQ(Only(decision), "migrate b there");
+  EXPECT_NEAR(static_cast<double>(decision.left[Resource::kCpu]), 11500 - 8000 - 3400, 2);
+  // What it asks for is what three quarters of its futures need.
+  EXPECT_EQ(decision.steps[0].amount[Resource::kCpu], 4200);
+}
+
+TEST(DecideTest, MovesToWhereItMakesNobodyShortUnlessItIsShortAlready) {
+  Situation s = Rising(9);
+  s.hosts[0].strain[Resource::kCpu] = 9000;
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+  s.hosts.push_back(Host("calm", 4, 100));
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b calm");
+  s.hosts.pop_back();
+  s.demand[kCpu].now = 9500;
+  s.short_for_s = 11;
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b there");
+  s.hosts.push_back(Host("calm", 4, 100));
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b calm");
+}
+
+TEST(DecideTest, InAHurryWhatMovesQuicklyGoes) {
+  // Either is enough: a is cheaper to stop, b is quicker to move.
+  Policy policy;
+  Situation s = Rising(9);
+  s.components[0].use[kCpu] = s.components[1].use[kCpu] = Flat(4000);
+  s.components[0].move_bytes = 100.0 * kGiB;
+  s.components[0].move_blackout_s = 0;
+  s.components[1].move_blackout_s = 0.99;
+  policy.costs.gib_moved = 0;
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate a there");
+  s.demand[kCpu].now = 12000;  // two processors are missing, for as long as it takes
+  EXPECT_EQ(Only(Decide(s, policy)), "migrate b there");
+}
+
 TEST(DecideTest, AReservationIsKeptWhileItsReasonLastsAndUsedWhenItComes) {
   Situation s = Rising(9, 2);
   s.leases = {{"l", "there", "b", reservations::Kind::kSoft, {}, 30}};

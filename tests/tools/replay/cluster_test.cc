@@ -26,7 +26,7 @@ void WriteTraces(const Scratch& scratch) {
       random = random * 1664525u + 1013904223u;
       const double noise = static_cast<double>(random >> 8) / 16777216.0;
       const double wave = std::sin(2 * M_PI * (t + 20 * machine) / kDay);
-      const double cpu = 20 + 15 * wave + 5 * noise + (wave > 0.6 ? 30 : 0);
+      const double cpu = 10 + 10 * wave + 5 * noise + (wave > 0.6 ? 70 : 0);
       file << 300 * t << "," << cpu << "," << 500000 + 200000 * wave << ",0,0\n";
     }
   }
@@ -70,6 +70,8 @@ TEST(ClusterReplayTest, ForecastsKeepPromisesAndSpareViolations) {
   const auto report = nlohmann::json::parse(*written);
   EXPECT_EQ(report["priority_inversions"], 0);
   EXPECT_EQ(report["double_promises"], 0);
+  EXPECT_EQ(report["without_holder"], 0);
+  EXPECT_GT(report["rules"]["forecast"]["reservations"], 0);
   const auto& rules = report["rules"];
   const double none = rules["none"]["violation_component_s"];
   const double reactive = rules["reactive"]["violation_component_s"];

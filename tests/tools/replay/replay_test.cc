@@ -60,6 +60,32 @@ TEST(Baselines, ASeriesThatDoesNotVaryIsNotScored) {
   EXPECT_GT(MaseScale(Wave()), 0);
 }
 
+TEST(Halves, AreOfWholeMachinesAndUsers) {
+  const auto make = [] {
+    Traces traces;
+    traces.groups = {{"a", 1, 1, false, {"m1", "m2", "m3"}, {{1}, {2}, {3}}},
+                     {"b", 1, 1, false, {"m1"}, {{4}}}};
+    traces.functions = {{"f1", 1, {}}, {"f2", 1, {}}};
+    for (const char* user : {"u1", "u1", "u2", "u3"}) traces.sessions.push_back({user, "s", {}});
+    return traces;
+  };
+  Traces first = make(), second = make();
+  KeepHalf(1, first);
+  KeepHalf(2, second);
+  ASSERT_EQ(first.groups.size(), 2u);
+  EXPECT_EQ(first.groups[0].units, (std::vector<std::string>{"m1", "m3"}));
+  EXPECT_EQ(first.groups[0].series, (std::vector<std::vector<double>>{{1}, {3}}));
+  EXPECT_EQ(first.functions.size(), 1u);
+  ASSERT_EQ(first.sessions.size(), 3u);
+  EXPECT_EQ(first.sessions[2].user, "u3");
+  ASSERT_EQ(second.groups.size(), 1u);  // of b nothing is left
+  EXPECT_EQ(second.groups[0].units, std::vector<std::string>{"m2"});
+  ASSERT_EQ(second.functions.size(), 1u);
+  EXPECT_EQ(second.functions[0].name, "f2");
+  ASSERT_EQ(second.sessions.size(), 1u);
+  EXPECT_EQ(second.sessions[0].user, "u2");
+}
+
 class ReplayTest : public testing::Test {
  protected:
   void Write(const std::string& folder, const std::string& name, const std::string& content) {
