@@ -22,6 +22,9 @@ constexpr size_t kMaxWordBytes = 128 * kKiB;
 constexpr uint64_t kMinMemory = 4 * kMiB;
 constexpr int kMaxShared = 64;
 constexpr int kMaxShip = 64;
+constexpr int kMaxNames = 64;
+constexpr int kMostPriority = 1000;
+constexpr double kMostBlackout_s = 600;
 // With its slash. Other names are made of it.
 constexpr size_t kMaxShipName = 161;
 
@@ -47,6 +50,17 @@ bool IsUtf8(absl::string_view text) {
 }
 
 bool HasNul(absl::string_view text) { return text.find('\0') != absl::string_view::npos; }
+
+// Of other components, or of hosts.
+template <typename Names>
+absl::Status CheckNames(const Names& names, absl::string_view what,
+                        absl::Status (*check)(absl::string_view)) {
+  if (names.size() > kMaxNames) {
+    return absl::InvalidArgumentError(absl::StrCat(what, ": more than ", kMaxNames, " names"));
+  }
+  for (const std::string& name : names) RETURN_IF_ERROR(Annotate(check(name), what));
+  return absl::OkStatus();
+}
 
 // Words that execve(2) will be given.
 template <typename Words>
@@ -165,7 +179,17 @@ absl::Status CheckSpec(const v1::ComponentSpec& spec) {
       return absl::InvalidArgumentError("environment: each entry is KEY=VALUE");
     }
   }
-  return absl::OkStatus();
+  if (spec.priority() < -kMostPriority || spec.priority() > kMostPriority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority: ", spec.priority(), "; allowed is ",
+                                                   -kMostPriority, " to ", kMostPriority));
+  }
+  if (!(spec.bears_blackout_s() >= 0 && spec.bears_blackout_s() <= kMostBlackout_s)) {
+    return absl::InvalidArgumentError(absl::StrCat("bears_blackout: ", spec.bears_blackout_s(),
+                                                   " s; allowed is 0 to ", kMostBlackout_s, " s"));
+  }
+  RETURN_IF_ERROR(CheckNames(spec.near(), "near", CheckComponentName));
+  RETURN_IF_ERROR(CheckNames(spec.apart(), "apart", CheckComponentName));
+  return CheckNames(spec.prefers(), "prefers", CheckHostName);
 }
 
 std::string MakeMac(absl::string_view name, absl::string_view ip) {

@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
 namespace starling::shadow {
@@ -20,15 +21,51 @@ bool Field(absl::string_view word, absl::string_view key, uint64_t* value) {
          absl::SimpleAtoi(word, value);
 }
 
-}  // namespace
-
-std::optional<uint64_t> ParseCpuUsage_us(absl::string_view text) {
+// The number behind `key` on a line of its own.
+std::optional<uint64_t> Keyed(absl::string_view text, absl::string_view key) {
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     const std::vector<absl::string_view> words = Words(line);
     uint64_t value = 0;
-    if (words.size() == 2 && words[0] == "usage_usec" && absl::SimpleAtoi(words[1], &value)) {
-      return value;
+    if (words.size() == 2 && words[0] == key && absl::SimpleAtoi(words[1], &value)) return value;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<uint64_t> ParseCpuUsage_us(absl::string_view text) {
+  return Keyed(text, "usage_usec");
+}
+
+std::optional<uint64_t> ParseInactiveFile(absl::string_view text) {
+  return Keyed(text, "inactive_file");
+}
+
+std::optional<uint64_t> ParseMeminfo(absl::string_view text, absl::string_view key) {
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<absl::string_view> words = Words(line);
+    uint64_t value = 0;
+    if (words.size() == 3 && words[0] == absl::StrCat(key, ":") && words[2] == "kB" &&
+        absl::SimpleAtoi(words[1], &value) && value < uint64_t{1} << 42) {
+      return value * 1024;
     }
+  }
+  return std::nullopt;
+}
+
+std::optional<ProcessorTicks> ParseProcessorTicks(absl::string_view text) {
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<absl::string_view> words = Words(line);
+    // user nice system idle iowait irq softirq steal; guests are in user already.
+    if (words.size() < 9 || words[0] != "cpu") continue;
+    ProcessorTicks ticks;
+    for (size_t i = 1; i < 9; ++i) {
+      uint64_t value = 0;
+      if (!absl::SimpleAtoi(words[i], &value)) return std::nullopt;
+      ticks.all += value;
+      if (i != 4 && i != 5) ticks.busy += value;
+    }
+    return ticks;
   }
   return std::nullopt;
 }

@@ -17,6 +17,18 @@ std::optional<uint64_t> ParseCpuUsage_us(absl::string_view text);
 // A file that holds one number, such as memory.current.
 std::optional<uint64_t> ParseNumber(absl::string_view text);
 
+// `inactive_file` of memory.stat.
+std::optional<uint64_t> ParseInactiveFile(absl::string_view text);
+
+// Bytes of a line of /proc/meminfo, such as "MemTotal".
+std::optional<uint64_t> ParseMeminfo(absl::string_view text, absl::string_view key);
+
+// Of all processors together since the boot, as in /proc/stat.
+struct ProcessorTicks {
+  uint64_t busy = 0, all = 0;
+};
+std::optional<ProcessorTicks> ParseProcessorTicks(absl::string_view text);
+
 struct IoBytes {
   uint64_t read = 0, written = 0;
 };

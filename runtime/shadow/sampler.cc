@@ -54,7 +54,10 @@ absl::StatusOr<Sample> Sampler::Take(std::chrono::steady_clock::time_point now) 
   }
   if (const auto text = ReadFile(cgroup_ + "/memory.current", kMostText); text.ok()) {
     if (const auto bytes = ParseNumber(*text)) {
-      sample.values[kMemory] = static_cast<double>(*bytes);
+      // What a component has read lately is not what it needs: as `kubectl top` counts.
+      const auto stat = ReadFile(cgroup_ + "/memory.stat", kMostText);
+      const uint64_t cache = stat.ok() ? ParseInactiveFile(*stat).value_or(0) : 0;
+      sample.values[kMemory] = static_cast<double>(*bytes - std::min(*bytes, cache));
     }
   }
   if (const auto text = ReadFile(cgroup_ + "/io.stat", kMostText); text.ok()) {

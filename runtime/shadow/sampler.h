@@ -13,7 +13,7 @@ namespace starling::shadow {
 
 enum Metric : int {
   kCpu,       // cores in use
-  kMemory,    // bytes
+  kMemory,    // bytes, without page cache that the kernel would give up first
   kDiskRead,  // bytes a second
   kDiskWrite,
   kNetIn,

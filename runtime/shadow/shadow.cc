@@ -19,9 +19,9 @@ Shadow::Shadow(Sampler sampler, const Options& options) : sampler_(std::move(sam
   }
 }
 
-absl::Status Shadow::Step(std::chrono::steady_clock::time_point now, const Tell& tell) {
+absl::Status Shadow::Step(std::chrono::steady_clock::time_point now, double time_s,
+                          const Tell& tell) {
   ASSIGN_OR_RETURN(last_, sampler_.Take(now));
-  const double time_s = std::chrono::duration<double>(now.time_since_epoch()).count();
   for (int i = 0; i < kMetricCount; ++i) {
     predictor::Forecaster& forecaster = forecasters_[i];
     const double value = last_.values[i];

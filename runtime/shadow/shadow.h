@@ -25,8 +25,9 @@ class Shadow {
 
   Shadow(Sampler sampler, const Options& options);
 
-  // One step: kNotFound when the component is gone.
-  absl::Status Step(std::chrono::steady_clock::time_point now, const Tell& tell);
+  // One step: kNotFound when the component is gone. `time_s` is the same moment in seconds since
+  // 1970: models outlive the agent and go to other hosts, whose monotonic clocks are others.
+  absl::Status Step(std::chrono::steady_clock::time_point now, double time_s, const Tell& tell);
 
   const predictor::Forecaster& forecaster(Metric metric) const { return forecasters_[metric]; }
   const Sample& last() const { return last_; }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <set>
 
@@ -87,6 +88,13 @@ TEST(CheckSpec, NamesTheFieldThatIsWrong) {
       {"directory", [](Spec& s) { s.set_directory("/a/../b"); }},
       {"environment", [](Spec& s) { s.add_environment("LANG"); }},
       {"environment", [](Spec& s) { s.add_environment("=C"); }},
+      {"priority", [](Spec& s) { s.set_priority(1001); }},
+      {"priority", [](Spec& s) { s.set_priority(INT32_MIN); }},
+      {"bears_blackout", [](Spec& s) { s.set_bears_blackout_s(-1); }},
+      {"bears_blackout", [](Spec& s) { s.set_bears_blackout_s(NAN); }},
+      {"near", [](Spec& s) { s.add_near("No"); }},
+      {"apart", [](Spec& s) { s.add_apart("../x"); }},
+      {"prefers", [](Spec& s) { s.add_prefers("a b"); }},
   };
   for (const auto& [word, spoil] : cases) {
     Spec spec = Good();

@@ -68,5 +68,28 @@ TEST(Readings, SurviveAnything) {
   }
 }
 
+TEST(Readings, InactiveFile) {
+  EXPECT_EQ(ParseInactiveFile("anon 5\ninactive_file 4096\nactive_file 1\n"), 4096u);
+  EXPECT_EQ(ParseInactiveFile("anon 5\n"), std::nullopt);
+}
+
+TEST(Readings, Meminfo) {
+  const char* text = "MemTotal:  768 kB\nMemFree: 100 kB\nHugePages_Total: 0\n";
+  EXPECT_EQ(ParseMeminfo(text, "MemTotal"), 768u * 1024);
+  EXPECT_EQ(ParseMeminfo(text, "MemAvailable"), std::nullopt);
+  EXPECT_EQ(ParseMeminfo("MemTotal: many kB\n", "MemTotal"), std::nullopt);
+  EXPECT_EQ(ParseMeminfo("MemTotal: 18446744073709551615 kB\n", "MemTotal"), std::nullopt);
+}
+
+TEST(Readings, ProcessorTicks) {
+  const auto ticks = ParseProcessorTicks("cpu  10 1 5 100 20 2 3 4 7 0\ncpu0 1 1 1 1 1 1 1 1\n");
+  ASSERT_TRUE(ticks);
+  EXPECT_EQ(ticks->busy, 25u);
+  EXPECT_EQ(ticks->all, 145u);
+  EXPECT_FALSE(ParseProcessorTicks("cpu  10 1 5\n"));
+  EXPECT_FALSE(ParseProcessorTicks("cpu  10 1 5 x 20 2 3 4\n"));
+  EXPECT_FALSE(ParseProcessorTicks(""));
+}
+
 }  // namespace
 }  // namespace starling::shadow

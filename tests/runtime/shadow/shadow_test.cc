@@ -74,6 +74,19 @@ TEST_F(ShadowTest, ACounterThatWentBackIsNotARate) {
   EXPECT_DOUBLE_EQ(sample->values[kCpu], 0.5);
 }
 
+TEST_F(ShadowTest, DoesNotCountCacheThatNobodyUses) {
+  Write("memory.stat", "anon 300\ninactive_file 400\n");
+  Sampler sampler = MakeSampler();
+  auto sample = sampler.Take(Clock::time_point());
+  ASSERT_TRUE(sample.ok());
+  EXPECT_EQ(sample->values[kMemory], 600);
+  // Two files are not read at one moment.
+  Write("memory.stat", "inactive_file 4000\n");
+  sample = sampler.Take(Clock::time_point());
+  ASSERT_TRUE(sample.ok());
+  EXPECT_EQ(sample->values[kMemory], 0);
+}
+
 TEST_F(ShadowTest, SaysWhenTheComponentIsGone) {
   Sampler sampler("/nonexistent", "/proc", std::nullopt);
   EXPECT_EQ(sampler.Take(Clock::time_point()).status().code(), absl::StatusCode::kNotFound);
@@ -90,7 +103,7 @@ TEST_F(ShadowTest, TellsForecastsAndKeepsModels) {
   for (int i = 0; i < 200; ++i) {
     cpu_us += 500000 + 1000 * (i % 7);
     Set(cpu_us, 1 << 20, static_cast<uint64_t>(i) * 100);
-    ASSERT_TRUE(shadow.Step(now += std::chrono::seconds(1), tell).ok());
+    ASSERT_TRUE(shadow.Step(now += std::chrono::seconds(1), 1.7e9 + i, tell).ok());
   }
   EXPECT_NEAR(known[kCpu].At(0).median, 0.5, 0.02);
   EXPECT_NEAR(known[kMemory].At(2).median, 1 << 20, 1 << 13);
