@@ -29,7 +29,8 @@ _starling() {
       --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
       --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
       --summary-tolerance | --half | --hosts | --components | --steps | --seed | --policy | --ship | --every | --keep | --encrypt-key | --number | --name | --transport | \
-      --out | --authority | --address | --days | --provider | --svg)
+      --out | --authority | --address | --days | --provider | --svg | --priority | --bears-blackout | \
+      --near | --apart | --prefers | --last)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
       -*) ;;
@@ -49,7 +50,9 @@ _starling() {
       mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
     --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
     --tail | --after | --summary-tolerance | --half | --hosts | --components | --steps | --seed | --every | --keep | --number | --name | \
-    --address | --days) return ;;
+    --address | --days | --priority | --bears-blackout | --last) return ;;
+    --near | --apart) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names ps --names)" -- "$current"); return ;;
+    --prefers) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
   esac
 
   local options="--help --socket"
@@ -58,10 +61,10 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate checkpoint restore cancel resolve stop logs events report info bench cert replay" -- "$current")
+          "run ps check migrate checkpoint restore cancel resolve stop logs events report forecast leases why info bench cert replay" -- "$current")
         return
       fi ;;
-    run) options="$options --user --ip --memory --shared --ship --directory --env" ;;
+    run) options="$options --user --ip --memory --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers" ;;
     ps) options="$options --json --names" ;;
     check) options="$options --to --transport --json" ;;
     migrate) options="$options --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --json --quiet" ;;
@@ -72,6 +75,9 @@ _starling() {
     logs) options="$options --follow --tail" ;;
     events) options="$options --follow --after --json" ;;
     report) options="$options --json" ;;
+    forecast) options="$options --pool --json" ;;
+    leases) options="$options --json" ;;
+    why) options="$options --last --json" ;;
     info) options="$options --json --peers" ;;
     bench) options="$options --to --provider --no-tools --svg --json" ;;
     cert) options="$options --address --out --authority --days" ;;
@@ -83,7 +89,7 @@ _starling() {
     mapfile -t COMPREPLY < <(compgen -d -- "$current")
   elif [[ $command == cert && -z $name && $current != -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "authority host" -- "$current")
-  elif [[ $current == -* || -n $name || $command == ps || $command == info || $command == run || $command == bench ||
+  elif [[ $current == -* || -n $name || $command == ps || $command == info || $command == run || $command == bench || $command == leases ||
     $command == replay ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
   else

@@ -108,6 +108,14 @@ const std::vector<TomlKey<Config>>& Keys() {
       TimeKey<Config>("migration", "probe_timeout_s", MEMBER(migration.probe_timeout), 1, 0.1,
                       3600),
       IntegerKey<Config>("migration", "keep_reports", MEMBER(migration.keep_reports), 0, 100000),
+      FlagKey<Config>("loop", "enabled", MEMBER(loop.enabled)),
+      TimeKey<Config>("loop", "period_s", MEMBER(loop.period), 1, 0.2, 3600),
+      TextKey<Config>(
+          "loop", "policy", "an absolute path, or \"\" for the default policy", MEMBER(loop.policy),
+          [](const std::string& text) {
+            return text.empty() ? absl::OkStatus() : CheckAbsolutePath(text);
+          }),
+      TimeKey<Config>("loop", "bears_blackout_ms", MEMBER(loop.bears_blackout), 1e-3, 1, 600000),
       TextKey<Config>("criu", "binary", "an absolute path", MEMBER(criu.binary), CheckFolder),
       TextKey<Config>(
           "keeper", "binary", "an absolute path, or \"\" for the one beside starlingd",

@@ -124,6 +124,20 @@ struct Config {
     int keep_reports = 100;
   } migration;
 
+  // What the agent foresees, reserves and decides by itself; docs/policy.md.
+  struct Loop {
+    // false: components are not sampled, nothing is foreseen or decided. Leases are granted all the
+    // same.
+    bool enabled = true;
+    // Between two samples, and between two decisions, 0.2 to 3600 s: forecasts look 1, 6 and 12 of
+    // these ahead.
+    Duration period = std::chrono::seconds(1);
+    // Absolute path of the policy. Empty: the default one, which observes.
+    std::string policy;
+    // The longest blackout that a component bears which does not say, 1 to 600000 ms.
+    Duration bears_blackout = std::chrono::seconds(2);
+  } loop;
+
   struct Criu {
     // Absolute path of criu (3.17 or later).
     std::string binary = "/usr/sbin/criu";
@@ -162,6 +176,10 @@ struct Config {
   std::string SocketPath() const { return run_dir + "/starlingd.sock"; }
   // state_dir/journal.db.
   std::string JournalPath() const { return state_dir + "/journal.db"; }
+  // Where components' hints are heard: run_dir/hints.
+  std::string HintsPath() const { return run_dir + "/hints"; }
+  // Leases, what was learned, the log of decisions: state_dir/loop.
+  std::string LoopPath() const { return state_dir + "/loop"; }
   // Of migrations away from here: state_dir/reports.
   std::string ReportsPath() const { return state_dir + "/reports"; }
   // nullptr when no peer has this name. Valid while the Config is.

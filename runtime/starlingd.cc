@@ -23,8 +23,12 @@
 #include "runtime/agent/peer_service.h"
 #include "runtime/agent/starling_service.h"
 #include "runtime/bench/bench_service.h"
+#include "runtime/loop/loop.h"
+#include "runtime/loop/loop_service.h"
 #include "runtime/migration/offers.h"
 #include "runtime/names.h"
+#include "runtime/reservations/lease_desk.h"
+#include "runtime/shadow/model_shelf.h"
 #include "transport/roce_fabric.h"
 #include "transport/tcp_fabric.h"
 #include "transport/verbs_fabric.h"
@@ -143,11 +147,21 @@ absl::Status Serve(const Config& config) {
   host.blackouts = &blackouts;
   migration::Offers offers(config.data.listen);
   host.offers = &offers;
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<reservations::LeaseDesk> leases,
+      reservations::LeaseDesk::Open(config.host, config.LoopPath(), boot_id, Clock::now()));
+  host.leases = leases.get();
+  ASSIGN_OR_RETURN(const std::unique_ptr<shadow::ModelShelf> shelf,
+                   shadow::ModelShelf::Open(config.LoopPath() + "/models"));
+  host.shelf = shelf.get();
   migration::Targets targets(host);
   agent::Agent agent(host, targets);
   agent_of_exits = &agent;
+  loop::Loop loop(agent, *leases, *shelf);
+  host.reported = [&loop](const v1::MigrationReport& report) { loop.Reported(report); };
   RETURN_IF_ERROR(targets.Recover());
   RETURN_IF_ERROR(agent.Recover());
+  RETURN_IF_ERROR(loop.Start());
   bench::Grants bench_grants(host);
   RETURN_IF_ERROR(targets.Start([&](const std::string& provider, auto& incoming) {
     return offers.Take(provider, incoming) || bench_grants.Take(provider, incoming);
@@ -157,6 +171,8 @@ absl::Status Serve(const Config& config) {
   agent::PeerService peers(agent, targets);
   bench::BenchService bench(agent);
   bench::BenchPeerService bench_peers(host, bench_grants);
+  loop::LoopService loop_local(loop);
+  loop::LoopPeerService loop_peers(host, loop, *leases);
   grpc::ServerBuilder local_builder;
   const std::string socket = config.SocketPath();
   // Nobody may connect before the rights are set.
@@ -164,6 +180,7 @@ absl::Status Serve(const Config& config) {
   local_builder.AddListeningPort(absl::StrCat("unix:", socket), grpc::InsecureServerCredentials());
   local_builder.RegisterService(&local);
   local_builder.RegisterService(&bench);
+  local_builder.RegisterService(&loop_local);
   const std::unique_ptr<grpc::Server> local_server = local_builder.BuildAndStart();
   ::umask(mask);
   if (local_server == nullptr)
@@ -177,6 +194,7 @@ absl::Status Serve(const Config& config) {
   peer_builder.AddListeningPort(config.control.listen, security->server(), &port);
   peer_builder.RegisterService(&peers);
   peer_builder.RegisterService(&bench_peers);
+  peer_builder.RegisterService(&loop_peers);
   const std::unique_ptr<grpc::Server> peer_server = peer_builder.BuildAndStart();
   if (peer_server == nullptr || port == 0) {
     return absl::UnavailableError(
@@ -193,6 +211,8 @@ absl::Status Serve(const Config& config) {
   sigaddset(&wait_for, SIGINT);
   int signal_number = 0;
   sigwait(&wait_for, &signal_number);
+  // Nothing new is begun.
+  loop.Stop();
   if (agent.Draining()) {
     spdlog::info(
         "going down on signal {} once all that components left behind here is fetched; another "

@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -162,6 +163,15 @@ absl::StatusOr<v1::Component> Agent::Run(v1::ComponentSpec spec) {
   RETURN_IF_ERROR(host_.journal.PutComponent(row));
   keeper::StartKeeperOptions options = KeeperOptions(host_.config);
   options.spec = spec;
+  // Where it may tell what it knows of itself. Not part of what it was asked to be: what a person
+  // has set stays.
+  const auto named = [](const std::string& entry) {
+    return absl::StartsWith(entry, "STARLING_HINTS=");
+  };
+  if (std::none_of(spec.environment().begin(), spec.environment().end(), named)) {
+    options.spec.add_environment(
+        absl::StrCat("STARLING_HINTS=", host_.config.HintsPath(), "/", spec.name()));
+  }
   options.epoch = row.epoch;
   const absl::StatusOr<std::string> socket =
       keeper::StartKeeper(options, Deadline::After(kDestroyTimeout));
@@ -327,6 +337,13 @@ void Agent::StartMigration(std::shared_ptr<SourceMigration> migration, Component
     --threads_;
     changed_.notify_all();
   }).detach();
+}
+
+std::set<std::string> Agent::Moving() const {
+  std::lock_guard lock(mutex_);
+  std::set<std::string> names;
+  for (const auto& [name, migration] : moving_) names.insert(name);
+  return names;
 }
 
 absl::Status Agent::Cancel(const std::string& name) {

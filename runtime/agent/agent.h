@@ -39,6 +39,8 @@ class Agent {
   absl::StatusOr<std::shared_ptr<migration::ProgressBoard>> Migrate(
       const v1::MigrateRequest& request);
   absl::Status Cancel(const std::string& name);
+  // Components that are on their way to other hosts.
+  std::set<std::string> Moving() const;
   // Returns when the checkpoint is whole; the component runs on.
   absl::StatusOr<v1::CheckpointResponse> Checkpoint(const v1::CheckpointRequest& request);
   absl::StatusOr<v1::RestoreCheckpointResponse> RestoreCheckpoint(

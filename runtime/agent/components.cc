@@ -138,6 +138,18 @@ std::shared_ptr<Copy> ComponentTable::Find(absl::string_view name) const {
   return found == copies_.end() ? nullptr : found->second;
 }
 
+std::vector<std::shared_ptr<Copy>> ComponentTable::All() const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Copy>> all;
+  for (const auto& [name, copy] : copies_) all.push_back(copy);
+  return all;
+}
+
+bool ComponentTable::Busy(absl::string_view name) const {
+  std::lock_guard lock(mutex_);
+  return claims_.contains(std::string(name));
+}
+
 void ComponentTable::Watch(const std::shared_ptr<Copy>& copy) {
   const auto wanted = [&] {
     const auto found = copies_.find(copy->name());

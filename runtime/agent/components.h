@@ -99,6 +99,10 @@ class ComponentTable {
   void Remove(absl::string_view name);
   // nullptr when no such copy lives here.
   std::shared_ptr<Copy> Find(absl::string_view name) const;
+  // By name.
+  std::vector<std::shared_ptr<Copy>> All() const;
+  // Whether somebody has the claim.
+  bool Busy(absl::string_view name) const;
 
  private:
   void Watch(const std::shared_ptr<Copy>& copy);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,6 +19,12 @@
 
 namespace starling::migration {
 class Offers;
+}
+namespace starling::reservations {
+class LeaseDesk;
+}
+namespace starling::shadow {
+class ModelShelf;
 }
 
 namespace starling::agent {
@@ -42,6 +49,12 @@ struct Host {
   // Transports of the configuration that could not be opened, and why.
   std::map<std::string, absl::Status> closed_fabrics;
   const ControlSecurity* security = nullptr;
+  // What this host promised to others.
+  reservations::LeaseDesk* leases = nullptr;
+  // What the shadows of its components learned.
+  shadow::ModelShelf* shelf = nullptr;
+  // Hears how each migration away from here went; empty before there is anybody to tell.
+  std::function<void(const v1::MigrationReport&)> reported;
 
   // The transport of that name, or `fabric` for none. kFailedPrecondition, or what
   // closed_fabrics says, when it is not open.

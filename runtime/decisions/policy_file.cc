@@ -18,6 +18,7 @@ absl::Status PolicyFile::Refresh() {
   if (stamp != policy_stamp_) {
     policy_stamp_ = stamp;
     auto policy = LoadPolicy(path_);
+    refused_ = policy.status();
     if (policy.ok()) {
       policy_ = std::move(*policy);
     } else {

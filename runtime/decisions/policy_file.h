@@ -20,6 +20,8 @@ class PolicyFile {
   // Reads what changed since the last call. An error is told once for each change of the file.
   absl::Status Refresh();
 
+  // Why the policy's file as it is now is not in force; OK: it is.
+  const absl::Status& refused() const { return refused_; }
   const Policy& policy() const { return policy_; }
   const PriceFeed& prices() const { return prices_; }
 
@@ -37,6 +39,7 @@ class PolicyFile {
   static Stamp NotRead() { return {0, 0, -2, 0}; }
   Stamp policy_stamp_ = NotRead(), prices_stamp_ = NotRead();
   std::string prices_path_;
+  absl::Status refused_;
   Policy policy_;
   PriceFeed prices_;
 };

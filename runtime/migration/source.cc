@@ -19,6 +19,7 @@
 #include "runtime/migration/offers.h"
 #include "runtime/migration/slowdown.h"
 #include "runtime/migration/stream_keys.h"
+#include "runtime/shadow/model_shelf.h"
 
 namespace starling::migration {
 
@@ -379,6 +380,9 @@ absl::Status SourceMigration::Restore() {
   }
   restore.set_eager(request_.eager());
   restore.set_verify(request_.verify() || host_.config.migration.verify == "commit");
+  for (std::string& model : host_.shelf->Get(row_.component)) {
+    restore.mutable_shadow()->add_models(std::move(model));
+  }
   restore.set_log_tail(ReadLogTail(LogPath(host_.config.log_dir, row_.component)));
   list_bytes_ = restore.ByteSizeLong();
   ASSIGN_OR_RETURN(const v1::RestoreResponse response, peer_->Restore(restore, StepDeadline()));

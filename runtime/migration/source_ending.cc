@@ -124,6 +124,7 @@ void SourceMigration::FinishReport() {
   report_.set_expected_blackout_s(expected_blackout_s_);
   report_.set_expected_memory_s(expected_memory_s_);
   const ReportStore store(host_.config.ReportsPath(), host_.config.migration.keep_reports);
+  if (host_.reported) host_.reported(report_);
   if (const absl::Status kept = store.Save(report_); !kept.ok()) {
     host_.Event(row_.component, "report-failed", kept.message());
   }

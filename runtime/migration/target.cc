@@ -15,6 +15,8 @@
 #include "runtime/migration/offers.h"
 #include "runtime/migration/stream_keys.h"
 #include "runtime/names.h"
+#include "runtime/reservations/lease_desk.h"
+#include "runtime/shadow/model_shelf.h"
 #include "runtime/spec.h"
 
 namespace starling::migration {
@@ -162,6 +164,9 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
 absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& request,
                                                      const std::shared_ptr<Ghost>& ghost) {
   hold_.At("target-reserve");
+  RETURN_IF_ERROR(host_.leases->Arrive(Clock::now(), ghost->row.peer, ghost->row.component,
+                                       request.spec().priority(),
+                                       static_cast<int64_t>(request.arena_bytes())));
   RETURN_IF_ERROR(MakeDirectories(ghost->images, 0700));
   ASSIGN_OR_RETURN(ghost->token, MakeToken());
   LaneReceiver::Options receiver;
@@ -225,7 +230,11 @@ std::string Targets::Owner(const std::string& id) {
   return row.ok() ? row->peer : "";
 }
 
-absl::Status Targets::Renew(const std::string& id) { return Find(id).status(); }
+absl::Status Targets::Renew(const std::string& id) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(id));
+  host_.leases->Keep(Clock::now(), ghost->row.peer, ghost->row.component);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::string> Targets::ImagesFolder(const std::string& id) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(id));
@@ -349,6 +358,7 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   }
   phase("target: journal", start);
   ghost.prepared = true;
+  ghost.models.assign(request.shadow().models().begin(), request.shadow().models().end());
   host_.Event(ghost.row.component, "prepared",
               absl::StrCat(ghost.row.id, ": restored and held behind its fence"));
   hold_.At("target-prepared");
@@ -453,7 +463,12 @@ absl::StatusOr<v1::VerdictResponse> Targets::Conclude(const std::string& id,
 
 absl::Status Targets::LetRun(Ghost& ghost, uint64_t epoch) {
   RETURN_IF_ERROR(ghost.copy->LetRun(Deadline::After(kKeeperTimeout)));
+  if (const absl::Status taken = host_.shelf->Put(ghost.row.component, std::move(ghost.models));
+      !taken.ok()) {
+    host_.Event(ghost.row.component, "shadow-refused", taken.message());
+  }
   host_.components->Add(ghost.copy);
+  host_.leases->Arrived(Clock::now(), ghost.row.peer, ghost.row.component);
   host_.Event(ghost.row.component, "arrived",
               absl::StrCat("from host ", ghost.row.peer, " with epoch ", epoch));
   if (const absl::Status kept = Keep(ghost.row.spec); !kept.ok()) {
@@ -526,6 +541,7 @@ void Targets::Discard(Ghost& ghost) {
     host_.Event(ghost.row.component, "cleanup-failed", back.message());
   }
   (void)RemoveTree(ghost.images);
+  host_.leases->CalledOff(Clock::now(), ghost.row.peer, ghost.row.component);
   ghost.claim.Release();
 }
 

@@ -82,6 +82,7 @@ class Targets {
     TimePoint last_heard;    // guarded by Targets::mutex_
     bool committed = false;  // and waits for the source's copy to end; guarded by Targets::mutex_
     bool prepared = false;   // guarded by busy
+    std::vector<std::string> models;  // of its shadow at the source; guarded by busy
   };
 
   absl::StatusOr<std::shared_ptr<Ghost>> Find(const std::string& id, bool heard = true);

@@ -136,6 +136,30 @@ Examples:
   starling report redis
   starling report redis --json | jq .phases)";
 
+constexpr char kForecastFooter[] =
+    R"(What each component uses now, and will use 1, 6 and 12 periods (loop.period_s) from now: P50 is as
+likely too low as too high; P90 and P99 are exceeded once in 10 and in 100 times. HELD is how often
+the interval that should hold nine of ten outcomes did so lately. --pool adds the demand of all
+hosts together, as they tell one another, and by how much it was off.
+
+Examples:
+  starling forecast
+  starling forecast redis --json | jq '.components[0].metrics'
+  starling forecast --pool)";
+
+constexpr char kLeasesFooter[] =
+    R"(What this host promised to others, and what others promised to it. A soft lease is counted and not
+used yet; a firm one is; where a component runs by one, it lasts as long as the component.)";
+
+constexpr char kWhyFooter[] =
+    R"(The last decisions of this host's agent, oldest first: which shortage was expected and by which
+rule, and what was to be done about it, and why that. A decision is told again when it is another
+one. docs/policy.md says how they are made.
+
+Examples:
+  starling why redis
+  starling why --last 50 --json | jq '.decisions[].reason')";
+
 constexpr char kBenchFooter[] =
     R"(Measures between the agents of the two hosts, over data connections as a migration has them
 (data.queue_pairs of them): the rate of writes of 4 KiB to 8 MiB, and how long a small message takes
@@ -183,6 +207,13 @@ struct Options {
   std::string key_file;
   uint64_t number = 0;
   bool original_gone = false;
+
+  int priority = 0;
+  double bears_blackout_ms = 0;
+  std::vector<std::string> near, apart, prefers;
+
+  bool pool = false;
+  int last = 10;
 
   bool names = false;
   bool peers = false;
@@ -337,6 +368,30 @@ class Parser {
         ->take_all()
         ->expected(1);
 
+    run_->add_option("--priority", options.priority,
+                     "Who yields when room is short: the lower (default: 0)")
+        ->type_name("N")
+        ->check(CLI::Range(-1000, 1000));
+    run_->add_option("--bears-blackout", options.bears_blackout_ms,
+                     "The longest blackout that the agent may cause by a move of its own, in "
+                     "milliseconds (default: the agent's)")
+        ->type_name("MS")
+        ->check(CLI::Range(1.0, 600000.0));
+    const auto names = [this](const char* option, std::vector<std::string>& to, const char* about,
+                              const char* kind, absl::Status (*check)(absl::string_view)) {
+      run_->add_option(option, to, about)
+          ->type_name(kind)
+          ->take_all()
+          ->expected(1)
+          ->check(Checked(check));
+    };
+    names("--near", options.near, "Keep it on the host of this component (may be repeated)", "NAME",
+          CheckComponentName);
+    names("--apart", options.apart, "Never on the host of this component (may be repeated)", "NAME",
+          CheckComponentName);
+    names("--prefers", options.prefers, "Rather move it to this host (may be repeated)", "HOST",
+          CheckHostName);
+
     ps_ = Add("ps", "List the components of this host", kPsFooter);
     AddJson(ps_, options);
     ps_->add_flag("--names", options.names, "Only the names, one a line");
@@ -458,6 +513,24 @@ class Parser {
         ->required();
     AddJson(report_, options);
 
+    forecast_ = Add("forecast", "Say what components will use", kForecastFooter);
+    forecast_->add_option("NAME", options.name, "Only this component")
+        ->check(Checked(CheckComponentName));
+    forecast_->add_flag("--pool", options.pool, "The joint demand of all hosts as well");
+    AddJson(forecast_, options);
+
+    leases_ = Add("leases", "Show what was reserved, here and elsewhere", kLeasesFooter);
+    AddJson(leases_, options);
+
+    why_ = Add("why", "Say what the agent decided by itself, and why", kWhyFooter);
+    why_->add_option("NAME", options.name, "Only about this component")
+        ->check(Checked(CheckComponentName));
+    why_->add_option("--last", options.last, "So many decisions")
+        ->type_name("N")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+    AddJson(why_, options);
+
     info_ = Add("info", "Say what this host's agent is", "");
     AddJson(info_, options);
     info_->add_flag("--peers", options.peers, "Only the names of its peers, one a line");
@@ -568,6 +641,9 @@ class Parser {
   CLI::App* logs_;
   CLI::App* events_;
   CLI::App* report_;
+  CLI::App* forecast_;
+  CLI::App* leases_;
+  CLI::App* why_;
   CLI::App* info_;
   CLI::App* bench_;
   CLI::App* cert_;
@@ -596,11 +672,16 @@ std::string Complete(const Parser& parser, Options& options,
     for (const std::string& path : options.shared) spec.add_shared(path);
     for (const std::string& path : options.ship) spec.add_ship(path);
     for (const std::string& entry : options.environment) spec.add_environment(entry);
+    spec.set_priority(options.priority);
+    spec.set_bears_blackout_s(options.bears_blackout_ms / 1000);
+    for (const std::string& name : options.near) spec.add_near(name);
+    for (const std::string& name : options.apart) spec.add_apart(name);
+    for (const std::string& host : options.prefers) spec.add_prefers(host);
     return std::string(CheckSpec(spec).message());
   }
   // The parser's ranges let not-a-number through.
-  for (const double value :
-       {options.probe_timeout_s, options.max_blackout_ms, options.grace_s, options.every_s}) {
+  for (const double value : {options.probe_timeout_s, options.max_blackout_ms,
+                             options.bears_blackout_ms, options.grace_s, options.every_s}) {
     if (!std::isfinite(value)) return "a number is needed, not 'nan'";
   }
   if (separated) return "only `starling run` takes a command after --";
@@ -722,6 +803,19 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     events.set_follow(options.follow);
     events.set_after(options.after);
     return Events(session, events, format);
+  }
+  if (parser.Chose(parser.forecast_)) {
+    v1::ForecastRequest forecast;
+    forecast.set_name(options.name);
+    forecast.set_pool(options.pool);
+    return Forecast(session, forecast, format);
+  }
+  if (parser.Chose(parser.leases_)) return Leases(session, format);
+  if (parser.Chose(parser.why_)) {
+    v1::WhyRequest why;
+    why.set_name(options.name);
+    why.set_last(static_cast<uint32_t>(options.last));
+    return Why(session, why, format);
   }
   if (parser.Chose(parser.report_)) return Report(session, options.name, format);
   if (parser.Chose(parser.bench_)) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/proto/loop.pb.h"
 #include "runtime/proto/starling.pb.h"
 #include "tools/starling/agent.h"
 #include "tools/starling/exit_code.h"
@@ -69,6 +70,10 @@ ExitCode Logs(Session& session, const v1::LogsRequest& request);
 ExitCode Events(Session& session, const v1::EventsRequest& request, Format format);
 
 ExitCode Report(Session& session, const std::string& name, Format format);
+
+ExitCode Forecast(Session& session, const v1::ForecastRequest& request, Format format);
+ExitCode Leases(Session& session, Format format);
+ExitCode Why(Session& session, const v1::WhyRequest& request, Format format);
 
 enum class InfoForm { kText, kJson, kPeers };
 ExitCode Info(Session& session, InfoForm form);

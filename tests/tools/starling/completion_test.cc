@@ -67,7 +67,7 @@ class CompletionTest : public testing::Test {
 
 TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"re"}), ElementsAre("restore", "resolve", "report", "replay"));
-  EXPECT_EQ(Offered({""}).size(), 16u);
+  EXPECT_EQ(Offered({""}).size(), 19u);
   EXPECT_THAT(Offered({"migrate", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "w"}), ElementsAre("web"));
   EXPECT_THAT(Offered({"migrate", "web", "--to", ""}), ElementsAre("node2", "node3"));
@@ -85,7 +85,8 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
 TEST_F(CompletionTest, OffersTheOptionsThatThereAre) {
   for (const std::string command :
        {"run", "ps", "check", "migrate", "checkpoint", "restore", "cancel", "resolve", "stop",
-        "logs", "events", "report", "info", "bench", "cert", "replay"}) {
+        "logs", "events", "report", "forecast", "leases", "why", "info", "bench", "cert",
+        "replay"}) {
     const std::string help = Output(absl::StrCat(STARLING_PROGRAM, " ", command, " --help"));
     std::set<std::string> known = {"--socket"};
     const std::regex option(R"(\n  (?:-\w,)?(--[a-z-]+))");

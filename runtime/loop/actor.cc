@@ -1,0 +1,219 @@
+#include "runtime/loop/actor.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/agent/rpc_status.h"
+#include "runtime/loop/messages.h"
+#include "runtime/proto/loop.grpc.pb.h"
+#include "runtime/reservations/lease_desk.h"
+
+namespace starling::loop {
+
+using decisions::Action;
+using decisions::Step;
+
+namespace {
+
+// How often it is looked whether a move has ended.
+constexpr auto kLook = std::chrono::milliseconds(200);
+
+std::string KeyOf(const Step& step) {
+  return absl::StrCat(decisions::Name(step.action), " ", step.component, " ", step.host);
+}
+
+// For the call to a peer that is about to be made.
+void SetDeadline(grpc::ClientContext& context, Duration timeout) {
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout));
+}
+
+}  // namespace
+
+Actor::Actor(agent::Agent& agent, Limits& limits, Parts parts)
+    : agent_(agent), host_(agent.host()), limits_(limits), parts_(std::move(parts)) {
+  thread_ = std::jthread([this](const std::stop_token& stop) { Work(stop); });
+}
+
+Actor::~Actor() {
+  thread_.request_stop();
+  thread_.join();
+}
+
+bool Actor::Submit(const Step& step, const Terms& terms) {
+  std::lock_guard lock(mutex_);
+  std::string key = KeyOf(step);
+  if (!under_way_.insert(key).second) return false;
+  if (step.action == Action::kMigrate) starting_.insert(step.component);
+  jobs_.push_back({std::move(key), step, terms});
+  wake_.notify_all();
+  return true;
+}
+
+std::set<std::string> Actor::Moving() const {
+  std::lock_guard lock(mutex_);
+  std::set<std::string> names = starting_;
+  for (const auto& [name, board] : moves_) names.insert(name);
+  return names;
+}
+
+bool Actor::RestsFromFailure(const std::string& component, TimePoint now) const {
+  std::lock_guard lock(mutex_);
+  const auto found = failures_.find(component);
+  return found != failures_.end() && now < found->second.until;
+}
+
+void Actor::Failed(const std::string& component) {
+  std::lock_guard lock(mutex_);
+  Failure& failure = failures_[component];
+  const Duration rest = std::min<Duration>(kMostRest, kFirstRest * (1 << failure.times));
+  failure.times = std::min(failure.times + 1, 8);
+  failure.until = Clock::now() + rest;
+}
+
+void Actor::Work(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    Job job;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait_for(lock, stop, kLook, [&] { return !jobs_.empty(); });
+      if (!jobs_.empty()) {
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+    }
+    Settle();
+    if (job.key.empty()) continue;
+    const absl::Status done = Do(job.step, job.terms);
+    if (!done.ok()) {
+      host_.Event(job.step.component, "loop-failed", absl::StrCat(job.key, ": ", done.message()));
+      if (job.step.action == Action::kMigrate) Failed(job.step.component);
+    }
+    std::lock_guard lock(mutex_);
+    if (job.step.action == Action::kMigrate) starting_.erase(job.step.component);
+    // A move is under way until it has ended.
+    if (job.step.action != Action::kMigrate || !done.ok()) under_way_.erase(job.key);
+  }
+}
+
+void Actor::Settle() {
+  std::map<std::string, std::shared_ptr<migration::ProgressBoard>> ended;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, board] : moves_) {
+      if (board->finished()) ended.emplace(name, board);
+    }
+  }
+  for (const auto& [name, board] : ended) {
+    const v1::MigrationProgress last = board->Latest();
+    const bool done = last.step() == v1::DONE;
+    host_.Event(name, done ? "loop-moved" : "loop-failed",
+                done ? absl::StrCat("to host ", last.to()) : last.message());
+    if (!done) Failed(name);
+    std::lock_guard lock(mutex_);
+    if (done) failures_.erase(name);
+    moves_.erase(name);
+    std::erase_if(under_way_, [&](const std::string& key) {
+      Step step;
+      step.component = name;
+      step.host = last.to();
+      return key == KeyOf(step);
+    });
+  }
+}
+
+absl::Status Actor::Do(const Step& step, const Terms& terms) {
+  switch (step.action) {
+    case Action::kMigrate:
+      return Move(step);
+    case Action::kReserve:
+      return AskForLease(step, terms);
+    case Action::kGiveBack:
+      return GiveBack(step);
+    case Action::kRestore:
+      RETURN_IF_ERROR(limits_.Restore(step.component));
+      host_.Event(step.component, "loop-restored", step.reason);
+      return absl::OkStatus();
+    case Action::kPageOut:
+    case Action::kDegrade: {
+      const std::string cgroup = parts_.cgroup(step.component);
+      if (cgroup.empty()) return absl::NotFoundError("it is not here any more");
+      const bool pages = step.action == Action::kPageOut;
+      RETURN_IF_ERROR(pages ? Limits::PageOut(cgroup, step.amount[reservations::Resource::kMemory])
+                            : limits_.Degrade(step.component, cgroup));
+      host_.Event(step.component, pages ? "loop-paged-out" : "loop-degraded", step.reason);
+      return absl::OkStatus();
+    }
+    case Action::kProcessors:
+      return absl::UnimplementedError("components are not moved between processors");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Actor::Move(const Step& step) {
+  v1::MigrateRequest request;
+  request.set_name(step.component);
+  request.set_to(step.host);
+  host_.Event(step.component, "loop-migrate",
+              absl::StrCat("to host ", step.host, ": ", step.reason));
+  ASSIGN_OR_RETURN(std::shared_ptr<migration::ProgressBoard> board, agent_.Migrate(request));
+  std::lock_guard lock(mutex_);
+  moves_[step.component] = std::move(board);
+  return absl::OkStatus();
+}
+
+absl::Status Actor::AskForLease(const Step& step, const Terms& terms) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<agent::PeerClient> peer, agent_.Peer(step.host));
+  const auto stub = v1::LoopPeer::NewStub(peer->channel());
+  grpc::ClientContext context;
+  SetDeadline(context, host_.config.migration.peer_timeout);
+  v1::LeaseResponse answer;
+  const std::string id = reservations::LeaseId(host_.config.host, step.component);
+  if (!step.lease.empty()) {
+    v1::RenewLeaseRequest renew;
+    renew.set_host(host_.config.host);
+    renew.set_id(step.lease);
+    renew.set_length_s(Seconds(terms.length));
+    *renew.mutable_amount() = ToMessage(step.amount);
+    return Annotate(FromGrpc(stub->RenewLease(&context, renew, &answer)),
+                    absl::StrCat("host ", step.host));
+  }
+  v1::AskLeaseRequest ask;
+  ask.set_host(host_.config.host);
+  ask.set_length_s(Seconds(terms.length));
+  v1::LeaseInfo& lease = *ask.mutable_lease();
+  lease.set_id(id);
+  lease.set_component(step.component);
+  lease.set_priority(terms.priority);
+  lease.set_kind(std::string(reservations::Name(reservations::Kind::kSoft)));
+  *lease.mutable_amount() = ToMessage(step.amount);
+  RETURN_IF_ERROR(
+      Annotate(FromGrpc(stub->AskLease(&context, ask, &answer)), absl::StrCat("host ", step.host)));
+  host_.Event(step.component, "loop-reserved",
+              absl::StrCat(reservations::Show(FromMessage(answer.lease().amount())), " on host ",
+                           step.host, ": ", step.reason));
+  return absl::OkStatus();
+}
+
+absl::Status Actor::GiveBack(const Step& step) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<agent::PeerClient> peer, agent_.Peer(step.host));
+  const auto stub = v1::LoopPeer::NewStub(peer->channel());
+  grpc::ClientContext context;
+  SetDeadline(context, host_.config.migration.peer_timeout);
+  v1::GiveBackLeaseRequest request;
+  request.set_host(host_.config.host);
+  request.set_id(step.lease);
+  v1::GiveBackLeaseResponse answer;
+  const absl::Status given = FromGrpc(stub->GiveBackLease(&context, request, &answer));
+  // One that ended by itself is given back.
+  if (!given.ok() && !absl::IsNotFound(given)) {
+    return Annotate(given, absl::StrCat("host ", step.host));
+  }
+  host_.Event(step.component, "loop-gave-back",
+              absl::StrCat("its room on host ", step.host, ": ", step.reason));
+  parts_.in_vain();
+  return absl::OkStatus();
+}
+
+}  // namespace starling::loop

@@ -1,0 +1,290 @@
+#include "runtime/loop/host_watch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/status.h"
+
+namespace starling::loop {
+namespace {
+
+using predictor::Forecast;
+using predictor::Forecaster;
+using predictor::kHorizonCount;
+using predictor::kHorizons;
+using reservations::Amounts;
+using reservations::Resource;
+
+constexpr size_t kCpuIndex = static_cast<size_t>(Resource::kCpu);
+constexpr size_t kMemoryIndex = static_cast<size_t>(Resource::kMemory);
+constexpr double kLately_s = 60;
+// How much one gap of a user's teaches, compared with a fit over all of them.
+constexpr double kFollowRate = 0.1;
+
+Forecaster MakeForecaster(double step_s) {
+  predictor::ForecasterOptions options;
+  options.step_s = step_s;
+  return Forecaster(options);
+}
+
+double Known(double value) { return std::isfinite(value) ? value : 0; }
+
+bool Any(const predictor::Activity& activity) {
+  return activity.moves > 0 || activity.drags > 0 || activity.clicks > 0 || activity.scrolls > 0 ||
+         activity.keys > 0;
+}
+
+}  // namespace
+
+HostWatch::HostWatch(double step_s, hints::HintListener* hints, std::string proc)
+    : step_s_(step_s),
+      hints_(hints),
+      proc_(proc),
+      host_(std::move(proc)),
+      rest_cpu_(MakeForecaster(step_s)),
+      rest_memory_(MakeForecaster(step_s)) {}
+
+absl::Status HostWatch::Add(const std::string& name, const std::string& cgroup,
+                            std::optional<pid_t> pid, const shadow::ModelShelf::Models& models) {
+  shadow::Shadow::Options options;
+  options.step_s = step_s_;
+  Watched& watched = components_[name];
+  watched = Watched();
+  watched.shadow = std::make_unique<shadow::Shadow>(shadow::Sampler(cgroup, proc_, pid), options);
+  cpu_.Changed();
+  memory_.Changed();
+  return watched.shadow->Restore(models);
+}
+
+void HostWatch::Remove(const std::string& name) {
+  if (components_.erase(name) == 0) return;
+  cpu_.Changed();
+  memory_.Changed();
+}
+
+void HostWatch::SetLeaving(const std::set<std::string>& leaving) {
+  for (auto& [name, watched] : components_) {
+    const bool leaves = leaving.contains(name);
+    if (watched.leaving == leaves) continue;
+    watched.leaving = leaves;
+    cpu_.Changed();
+    memory_.Changed();
+  }
+}
+
+HostWatch::Part HostWatch::Foresee(TimePoint now, const std::string& name, Watched& watched,
+                                   shadow::Metric metric, Resource resource, double scale) {
+  const Forecaster& forecaster = watched.shadow->forecaster(metric);
+  decisions::Outlook& outlook = watched.use[static_cast<size_t>(resource)];
+  // Nobody uses more than there is, whatever a rise that just began seems to promise.
+  const auto most = static_cast<double>(Capacity()[resource]);
+  const auto bounded = [&](double value) { return std::clamp(scale * value, 0.0, most); };
+  Part part;
+  part.value = outlook.now = scale * Known(watched.shadow->last().values[metric]);
+  for (int h = 0; h < kHorizonCount; ++h) {
+    const Forecast forecast = forecaster.At(h);
+    part.forecasts[h] = {bounded(forecast.median), bounded(forecast.low), bounded(forecast.high)};
+    for (size_t level = 0; level < decisions::kLevelCount; ++level) {
+      const double quantile =
+          forecaster.steps() == 0 ? 0 : forecaster.Quantile(h, decisions::kLevels[level]);
+      outlook.at[static_cast<size_t>(h)][level] = bounded(quantile);
+    }
+  }
+  if (hints_ == nullptr) return part;
+  hints_->With(name, [&](hints::ComponentHints& hints) {
+    predictor::Hints& needs = hints.needs(resource);
+    const double axis_s = hints::ComponentHints::AxisSeconds(now);
+    needs.Observe(axis_s, part.value);
+    if (needs.open() == 0) return;
+    for (int h = 0; h < kHorizonCount; ++h) {
+      const Forecast moved =
+          needs.Apply(axis_s + kHorizons[static_cast<size_t>(h)] * step_s_, part.forecasts[h]);
+      if (moved.median == part.forecasts[h].median && moved.high == part.forecasts[h].high) {
+        continue;
+      }
+      part.forecasts[h] = moved;
+      outlook.at[static_cast<size_t>(h)] = Quantiles(moved);
+    }
+  });
+  return part;
+}
+
+void HostWatch::SeeActivity(TimePoint now, const std::string& name, Watched& watched) {
+  if (hints_ == nullptr) return;
+  predictor::Activity activity;
+  hints_->With(name, [&](hints::ComponentHints& hints) {
+    activity = hints.TakeActivity();
+    watched.phase = hints.phase();
+  });
+  if (Any(activity)) {
+    if (watched.activity.Step(Seconds(now - begun_), activity) && watched.active) {
+      idle_.Learn(watched.features, watched.activity.last_gap_s(), kFollowRate);
+    }
+    watched.activity.Features(watched.features);
+    watched.active = now;
+  }
+  // Who never told of a user has none that could be idle.
+  watched.idle_probability =
+      watched.active ? idle_.Probability(watched.features, Seconds(now - *watched.active)) : 0;
+}
+
+HostWatch::Part HostWatch::FromRest(double time_s, Forecaster& forecaster, double value,
+                                    Resource resource) const {
+  forecaster.Observe(time_s, value);
+  const auto most = static_cast<double>(Capacity()[resource]);
+  Part part;
+  part.value = value;
+  for (int h = 0; h < kHorizonCount; ++h) {
+    const Forecast forecast = forecaster.At(h);
+    part.forecasts[h] = {std::clamp(forecast.median, 0.0, most),
+                         std::clamp(forecast.low, 0.0, most), std::clamp(forecast.high, 0.0, most)};
+  }
+  return part;
+}
+
+absl::Status HostWatch::Step(TimePoint now, double time_s) {
+  if (begun_ == TimePoint{}) begun_ = now;
+  ASSIGN_OR_RETURN(use_, host_.Take());
+  const bool first = !std::isfinite(use_.processors_used);
+  const double processors = Known(use_.processors_used);
+  if (!first) {
+    const double weight = processors_lately_ == 0 ? 1 : std::min(1.0, step_s_ / kLately_s);
+    processors_lately_ += weight * (processors - processors_lately_);
+  }
+  double cpu = 0, memory = 0;
+  for (auto& [name, watched] : components_) {
+    const absl::Status sampled =
+        watched.shadow->Step(now, time_s, [](shadow::Metric, const uint8_t*, size_t) {});
+    if (!sampled.ok()) continue;
+    SeeActivity(now, name, watched);
+    const Part of_cpu = Foresee(now, name, watched, shadow::kCpu, Resource::kCpu, kCpuScale);
+    const Part of_memory = Foresee(now, name, watched, shadow::kMemory, Resource::kMemory, 1);
+    cpu += of_cpu.value;
+    memory += of_memory.value;
+    if (watched.leaving) continue;
+    cpu_.Add(of_cpu.value, of_cpu.forecasts);
+    memory_.Add(of_memory.value, of_memory.forecasts);
+  }
+  const Part rest_memory =
+      FromRest(time_s, rest_memory_, std::max(0.0, static_cast<double>(use_.memory_used) - memory),
+               Resource::kMemory);
+  memory_.Add(rest_memory.value, rest_memory.forecasts);
+  memory_.End();
+  if (first) return absl::OkStatus();
+  const Part rest_cpu =
+      FromRest(time_s, rest_cpu_, std::max(0.0, kCpuScale * processors - cpu), Resource::kCpu);
+  cpu_.Add(rest_cpu.value, rest_cpu.forecasts);
+  cpu_.End();
+  return absl::OkStatus();
+}
+
+std::set<std::string> HostWatch::names() const {
+  std::set<std::string> names;
+  for (const auto& [name, watched] : components_) names.insert(name);
+  return names;
+}
+
+Amounts HostWatch::Capacity() const {
+  Amounts capacity;
+  capacity[Resource::kCpu] = static_cast<int64_t>(kCpuScale * use_.processors);
+  capacity[Resource::kMemory] = static_cast<int64_t>(use_.memory);
+  return capacity;
+}
+
+Amounts HostWatch::AllUsed() const {
+  Amounts used;
+  used[Resource::kCpu] = static_cast<int64_t>(kCpuScale * processors_lately_);
+  used[Resource::kMemory] = static_cast<int64_t>(use_.memory_used);
+  return used;
+}
+
+std::map<std::string, Amounts> HostWatch::Used() const {
+  std::map<std::string, Amounts> all;
+  for (const auto& [name, watched] : components_) {
+    Amounts& used = all[name];
+    used[Resource::kCpu] = static_cast<int64_t>(watched.use[kCpuIndex].now);
+    used[Resource::kMemory] = static_cast<int64_t>(watched.use[kMemoryIndex].now);
+  }
+  return all;
+}
+
+std::map<std::string, shadow::ModelShelf::Models> HostWatch::Save() const {
+  std::map<std::string, shadow::ModelShelf::Models> all;
+  for (const auto& [name, watched] : components_) all[name] = watched.shadow->Save();
+  return all;
+}
+
+void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
+  situation.step_s = step_s_;
+  situation.capacity = Capacity();
+  situation.demand[kCpuIndex] = cpu_.outlook();
+  situation.demand[kMemoryIndex] = memory_.outlook();
+  for (const auto& [name, watched] : components_) {
+    if (watched.leaving) continue;
+    decisions::ComponentView& view = situation.components.emplace_back();
+    view.name = name;
+    view.use = watched.use;
+    view.idle_probability = watched.idle_probability;
+    if (hints_ == nullptr) continue;
+    hints_->With(name, [&](const hints::ComponentHints& hints) {
+      view.not_now_s = Seconds(hints.NotNowLeft(now));
+      view.good_moment = hints.GoodMoment(now);
+    });
+  }
+}
+
+std::vector<v1::ForecastOf> HostWatch::ShowComponents() const {
+  std::vector<v1::ForecastOf> all;
+  for (const auto& [name, watched] : components_) {
+    v1::ForecastOf& shown = all.emplace_back();
+    shown.set_name(name);
+    shown.set_phase(watched.phase);
+    for (int m = 0; m < shadow::kMetricCount; ++m) {
+      const auto metric = static_cast<shadow::Metric>(m);
+      const Forecaster& forecaster = watched.shadow->forecaster(metric);
+      // One that has never been seen, as the network of a component without an address.
+      if (forecaster.steps() == 0) continue;
+      v1::MetricForecast* of_metric = shown.add_metrics();
+      of_metric->set_metric(shadow::MetricName(m));
+      of_metric->set_now(Known(watched.shadow->last().values[m]));
+      for (int h = 0; h < kHorizonCount; ++h) {
+        v1::ForecastAhead* ahead = of_metric->add_ahead();
+        const Forecast interval = forecaster.At(h);
+        ahead->set_ahead_s(kHorizons[static_cast<size_t>(h)] * step_s_);
+        ahead->set_p50(std::max(0.0, forecaster.Quantile(h, 0.5)));
+        ahead->set_p90(std::max(0.0, forecaster.Quantile(h, 0.9)));
+        ahead->set_p99(std::max(0.0, forecaster.Quantile(h, 0.99)));
+        ahead->set_low(interval.low);
+        ahead->set_high(interval.high);
+        ahead->set_coverage(forecaster.coverage(h));
+        ahead->set_outcomes(forecaster.interval(h).outcomes());
+      }
+      // By hints, where there are any.
+      const bool is_cpu = metric == shadow::kCpu;
+      if (!is_cpu && metric != shadow::kMemory) continue;
+      const decisions::Outlook& outlook = watched.use[is_cpu ? kCpuIndex : kMemoryIndex];
+      const double scale = is_cpu ? 1 / kCpuScale : 1;
+      for (int h = 0; h < kHorizonCount; ++h) {
+        const auto& levels = outlook.at[static_cast<size_t>(h)];
+        v1::ForecastAhead* ahead = of_metric->mutable_ahead(h);
+        ahead->set_p50(scale * levels[0]);
+        ahead->set_p90(scale * levels[2]);
+        ahead->set_p99(scale * levels[4]);
+      }
+    }
+  }
+  return all;
+}
+
+v1::ForecastOf HostWatch::ShowAll() const {
+  v1::ForecastOf shown;
+  const Amounts capacity = Capacity();
+  *shown.add_metrics() =
+      cpu_.Show("cpu", 1 / kCpuScale, static_cast<double>(capacity[Resource::kCpu]), step_s_);
+  *shown.add_metrics() =
+      memory_.Show("memory", 1, static_cast<double>(capacity[Resource::kMemory]), step_s_);
+  return shown;
+}
+
+}  // namespace starling::loop

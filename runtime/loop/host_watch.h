@@ -1,0 +1,102 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "predictor/forecaster.h"
+#include "predictor/idleness.h"
+#include "runtime/decisions/situation.h"
+#include "runtime/hints/hint_listener.h"
+#include "runtime/loop/joint_demand.h"
+#include "runtime/proto/loop.pb.h"
+#include "runtime/reservations/lease_desk.h"
+#include "runtime/shadow/host_sampler.h"
+#include "runtime/shadow/model_shelf.h"
+#include "runtime/shadow/shadow.h"
+
+namespace starling::loop {
+
+// What is known of this host and its components: their shadows, what the rest of the host uses, and
+// the joint demand of all of it. It watches and touches nothing. Not thread-safe.
+class HostWatch {
+ public:
+  // `hints` may be nullptr. `proc`: the /proc to look into.
+  HostWatch(double step_s, hints::HintListener* hints, std::string proc = "/proc");
+
+  // A component came. The status says what of `models` could not be taken; it is watched anyway.
+  absl::Status Add(const std::string& name, const std::string& cgroup, std::optional<pid_t> pid,
+                   const shadow::ModelShelf::Models& models);
+  void Remove(const std::string& name);
+  // Those that are on their way to other hosts: what they use is not part of what is foreseen here.
+  void SetLeaving(const std::set<std::string>& leaving);
+
+  // Samples everything. An error is the host's own; components that are gone are passed over until
+  // they are removed.
+  absl::Status Step(TimePoint now, double time_s);
+
+  std::set<std::string> names() const;
+  const shadow::HostUse& use() const { return use_; }
+  // What each component uses now, as leases count.
+  std::map<std::string, reservations::Amounts> Used() const;
+  // What all of it uses now; processors as over the last minute, so that a moment is no shortage of
+  // what can be promised.
+  reservations::Amounts AllUsed() const;
+  reservations::Amounts Capacity() const;
+  std::map<std::string, shadow::ModelShelf::Models> Save() const;
+
+  const JointDemand& cpu() const { return cpu_; }        // thousandths of a processor
+  const JointDemand& memory() const { return memory_; }  // bytes
+
+  // Fills in capacity, demand, step and components, by name, with what their shadows and hints say.
+  void Describe(TimePoint now, decisions::Situation& situation) const;
+  std::vector<v1::ForecastOf> ShowComponents() const;
+  v1::ForecastOf ShowAll() const;
+
+ private:
+  struct Watched {
+    std::unique_ptr<shadow::Shadow> shadow;
+    decisions::Outlooks use = {};
+    bool leaving = false;
+    // Of its user, when the component tells.
+    predictor::InputActivity activity;
+    predictor::IdleFeatures features = {};
+    std::optional<TimePoint> active;
+    double idle_probability = 0;
+    std::string phase;
+  };
+  struct Part {
+    double value = 0;
+    predictor::Forecast forecasts[predictor::kHorizonCount];
+  };
+  static constexpr double kCpuScale = 1000;  // thousandths of a processor
+
+  // What a component will use of one resource, moved by its hints.
+  Part Foresee(TimePoint now, const std::string& name, Watched& watched, shadow::Metric metric,
+               reservations::Resource resource, double scale);
+  void SeeActivity(TimePoint now, const std::string& name, Watched& watched);
+  // The same of what is not a component.
+  Part FromRest(double time_s, predictor::Forecaster& forecaster, double value,
+                reservations::Resource resource) const;
+
+  const double step_s_;
+  hints::HintListener* const hints_;
+  const std::string proc_;
+  shadow::HostSampler host_;
+  shadow::HostUse use_;
+  double processors_lately_ = 0;
+  std::map<std::string, Watched> components_;
+  predictor::Forecaster rest_cpu_, rest_memory_;
+  JointDemand cpu_, memory_;
+  predictor::IdleModel idle_;
+  TimePoint begun_{};
+};
+
+}  // namespace starling::loop

@@ -1,0 +1,105 @@
+#include "runtime/loop/judge.h"
+
+#include <algorithm>
+#include <cctype>
+
+#include "absl/strings/str_cat.h"
+
+namespace starling::loop {
+
+using decisions::Decision;
+using decisions::Policy;
+using decisions::Rule;
+using decisions::Situation;
+
+namespace {
+
+constexpr size_t kP90 = 2;
+static_assert(decisions::kLevels[kP90] == 0.9);
+// A shortage of this length, unforeseen, is one ordinary mistake.
+constexpr double kOrdinary_s = 10;
+
+// Demand over capacity of what is scarcest.
+double Load(const Situation& situation) {
+  double load = 0;
+  for (size_t r = 0; r < decisions::kResources; ++r) {
+    if (situation.capacity.of[r] <= 0) continue;
+    load = std::max(
+        load, situation.demand[r].at[0][kP90] / static_cast<double>(situation.capacity.of[r]));
+  }
+  return load;
+}
+
+bool AboveNow(const Situation& situation, const Policy& policy) {
+  return std::any_of(policy.rules.begin(), policy.rules.end(), [&](const Rule& rule) {
+    const auto r = static_cast<size_t>(rule.resource);
+    const auto capacity = static_cast<double>(situation.capacity.of[r]);
+    return rule.percent == 0 && capacity > 0 &&
+           situation.demand[r].now > capacity * (rule.above + situation.threshold_shift);
+  });
+}
+
+// What two decisions have alike that differ in their figures only.
+std::string Essence(const Decision& decision) {
+  std::string text = decision.reason;
+  for (const decisions::Step& step : decision.steps) {
+    absl::StrAppend(&text, "\n", decisions::Name(step.action), "\n", step.reason);
+  }
+  std::erase_if(text, [](unsigned char c) { return std::isdigit(c) || c == '.'; });
+  // Names have figures of their own.
+  for (const decisions::Step& step : decision.steps) {
+    absl::StrAppend(&text, "\n", step.component, "\n", step.host);
+  }
+  return text;
+}
+
+}  // namespace
+
+Decision Judge::Decide(TimePoint now, const Policy& policy, Situation& situation) {
+  const double passed_s = before_ ? std::max(0.0, Seconds(now - *before_)) : 0;
+  before_ = now;
+  const auto since_s = [now](const std::optional<TimePoint>& since) {
+    return since ? Seconds(now - *since) : 0;
+  };
+  situation.threshold_shift = thresholds_.Shift(policy.thresholds, Load(situation));
+  if (!AboveNow(situation, policy)) {
+    above_since_.reset();
+  } else if (!above_since_) {
+    above_since_ = now;
+  }
+  situation.short_for_s = since_s(above_since_);
+  situation.calm_s = since_s(calm_since_);
+  Decision decision = decisions::Decide(situation, policy);
+  const bool expected = decision.short_of || decision.short_later;
+  if (expected) {
+    calm_since_.reset();
+  } else {
+    if (!calm_since_) calm_since_ = now;
+    thresholds_.Calm(passed_s);
+  }
+  if (decision.short_now && !short_since_) {
+    short_since_ = now;
+    unforeseen_ = !foreseen_;
+  } else if (!decision.short_now && short_since_) {
+    if (unforeseen_) thresholds_.Missed(policy.thresholds, since_s(short_since_) / kOrdinary_s);
+    short_since_.reset();
+  }
+  foreseen_ = expected;
+  return decision;
+}
+
+void Judge::InVain(const Policy& policy) { thresholds_.InVain(policy.thresholds, 1); }
+
+bool Judge::Tell(TimePoint now, const Decision& decision) {
+  std::string essence = Essence(decision);
+  const bool nothing = decision.steps.empty() && !decision.short_of && !decision.short_later;
+  const bool again = !nothing && told_at_ && now - *told_at_ >= kTellAgain;
+  if (essence == told_ && !again) return false;
+  // At the start there is nothing to tell of nothing.
+  const bool first = told_.empty();
+  told_ = std::move(essence);
+  told_at_ = now;
+  return !(first && nothing);
+}
+
+}  // namespace starling::loop

@@ -1,0 +1,601 @@
+#include "runtime/loop/loop.h"
+
+#include <pwd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <ctime>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "runtime/loop/messages.h"
+
+namespace starling::loop {
+
+using decisions::Action;
+using decisions::Decision;
+using decisions::Situation;
+using decisions::Step;
+using reservations::Amounts;
+using reservations::Kind;
+using reservations::Lease;
+using reservations::Resource;
+
+namespace {
+
+constexpr auto kKeeperTimeout = std::chrono::seconds(1);
+// How often what was learned is put on the shelf and written down.
+constexpr Duration kKeepEvery = std::chrono::seconds(10);
+// Idle memory is looked for where so much of it is, or will be, in use.
+constexpr double kMemoryIsScarce = 0.6;
+// A lease is changed when its amount is off by so much, and renewed in the last two thirds of it.
+constexpr double kWorthChanging = 0.1;
+constexpr double kRenewAt = 2.0 / 3;
+constexpr uint32_t kDecisionsShown = 10, kMostDecisionsShown = 1000;
+constexpr size_t kP50 = 0, kP90 = 2;
+static_assert(decisions::kLevels[kP50] == 0.5 && decisions::kLevels[kP90] == 0.9);
+
+double UnixTime() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+int MinuteOfWeek(double time_s) {
+  const auto seconds = static_cast<time_t>(time_s);
+  tm local = {};
+  localtime_r(&seconds, &local);
+  return ((local.tm_wday + 6) % 7) * 24 * 60 + local.tm_hour * 60 + local.tm_min;
+}
+
+// Whom a component runs as; a name or a number, which is a user's of this host.
+std::optional<uid_t> UserOf(const v1::ComponentSpec& spec) {
+  if (spec.user().empty()) return 0;
+  uint32_t number = 0;
+  if (absl::SimpleAtoi(spec.user(), &number)) return number;
+  passwd entry = {};
+  passwd* found = nullptr;
+  std::vector<char> text(16384);
+  if (::getpwnam_r(spec.user().c_str(), &entry, text.data(), text.size(), &found) != 0 ||
+      found == nullptr) {
+    return std::nullopt;
+  }
+  return found->pw_uid;
+}
+
+// Of this agent's memory, what others see as well: arenas.
+int64_t SharedMemory() {
+  const auto status = ReadFile("/proc/self/status");
+  if (!status.ok()) return 0;
+  return static_cast<int64_t>(shadow::ParseMeminfo(*status, "RssShmem").value_or(0));
+}
+
+bool WorthChanging(const Amounts& before, const Amounts& after) {
+  for (size_t r = 0; r < reservations::kResources; ++r) {
+    const auto was = static_cast<double>(before.of[r]), is = static_cast<double>(after.of[r]);
+    if (std::abs(is - was) > kWorthChanging * std::max(was, 1.0)) return true;
+  }
+  return false;
+}
+
+// What another host says of amounts, as far as it can be.
+Amounts Sane(const v1::ResourceAmounts& message) {
+  Amounts amounts = FromMessage(message);
+  for (int64_t& amount : amounts.of) amount = std::clamp<int64_t>(amount, 0, Amounts::kMost);
+  return amounts;
+}
+
+Kind KindOf(const std::string& name) {
+  for (const Kind kind : {Kind::kSoft, Kind::kFirm, Kind::kLoan}) {
+    if (reservations::Name(kind) == name) return kind;
+  }
+  return Kind::kSoft;
+}
+
+}  // namespace
+
+Loop::Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelShelf& shelf)
+    : agent_(agent),
+      host_(agent.host()),
+      config_(host_.config),
+      leases_(leases),
+      shelf_(shelf),
+      past_moves_(config_.LoopPath() + "/moves.json"),
+      policy_(config_.loop.policy),
+      log_(config_.LoopPath() + "/decisions.jsonl") {}
+
+Loop::~Loop() {
+  thread_ = {};
+  actor_.reset();
+  neighbours_.reset();
+}
+
+absl::Status Loop::Start() {
+  RETURN_IF_ERROR(MakeDirectories(config_.LoopPath(), 0700));
+  ASSIGN_OR_RETURN(hints_, hints::HintListener::Start(config_.HintsPath()));
+  ASSIGN_OR_RETURN(limits_, Limits::Open(config_.LoopPath() + "/limits.json"));
+  watch_ = std::make_unique<HostWatch>(Seconds(config_.loop.period), hints_.get());
+  Actor::Parts parts;
+  parts.cgroup = [this](const std::string& component) { return CgroupOf(component); };
+  parts.in_vain = [this] {
+    std::lock_guard lock(mutex_);
+    in_vain_ = true;
+  };
+  actor_ = std::make_unique<Actor>(agent_, *limits_, std::move(parts));
+  {
+    std::lock_guard lock(mutex_);
+    RETURN_IF_ERROR(watch_->Step(Clock::now(), UnixTime()));
+  }
+  RETURN_IF_ERROR(Measure(Clock::now()));
+  if (config_.loop.enabled) neighbours_ = std::make_unique<Neighbours>(agent_, config_.loop.period);
+  thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
+  return absl::OkStatus();
+}
+
+void Loop::Stop() {
+  if (thread_.joinable()) {
+    thread_.request_stop();
+    thread_.join();
+  }
+  Complain("limits", limits_->RestoreAll());
+  Keep();
+}
+
+void Loop::Reported(const v1::MigrationReport& report) {
+  const absl::Status learned = past_moves_.Learn(report);
+  if (!learned.ok()) spdlog::warn("what a move took: {}", learned.ToString());
+}
+
+void Loop::Complain(const std::string& kind, const absl::Status& status) {
+  const std::string text = status.ok() ? "" : std::string(status.message());
+  if (std::exchange(complaints_[kind], text) != text && !status.ok()) {
+    spdlog::warn("{}: {}", kind, status.ToString());
+  }
+}
+
+void Loop::Run(const std::stop_token& stop) {
+  std::mutex sleep_mutex;
+  std::condition_variable_any sleep;
+  TimePoint next = Clock::now();
+  while (!stop.stop_requested()) {
+    // After a pause, as that of a host that slept, the beat begins anew.
+    next = std::max(next + config_.loop.period, Clock::now() - config_.loop.period);
+    {
+      std::unique_lock lock(sleep_mutex);
+      sleep.wait_until(lock, stop, next, [] { return false; });
+    }
+    if (!stop.stop_requested()) Tick(Clock::now());
+  }
+}
+
+void Loop::Tick(TimePoint now) {
+  if (config_.loop.enabled) Follow(now);
+  {
+    std::lock_guard lock(mutex_);
+    std::set<std::string> leaving = agent_.Moving();
+    leaving.merge(actor_->Moving());
+    watch_->SetLeaving(leaving);
+    Complain("sampling the host", watch_->Step(now, UnixTime()));
+  }
+  Complain("leases", Measure(now));
+  if (!config_.loop.enabled) return;
+  const std::vector<Neighbour> neighbours = neighbours_->All();
+  JoinPool(neighbours);
+  ReadPolicy();
+  if (!kept_ || now - *kept_ >= kKeepEvery) {
+    kept_ = now;
+    Keep();
+  }
+  Situation situation = Describe(now, neighbours);
+  Decision decision;
+  decisions::Policy policy;
+  {
+    std::lock_guard lock(mutex_);
+    policy = policy_.policy();
+    if (std::exchange(in_vain_, false)) judge_.InVain(policy);
+  }
+  decision = judge_.Decide(now, policy, situation);
+  if (judge_.Tell(now, decision)) {
+    std::lock_guard lock(log_mutex_);
+    Complain("log of decisions", log_.Append({situation, policy, decision}));
+  }
+  if (policy.act) CarryOut(decision, situation, neighbours);
+}
+
+// --- What is here ---
+
+bool Loop::TakeUp(const std::shared_ptr<agent::Copy>& copy) {
+  const std::string& name = copy->name();
+  const auto status = copy->Status(Deadline::After(kKeeperTimeout));
+  if (!status.ok() || status->phase() == keeper::v1::Status::EXITED) return false;
+  Here here{copy, status->cgroup(), status->spec()};
+  // Only its own network is its own.
+  std::optional<pid_t> pid;
+  if (!here.spec.ip().empty() && status->init_pid() > 0) pid = status->init_pid();
+  absl::Status taken;
+  {
+    std::lock_guard lock(mutex_);
+    taken = watch_->Add(name, here.cgroup, pid, shelf_.Get(name));
+    here_[name] = here;
+  }
+  if (!taken.ok()) host_.Event(name, "shadow-refused", taken.message());
+  const std::optional<uid_t> user = UserOf(here.spec);
+  Complain(absl::StrCat("hints of ", name),
+           user ? hints_->Add(name, *user)
+                : absl::NotFoundError(absl::StrCat("there is no user ", here.spec.user())));
+  return true;
+}
+
+void Loop::Follow(TimePoint) {
+  std::map<std::string, std::shared_ptr<agent::Copy>> copies;
+  for (const auto& copy : host_.components->All()) copies[copy->name()] = copy;
+  std::vector<std::string> gone;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, here] : here_) {
+      const auto found = copies.find(name);
+      // Another copy of the same name is another component.
+      if (found == copies.end() || found->second != here.copy) gone.push_back(name);
+    }
+    for (const std::string& name : gone) {
+      watch_->Remove(name);
+      here_.erase(name);
+    }
+  }
+  for (const std::string& name : gone) {
+    hints_->Remove(name);
+    complaints_.erase(absl::StrCat("hints of ", name));
+  }
+  for (const auto& [name, copy] : copies) {
+    bool known = false;
+    {
+      std::lock_guard lock(mutex_);
+      known = here_.contains(name);
+    }
+    if (!known) TakeUp(copy);
+  }
+  limits_->KeepOnly([&](const std::string& name) { return copies.contains(name); });
+}
+
+std::string Loop::CgroupOf(const std::string& component) const {
+  std::lock_guard lock(mutex_);
+  const auto found = here_.find(component);
+  return found == here_.end() ? "" : found->second.cgroup;
+}
+
+absl::Status Loop::Measure(TimePoint now) {
+  reservations::LeaseDesk::Measured measured;
+  {
+    std::lock_guard lock(mutex_);
+    measured.total = watch_->Capacity();
+    measured.used = watch_->AllUsed();
+    measured.of_each = watch_->Used();
+  }
+  // Those that are not watched, or not yet, are here all the same.
+  for (const auto& copy : host_.components->All()) measured.of_each[copy->name()];
+  measured.landing[Resource::kMemory] = SharedMemory();
+  return leases_.Measure(now, measured);
+}
+
+void Loop::Keep() {
+  std::map<std::string, shadow::ModelShelf::Models> saved;
+  {
+    std::lock_guard lock(mutex_);
+    saved = watch_->Save();
+  }
+  for (auto& [name, models] : saved) Complain("models", shelf_.Put(name, std::move(models)));
+  // What is arriving is claimed until it is among the components.
+  shelf_.KeepOnly([this](const std::string& name) {
+    return host_.components->Busy(name) || host_.components->Find(name) != nullptr;
+  });
+  Complain("models", shelf_.Flush());
+}
+
+void Loop::JoinPool(const std::vector<Neighbour>& neighbours) {
+  std::lock_guard lock(mutex_);
+  std::set<std::string> in_pool = {config_.host};
+  silent_.clear();
+  const auto add = [](JointDemand& joint, const predictor::Summary& summary) {
+    predictor::Forecast forecasts[predictor::kHorizonCount];
+    for (int h = 0; h < predictor::kHorizonCount; ++h) forecasts[h] = summary.At(h);
+    joint.Add(summary.fields[0], forecasts);
+  };
+  const auto add_own = [&add](JointDemand& joint, const JointDemand& own) {
+    const std::string message = own.Message();
+    predictor::Summary summary;
+    (void)predictor::ReadSummary(reinterpret_cast<const uint8_t*>(message.data()), message.size(),
+                                 summary);
+    add(joint, summary);
+  };
+  const Amounts own = watch_->Capacity();
+  pool_cpus_ = static_cast<double>(own[Resource::kCpu]);
+  pool_bytes_ = static_cast<double>(own[Resource::kMemory]);
+  add_own(pool_cpu_, watch_->cpu());
+  add_own(pool_memory_, watch_->memory());
+  for (const Neighbour& neighbour : neighbours) {
+    // Another step is another horizon.
+    if (!neighbour.heard || neighbour.said.step_s() != Seconds(config_.loop.period)) {
+      silent_.insert(neighbour.name);
+      continue;
+    }
+    in_pool.insert(neighbour.name);
+    pool_cpus_ += static_cast<double>(neighbour.said.capacity().cpu());
+    pool_bytes_ += static_cast<double>(neighbour.said.capacity().memory());
+    add(pool_cpu_, neighbour.cpu);
+    add(pool_memory_, neighbour.memory);
+  }
+  if (in_pool != in_pool_) {
+    pool_cpu_.Changed();
+    pool_memory_.Changed();
+    in_pool_ = std::move(in_pool);
+  }
+  pool_cpu_.End();
+  pool_memory_.End();
+}
+
+void Loop::ReadPolicy() {
+  absl::Status read;
+  decisions::Policy now;
+  {
+    std::lock_guard lock(mutex_);
+    read = policy_.Refresh();
+    now = policy_.policy();
+  }
+  if (!read.ok()) host_.Event("", "policy-refused", read.message());
+  if (now == policy_before_) return;
+  policy_before_ = now;
+  host_.Event("", "policy", absl::StrCat("read anew: ", now.act ? "act" : "observe"));
+}
+
+// --- What to do ---
+
+void Loop::DescribeComponent(TimePoint now, const std::set<std::string>& busy,
+                             decisions::ComponentView& view) {
+  const Here& here = here_.at(view.name);
+  view.priority = here.spec.priority();
+  view.movable = !busy.contains(view.name) && !actor_->RestsFromFailure(view.name, now);
+  view.bears_blackout_s = here.spec.bears_blackout_s() > 0 ? here.spec.bears_blackout_s()
+                                                           : Seconds(config_.loop.bears_blackout);
+  view.degraded = limits_->degraded(view.name);
+  view.group = -1;
+  const double memory = view.use[static_cast<size_t>(Resource::kMemory)].now;
+  const decisions::MoveCost cost = past_moves_.Expect(view.name, memory);
+  view.move_bytes = cost.bytes;
+  view.move_blackout_s = cost.blackout_s;
+  view.near.assign(here.spec.near().begin(), here.spec.near().end());
+  view.apart.assign(here.spec.apart().begin(), here.spec.apart().end());
+  view.affinity.assign(here.spec.prefers().begin(), here.spec.prefers().end());
+}
+
+void Loop::DescribePeer(TimePoint now, const Neighbour& neighbour, Situation& situation) {
+  decisions::HostView& view = situation.hosts.emplace_back();
+  view.name = neighbour.name;
+  view.room = Sane(neighbour.said.free());
+  view.price_per_hour = decisions::PriceOf(policy_.policy(), policy_.prices(), neighbour.name,
+                                           situation.time_s, situation.minute_of_week);
+  view.distance_s = neighbour.distance_s;
+  view.bytes_per_s = past_moves_.link_bytes_per_s();
+  view.components.assign(neighbour.said.components().begin(), neighbour.said.components().end());
+  for (const v1::LeaseInfo& lease : neighbour.said.yours()) {
+    const std::string key = absl::StrCat(neighbour.name, " ", lease.id());
+    const TimePoint seen = lease_seen_.emplace(key, now).first->second;
+    situation.leases.push_back({lease.id(), neighbour.name, lease.component(), KindOf(lease.kind()),
+                                Sane(lease.amount()), Seconds(now - seen)});
+  }
+}
+
+Situation Loop::Describe(TimePoint now, const std::vector<Neighbour>& neighbours) {
+  Situation situation;
+  situation.time_s = UnixTime();
+  situation.minute_of_week = MinuteOfWeek(situation.time_s);
+  situation.host = config_.host;
+  for (const Lease& lease : leases_.List()) {
+    if (lease.kind == Kind::kFirm && !lease.pinned) situation.incoming += lease.amount;
+  }
+  // What has landed of it is in use already.
+  int64_t& incoming = situation.incoming[Resource::kMemory];
+  incoming -= std::min(incoming, SharedMemory());
+  std::set<std::string> busy;
+  for (const auto& copy : host_.components->All()) {
+    if (host_.components->Busy(copy->name())) busy.insert(copy->name());
+  }
+  std::lock_guard lock(mutex_);
+  situation.price_per_hour = decisions::PriceOf(policy_.policy(), policy_.prices(), config_.host,
+                                                situation.time_s, situation.minute_of_week);
+  watch_->Describe(now, situation);
+  const shadow::HostUse& use = watch_->use();
+  const auto memory = static_cast<size_t>(Resource::kMemory);
+  const bool scarce = use.swap_free > 0 &&
+                      std::max(situation.demand[memory].now, situation.demand[memory].at[0][kP90]) >
+                          kMemoryIsScarce * static_cast<double>(situation.capacity.of[memory]);
+  std::set<std::string> names;
+  auto swap_left = static_cast<int64_t>(use.swap_free);
+  for (decisions::ComponentView& view : situation.components) {
+    DescribeComponent(now, busy, view);
+    names.insert(view.name);
+    if (!scarce || busy.contains(view.name)) continue;
+    idle_.Look(view.name, here_.at(view.name).cgroup, now);
+    view.idle_bytes = std::min(idle_.Bytes(view.name), swap_left);
+    swap_left -= view.idle_bytes;
+  }
+  idle_.KeepOnly(names);
+  std::set<std::string> seen;
+  for (const Neighbour& neighbour : neighbours) {
+    if (neighbour.heard) DescribePeer(now, neighbour, situation);
+  }
+  for (const decisions::LeaseView& lease : situation.leases) {
+    seen.insert(absl::StrCat(lease.host, " ", lease.id));
+  }
+  std::erase_if(lease_seen_, [&](const auto& entry) { return !seen.contains(entry.first); });
+  return situation;
+}
+
+void Loop::CarryOut(const Decision& decision, const Situation& situation,
+                    const std::vector<Neighbour>& neighbours) {
+  Actor::Terms terms;
+  terms.length = std::chrono::duration_cast<Duration>(
+      std::chrono::duration<double>(policy_before_.reserve.lease_s));
+  const auto lease_of = [&](const Step& step) -> const v1::LeaseInfo* {
+    for (const Neighbour& neighbour : neighbours) {
+      if (neighbour.name != step.host) continue;
+      for (const v1::LeaseInfo& lease : neighbour.said.yours()) {
+        if (lease.id() == step.lease) return &lease;
+      }
+    }
+    return nullptr;
+  };
+  for (const Step& step : decision.steps) {
+    if (step.action == Action::kReserve && !step.lease.empty()) {
+      const v1::LeaseInfo* lease = lease_of(step);
+      if (lease == nullptr) continue;
+      const bool soon = lease->left_s() < kRenewAt * Seconds(terms.length);
+      if (!soon && !WorthChanging(Sane(lease->amount()), step.amount)) continue;
+    }
+    for (const decisions::ComponentView& component : situation.components) {
+      if (component.name == step.component) terms.priority = component.priority;
+    }
+    actor_->Submit(step, terms);
+  }
+  // What was reserved for a component that is not here any more.
+  for (const decisions::LeaseView& lease : situation.leases) {
+    if (host_.components->Find(lease.component) != nullptr ||
+        host_.components->Busy(lease.component)) {
+      continue;
+    }
+    Step step;
+    step.action = Action::kGiveBack;
+    step.component = lease.component;
+    step.host = lease.host;
+    step.lease = lease.id;
+    step.reason = "its component is not here any more";
+    actor_->Submit(step, terms);
+  }
+}
+
+// --- What is shown ---
+
+absl::StatusOr<v1::ForecastResponse> Loop::Forecast(const v1::ForecastRequest& request) const {
+  if (!config_.loop.enabled) {
+    return absl::FailedPreconditionError(
+        "nothing is foreseen here: loop.enabled is false in the agent's configuration");
+  }
+  v1::ForecastResponse response;
+  response.set_host(config_.host);
+  response.set_step_s(Seconds(config_.loop.period));
+  std::lock_guard lock(mutex_);
+  for (v1::ForecastOf& component : watch_->ShowComponents()) {
+    if (!request.name().empty() && component.name() != request.name()) continue;
+    *response.add_components() = std::move(component);
+  }
+  if (!request.name().empty() && response.components().empty()) {
+    return absl::NotFoundError(absl::StrCat("host ", config_.host, " watches no component named ",
+                                            request.name(), ": `starling ps` lists those it has"));
+  }
+  *response.mutable_all() = watch_->ShowAll();
+  response.mutable_all()->set_name(config_.host);
+  if (!request.pool()) return response;
+  v1::ForecastOf& pool = *response.mutable_pool();
+  pool.set_name("pool");
+  *pool.add_metrics() = pool_cpu_.Show("cpu", 1e-3, pool_cpus_, response.step_s());
+  *pool.add_metrics() = pool_memory_.Show("memory", 1, pool_bytes_, response.step_s());
+  for (const std::string& host : in_pool_) response.add_pool_hosts(host);
+  for (const std::string& host : silent_) response.add_silent(host);
+  return response;
+}
+
+v1::LeasesResponse Loop::Leases() const {
+  v1::LeasesResponse response;
+  const TimePoint now = Clock::now();
+  response.set_host(config_.host);
+  *response.mutable_capacity() = ToMessage(leases_.capacity());
+  *response.mutable_free() = ToMessage(leases_.free());
+  for (const Lease& lease : leases_.List()) {
+    *response.add_granted() = ToMessage(lease, config_.host, now);
+  }
+  const auto counts = leases_.counters();
+  (*response.mutable_counts())["granted"] = counts.granted;
+  (*response.mutable_counts())["refused"] = counts.refused;
+  (*response.mutable_counts())["released"] = counts.released;
+  (*response.mutable_counts())["expired"] = counts.expired;
+  (*response.mutable_counts())["withdrawn"] = counts.withdrawn;
+  (*response.mutable_counts())["recalled"] = counts.recalled;
+  if (neighbours_ == nullptr) return response;
+  for (const Neighbour& neighbour : neighbours_->All()) {
+    if (!neighbour.heard) continue;
+    for (const v1::LeaseInfo& lease : neighbour.said.yours()) *response.add_held() = lease;
+  }
+  return response;
+}
+
+absl::StatusOr<v1::WhyResponse> Loop::Why(const v1::WhyRequest& request) const {
+  v1::WhyResponse response;
+  {
+    std::lock_guard lock(mutex_);
+    response.set_mode(!config_.loop.enabled ? "off" : policy_.policy().act ? "act" : "observe");
+    response.set_refused(std::string(policy_.refused().message()));
+  }
+  response.set_policy(config_.loop.policy);
+  const uint32_t last = request.last() == 0 ? kDecisionsShown : request.last();
+  std::lock_guard lock(log_mutex_);
+  ASSIGN_OR_RETURN(const auto decisions,
+                   log_.Read(request.name(), std::min(last, kMostDecisionsShown)));
+  for (const decisions::LoggedDecision& logged : decisions) {
+    v1::DecidedOnce* once = response.add_decisions();
+    once->set_time(logged.situation.time_s);
+    once->set_reason(logged.decision.reason);
+    once->set_act(logged.policy.act);
+    once->set_short_of(logged.decision.short_of);
+    once->set_short_now(logged.decision.short_now);
+    once->set_short_later(logged.decision.short_later);
+    once->set_threshold_shift(logged.situation.threshold_shift);
+    for (const Step& step : logged.decision.steps) {
+      if (!request.name().empty() && step.component != request.name()) continue;
+      v1::DecidedStep* shown = once->add_steps();
+      shown->set_action(std::string(decisions::Name(step.action)));
+      shown->set_component(step.component);
+      shown->set_host(step.host);
+      shown->set_lease(step.lease);
+      *shown->mutable_amount() = ToMessage(step.amount);
+      shown->set_cost(step.cost);
+      shown->set_reason(step.reason);
+    }
+  }
+  return response;
+}
+
+v1::LookResponse Loop::Look(const std::string& asker) const {
+  v1::LookResponse response;
+  const TimePoint now = Clock::now();
+  response.set_host(config_.host);
+  response.set_step_s(Seconds(config_.loop.period));
+  Amounts free = leases_.free();
+  {
+    std::lock_guard lock(mutex_);
+    const auto tell = [&](const char* metric, Resource resource, const JointDemand& joint,
+                          size_t level) {
+      v1::MetricSummary* summary = response.add_demand();
+      summary->set_metric(metric);
+      summary->set_message(joint.Message());
+      // What it is about to need itself it does not offer.
+      const decisions::Outlook outlook = joint.outlook();
+      double most = outlook.now;
+      for (const auto& levels : outlook.at) most = std::max(most, levels[level]);
+      free[resource] -=
+          static_cast<int64_t>(std::min(most - outlook.now, static_cast<double>(Amounts::kMost)));
+    };
+    // Processors are shared by those who want them at once; memory is there or is not.
+    tell("cpu", Resource::kCpu, watch_->cpu(), kP50);
+    tell("memory", Resource::kMemory, watch_->memory(), kP90);
+    *response.mutable_capacity() = ToMessage(watch_->Capacity());
+  }
+  *response.mutable_free() = ToMessage(free.AboveZero());
+  for (const auto& copy : host_.components->All()) response.add_components(copy->name());
+  for (const Lease& lease : leases_.List()) {
+    if (lease.holder == asker) *response.add_yours() = ToMessage(lease, config_.host, now);
+  }
+  return response;
+}
+
+}  // namespace starling::loop

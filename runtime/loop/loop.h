@@ -1,0 +1,112 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/agent/agent.h"
+#include "runtime/decisions/decision_log.h"
+#include "runtime/decisions/policy_file.h"
+#include "runtime/hints/hint_listener.h"
+#include "runtime/loop/actor.h"
+#include "runtime/loop/host_watch.h"
+#include "runtime/loop/idle_memory.h"
+#include "runtime/loop/judge.h"
+#include "runtime/loop/limits.h"
+#include "runtime/loop/neighbours.h"
+#include "runtime/loop/past_moves.h"
+#include "runtime/reservations/lease_desk.h"
+#include "runtime/shadow/model_shelf.h"
+
+namespace starling::loop {
+
+// What an agent does by itself: once a period it samples, foresees, asks the policy what to do,
+// tells of it, and does it where the policy says so. Thread-safe.
+class Loop {
+ public:
+  // All of them outlive it.
+  Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelShelf& shelf);
+  ~Loop();
+
+  // The first look at the host, from which on others may ask for leases; then goes on by itself.
+  // Call once, when the agent has found its components again.
+  absl::Status Start();
+  // The agent goes down in order: limits are lifted, what was learned is kept.
+  void Stop();
+  // For Host::reported.
+  void Reported(const v1::MigrationReport& report);
+
+  // kNotFound when no such component is watched here; kFailedPrecondition when nothing is.
+  absl::StatusOr<v1::ForecastResponse> Forecast(const v1::ForecastRequest& request) const;
+  v1::LeasesResponse Leases() const;
+  absl::StatusOr<v1::WhyResponse> Why(const v1::WhyRequest& request) const;
+  // What this host tells another one.
+  v1::LookResponse Look(const std::string& asker) const;
+
+ private:
+  struct Here {
+    std::shared_ptr<agent::Copy> copy;
+    std::string cgroup;
+    v1::ComponentSpec spec;
+  };
+
+  void Run(const std::stop_token& stop);
+  void Tick(TimePoint now);
+  // Components came and went.
+  void Follow(TimePoint now);
+  bool TakeUp(const std::shared_ptr<agent::Copy>& copy);
+  absl::Status Measure(TimePoint now);
+  void JoinPool(const std::vector<Neighbour>& neighbours);
+  void ReadPolicy();
+  decisions::Situation Describe(TimePoint now, const std::vector<Neighbour>& neighbours);
+  void DescribeComponent(TimePoint now, const std::set<std::string>& busy,
+                         decisions::ComponentView& view);
+  void DescribePeer(TimePoint now, const Neighbour& neighbour, decisions::Situation& situation);
+  void CarryOut(const decisions::Decision& decision, const decisions::Situation& situation,
+                const std::vector<Neighbour>& neighbours);
+  void Keep();
+  std::string CgroupOf(const std::string& component) const;
+  // To the log once for each text of the kind.
+  void Complain(const std::string& kind, const absl::Status& status);
+
+  agent::Agent& agent_;
+  const agent::Host& host_;
+  const Config& config_;
+  reservations::LeaseDesk& leases_;
+  shadow::ModelShelf& shelf_;
+  std::unique_ptr<hints::HintListener> hints_;
+  std::unique_ptr<Limits> limits_;
+  PastMoves past_moves_;
+
+  // One thread works with these; what it shows of them is guarded by mutex_.
+  mutable std::mutex mutex_;
+  std::unique_ptr<HostWatch> watch_;       // guarded by mutex_
+  std::map<std::string, Here> here_;       // guarded by mutex_
+  JointDemand pool_cpu_, pool_memory_;     // guarded by mutex_
+  double pool_cpus_ = 0, pool_bytes_ = 0;  // capacity; guarded by mutex_
+  std::set<std::string> in_pool_;          // guarded by mutex_
+  std::set<std::string> silent_;           // guarded by mutex_
+  decisions::PolicyFile policy_;           // guarded by mutex_
+  bool in_vain_ = false;                   // guarded by mutex_
+  mutable std::mutex log_mutex_;           // apart: reading the log takes its time
+  decisions::DecisionLog log_;             // guarded by log_mutex_
+
+  Judge judge_;
+  IdleMemory idle_;
+  std::map<std::string, TimePoint> lease_seen_;  // by host and id
+  std::map<std::string, std::string> complaints_;
+  std::optional<TimePoint> kept_;
+  decisions::Policy policy_before_;
+
+  std::unique_ptr<Neighbours> neighbours_;
+  std::unique_ptr<Actor> actor_;
+  std::jthread thread_;
+};
+
+}  // namespace starling::loop

@@ -1,0 +1,366 @@
+#!/usr/bin/python3
+"""Agents that foresee, reserve and decide by themselves, on two nodes of a bed.
+
+usage: loop_test.py [--case NAME ...] [--list] [--kernel 6.12|6.1] [--keep] [--bed NAME]
+
+moved     a component's memory grows; its agent foresees that the node will not have enough, reserves
+          on the other node, is killed together with that node's agent, finds component, lease and
+          what it learned again, and moves the component before the node is short; `starling why`
+          has the reason, the component goes on growing there, and its shadow has come along
+early-end the growth ends before the shortage: what was reserved is given back, nothing moves, and
+          the threshold has moved
+degraded  two components want all processors: the one of lower priority is left less, also after its
+          agent was killed, and has all of it back when the other one ends, and when the agent ends
+no-room   a target without room refuses a move, and names itself, what was asked for and what is free
+policy    a policy that is wrong is refused by line and key, and the one before stays
+
+Exit code 0: all passed; 1: not.
+"""
+
+import json
+import os
+import re
+import struct
+import sys
+
+import beds
+import cases
+from beds import BINARIES, Failed, wait_until
+
+CONFIGURATION = "/etc/starling/starlingd.toml"
+POLICY = "/etc/starling/policy.toml"
+RAW_GRPC = os.path.join(beds.ROOT, "tests", "e2e", "raw_grpc.py")
+PERIOD_S = 4
+MIB = 1 << 20
+# How much the component may grow before it is too much, and how fast it does.
+GROWTH_MIB = 220
+KIB_PER_S = 1280
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failed(what)
+
+
+class Test:
+    def __init__(self, bed):
+        self.bed = bed
+        self.one, self.two = bed.nodes[1], bed.nodes[2]
+        self.nodes = (self.one, self.two)
+
+    # Parts -------------------------------------------------------------------------------------
+
+    def configure(self):
+        for node in self.nodes:
+            self.policy(node, "")
+            node.shell(f"grep -q '^.loop.$' {CONFIGURATION} || cat >>{CONFIGURATION}",
+                       given=f'\n[loop]\nperiod_s = {PERIOD_S}\npolicy = "{POLICY}"\n')
+            node.agent("restart")
+            node.wait_agent()
+
+    def policy(self, node, text):
+        node.shell(f"cat >{POLICY}.new && mv {POLICY}.new {POLICY}", given=text)
+
+    def json(self, node, *arguments):
+        return json.loads(node.starling(*arguments, "--json").out)
+
+    def memory(self, node):
+        """(used now, capacity) of a node, as its agent sees it, once that has looked for a while."""
+        def look():
+            for metric in self.json(node, "forecast")["all"]["metrics"]:
+                if metric["metric"] == "memory" and metric["ahead"][1]["outcomes"] > 5:
+                    return metric["now"], metric["capacity"]
+            return None
+        return wait_until(f"{node.name} has looked at itself", look)
+
+    def shown(self, node, name):
+        """What a node foresees of a component; empty while it does not watch it."""
+        known = self.json(node, "forecast")["components"]
+        return next((one for one in known if one["name"] == name), {})
+
+    def ramp(self, name):
+        self.one.starling("run", name, "--bears-blackout", "60000", "--",
+                          os.path.join(BINARIES, "starling-ramp"), "--kib-per-s", str(KIB_PER_S))
+
+    def signal(self, node, signal):
+        node.shell(f"pkill -{signal} -x starling-ramp")
+
+    def grow_policy(self, patience_s):
+        """Moves at once when the next step is too much, reserves when what comes after is."""
+        used, capacity = self.memory(self.one)
+        above = (used + GROWTH_MIB * MIB) / capacity
+        expect(above < 0.95, f"the node is too small: {used} of {capacity} bytes are in use")
+        self.policy(self.one, f"""
+mode = "act"
+hysteresis = 0.005
+[allow]
+page_out = false
+degrade = false
+processors = false
+[reserve]
+within_s = {6 * PERIOD_S}
+lease_s = 120
+patience_s = {patience_s}
+[thresholds]
+lower = 0.01
+higher = 0.01
+[[rule]]
+resource = "memory"
+percent = 90
+above = {above:.4f}
+within_s = {PERIOD_S}
+""")
+
+    def held(self, name):
+        """The lease that node1 has on node2 for this component, as node1 knows it."""
+        for lease in self.json(self.one, "leases")["held"]:
+            if lease["component"] == name:
+                return lease
+        return None
+
+    def granted(self, name):
+        for lease in self.json(self.two, "leases")["granted"]:
+            if lease["component"] == name:
+                return lease
+        return None
+
+    def why(self, name, action):
+        """Decisions of node1 with such a step for this component."""
+        decided = self.json(self.one, "why", name, "--last", "1000")["decisions"]
+        return [one for one in decided if any(step["action"] == action for step in one["steps"])]
+
+    def events(self, node, name, kind):
+        lines = node.starling("events", name, "--json").out.splitlines()
+        return [event for event in map(json.loads, lines) if event["kind"] == kind]
+
+    def state(self, node, name):
+        return node.components().get(name, {}).get("state")
+
+    def kill_agent(self, node):
+        before = node.agent_pid()
+        node.run("kill", "-9", str(before))
+        wait_until(f"the agent of {node.name} is another",
+                   lambda: node.agent("status").startswith("running") and
+                   node.agent_pid() != before)
+        node.wait_agent()
+
+    def stop(self, *names):
+        for node in self.nodes:
+            for name in names:
+                node.starling("stop", name, "--grace", "1", check=False)
+            self.policy(node, "")
+
+    # Cases -------------------------------------------------------------------------------------
+
+    def moved(self):
+        name = "ramp"
+        self.grow_policy(patience_s=900)
+        self.ramp(name)
+        lease = wait_until("room is reserved on node2", lambda: self.held(name))
+        expect(lease["kind"] == "soft" and lease["host"] == "node2", f"not what was to be: {lease}")
+        expect(self.state(self.one, name) == "running", "it has moved already")
+        # Both agents, while it pauses.
+        self.signal(self.one, "USR1")
+        learned = self.shown(self.one, name)["metrics"][0]["ahead"]
+        for node in self.nodes:
+            self.kill_agent(node)
+        expect(self.granted(name), "node2 has forgotten the lease")
+        wait_until("node1 knows of its lease again", lambda: self.held(name))
+        expect(self.state(self.one, name) == "running", "it did not outlive the agents")
+        wait_until("the next agent hears it", lambda: self.shown(self.one, name).get(
+            "phase") == "holding")
+        metrics = self.shown(self.one, name)["metrics"]
+        expect(metrics[0]["ahead"][0]["outcomes"] >= learned[0]["outcomes"] / 2,
+               f"what was learned is gone: {learned} {metrics}")
+        self.signal(self.one, "USR2")
+        wait_until("it has moved by itself", lambda: self.state(self.two, name) == "running")
+        wait_until("node1 knows", lambda: self.state(self.one, name) == "left")
+        used, capacity = self.memory(self.one)
+        expect(used < 0.95 * capacity, f"node1 was short: {used} of {capacity}")
+        decided = self.why(name, "migrate")
+        expect(decided, "`starling why` does not know of the move")
+        expect(re.search(r"memory: P90 in \d+ s is \d+ %, above \d+ %", decided[-1]["reason"]),
+               f"not the reason: {decided[-1]}")
+        expect(decided[-1]["act"] and self.events(self.one, name, "loop-moved"),
+               "it was not the loop that moved it")
+        lease = wait_until("its lease is where it runs", lambda: next(
+            (one for one in self.json(self.two, "leases")["granted"] if one["pinned"]), None))
+        expect(lease["component"] == name and lease["holder"] == "node2", f"not its own: {lease}")
+        # It goes on, with what its shadow knew and whom it tells.
+        told = self.two.starling("logs", name).out
+        wait_until("it grows on", lambda: self.two.starling("logs", name).out != told)
+        expect(self.state(self.two, name) == "running", "it does not run any more")
+        wait_until("node2 hears it", lambda: self.shown(self.two, name).get("phase") == "growing")
+        known = self.shown(self.two, name)["metrics"][0]["ahead"][0]["outcomes"]
+        expect(known > learned[0]["outcomes"] / 2, f"its shadow stayed behind: {known} outcomes")
+        pool = self.json(self.two, "forecast", "--pool")["pool"]
+        expect(pool["hosts"] == ["node1", "node2"], f"the pool: {pool['hosts']} {pool['silent']}")
+        report = self.json(self.one, "report", name)
+        self.stop(name)
+        wait_until("its lease went with it", lambda: not self.granted(name))
+        return (f"reserved, both agents killed, moved with {used / capacity:.0%} of node1 in use, "
+                f"held {report['held_s']:.2f} s")
+
+    def early_end(self):
+        name = "short"
+        self.grow_policy(patience_s=5 * PERIOD_S)
+        self.ramp(name)
+        wait_until("room is reserved on node2", lambda: self.held(name))
+        self.signal(self.one, "USR1")
+        expect(self.granted(name), "node2 does not know of the lease")
+        wait_until("what was reserved is given back", lambda: self.events(
+            self.one, name, "loop-gave-back"))
+        expect(not self.granted(name), "node2 still has the lease")
+        expect(self.state(self.one, name) == "running", "it has moved in vain")
+        expect(not self.why(name, "migrate"), "a move was decided on")
+        # Something is decided with the threshold as it is now.
+        self.signal(self.one, "USR2")
+        shifted = wait_until("the threshold has moved", lambda: [
+            one for one in self.json(self.one, "why", "--last", "1000")["decisions"]
+            if one["threshold_shift"] > 0])
+        counts = self.json(self.two, "leases")["counts"]
+        self.stop(name)
+        return (f"reserved and given back, no move, threshold moved by "
+                f"{shifted[0]['threshold_shift']:.3f}; node2 counts {counts}")
+
+    def weight(self, name):
+        path = f"/sys/fs/cgroup/starling/{name}*/cpu.weight"
+        return int(self.one.shell(f"cat {path}").out)
+
+    def degraded(self):
+        for name, priority in (("low", "0"), ("high", "5")):
+            self.one.starling("run", name, "--priority", priority, "--", "/bin/sh", "-c",
+                              "while :; do :; done")
+        self.policy(self.one, f"""
+mode = "act"
+[allow]
+migrate = false
+reserve = false
+page_out = false
+[[rule]]
+resource = "cpu"
+percent = 0
+above = 0.6
+within_s = {PERIOD_S}
+""")
+        wait_until("the lower one is left less", lambda: self.weight("low") < 100)
+        expect(self.weight("low") == 50 and self.weight("high") == 100,
+               f"low has {self.weight('low')}, high {self.weight('high')}")
+        expect(self.why("low", "degrade"), "`starling why` does not know of it")
+        self.kill_agent(self.one)
+        expect(self.weight("low") == 50, "the killed agent lifted it")
+        self.one.starling("stop", "high", "--grace", "1")
+        self.one.shell("for pid in $(cat /sys/fs/cgroup/starling/low*/cgroup.procs); do "
+                       "kill -STOP $pid; done")
+        wait_until("the next agent gives it back", lambda: self.weight("low") == 100)
+        # And in order, when the agent goes down.
+        self.one.shell("for pid in $(cat /sys/fs/cgroup/starling/low*/cgroup.procs); do "
+                       "kill -CONT $pid; done")
+        self.one.starling("run", "high", "--priority", "5", "--", "/bin/sh", "-c",
+                          "while :; do :; done")
+        wait_until("it is left less again", lambda: self.weight("low") == 50)
+        self.one.agent("stop")
+        given_back = self.weight("low")
+        self.one.agent("start")
+        self.one.wait_agent()
+        expect(given_back == 100, f"an agent that ended left it {given_back}")
+        expect(self.state(self.one, "low") == "running", "it did not outlive the agent")
+        self.stop("low", "high")
+        return "50 of 100, kept over a killed agent, given back by the next and at an orderly end"
+
+    def reserve(self, component, memory):
+        """A soft lease on node2 for node1, for the next minutes, as node1's agent would ask for it."""
+        def field(number, content):
+            if isinstance(content, int):
+                return varint(number << 3) + varint(content)
+            if isinstance(content, float):
+                return varint(number << 3 | 1) + struct.pack("<d", content)
+            return varint(number << 3 | 2) + varint(len(content)) + content
+
+        def varint(value):
+            out = b""
+            while value >= 128:
+                out, value = out + bytes([value % 128 + 128]), value // 128
+            return out + bytes([value])
+
+        lease = (field(1, f"node1/{component}".encode()) + field(3, component.encode()) +
+                 field(5, b"soft") + field(7, field(2, memory)))
+        ask = field(1, b"node1") + field(2, lease) + field(4, 900.0)
+        return self.bed.client(
+            "env", f"STARLING_TLS={self.bed.certificate('node1')}", "/usr/bin/python3", "-B",
+            RAW_GRPC, "call", self.two.address, "7400", "/starling.v1.LoopPeer/AskLease",
+            ask.hex()).out
+
+    def no_room(self):
+        name = "large"
+        free = self.json(self.two, "leases")["free"]["memory"]
+        said = self.reserve("elsewhere", int(0.9 * free))
+        expect(self.granted("elsewhere"), f"the lease was not granted: {said}")
+        mib = int(0.3 * free / MIB)
+        self.one.starling("run", name, "--", os.path.join(BINARIES, "starling-memhog"), "--mib",
+                          str(mib), "--listen", "7799")
+        wait_until("it has its memory", lambda:
+                   self.one.components()[name]["memory_bytes"] > 0.9 * mib * MIB)
+        done = self.one.starling("migrate", name, "--to", "node2", "--quiet", check=False)
+        expect(done.code != 0 and self.state(self.one, name) == "running",
+               f"ended with {done.code}: {self.state(self.one, name)}")
+        expect(re.search(r"host node2 has no room for component large of host node1: it was asked "
+                         r"for .*, and has .* free", done.err),
+               f"not what was to be said: {done.err.strip()}")
+        expect(not self.granted(name), "a lease of what was refused is left")
+        # node1 holds a lease for a component that it does not have.
+        self.policy(self.one, 'mode = "act"\n[allow]\nmigrate = false\nreserve = false\n'
+                              'degrade = false\npage_out = false\n')
+        wait_until("that lease is given back", lambda: not self.granted("elsewhere"))
+        self.policy(self.one, "")
+        self.one.starling("migrate", name, "--to", "node2", "--quiet")
+        lease = self.granted(name)
+        expect(lease and lease["pinned"], f"it runs there without a lease: {lease}")
+        self.stop(name)
+        return done.err.strip().splitlines()[0]
+
+    def bad_policy(self):
+        self.policy(self.one, 'mode = "act"\nmax_moves = 1\n')
+        wait_until("the policy is in force", lambda: self.json(self.one, "why")["mode"] == "act")
+        self.policy(self.one, 'mode = "observe"\nmax_moves = 100\n')
+        why = wait_until("it is refused", lambda: next(
+            (one for one in [self.json(self.one, "why")] if one["refused"]), None))
+        expect(f"{POLICY}:2: max_moves: is 100" in why["refused"], f"not said: {why['refused']}")
+        expect(why["mode"] == "act", "the one before is not in force")
+        lines = self.one.starling("events", "--json").out.splitlines()
+        said = [event for event in map(json.loads, lines) if event["kind"] == "policy-refused"]
+        expect(said and "max_moves" in said[-1]["text"], f"no event: {said}")
+        self.policy(self.one, "")
+        wait_until("it is mended", lambda: not self.json(self.one, "why")["refused"])
+        return why["refused"]
+
+
+CASES = {"moved": Test.moved, "early-end": Test.early_end, "degraded": Test.degraded,
+         "no-room": Test.no_room, "policy": Test.bad_policy}
+
+
+def main():
+    arguments = cases.parser(__doc__, CASES, "loop").parse_args()
+    if arguments.list:
+        print("\n".join(CASES))
+        return 0
+    names = arguments.case or list(CASES)
+    with beds.Bed(arguments.bed, arguments.kernel, arguments.keep, memory_mib=1024) as bed:
+        test = Test(bed)
+        test.configure()
+
+        def after(name, passed):
+            if passed:
+                return
+            cases.show_logs(test.nodes)
+            for node in test.nodes:
+                print(node.starling("why", "--last", "20", check=False).out, flush=True)
+                print(node.starling("events", check=False).out[-6000:], flush=True)
+            test.stop("ramp", "short", "low", "high", "large")
+
+        rows = cases.run(names, lambda name: CASES[name](test), after)
+    return cases.close(rows, arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

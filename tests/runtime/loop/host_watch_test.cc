@@ -1,0 +1,195 @@
+#include "runtime/loop/host_watch.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "libstarling/starling.h"
+#include "tests/runtime/scratch.h"
+
+namespace starling::loop {
+namespace {
+
+using reservations::Resource;
+using std::chrono::seconds;
+
+constexpr auto kCpu = static_cast<size_t>(Resource::kCpu);
+constexpr auto kMemory = static_cast<size_t>(Resource::kMemory);
+
+// A host of plain files.
+class HostWatchTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(MakeDirectories(scratch_ / "proc").ok());
+    for (const char* name : {"one", "two"}) {
+      ASSERT_TRUE(MakeDirectories(Group(name)).ok());
+      Use(name, 0, 0);
+    }
+    auto listener = hints::HintListener::Start(scratch_ / "hints");
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    listener_ = *std::move(listener);
+    watch_ = std::make_unique<HostWatch>(1, listener_.get(), scratch_ / "proc");
+  }
+  std::string Group(const std::string& name) { return scratch_ / name; }
+  void Write(const std::string& path, const std::string& text) {
+    ASSERT_TRUE(WriteFileAtomic(path, text).ok());
+  }
+  void Use(const std::string& name, int64_t cpu_us, int64_t memory) {
+    Write(Group(name) + "/cpu.stat", absl::StrCat("usage_usec ", cpu_us, "\n"));
+    Write(Group(name) + "/memory.current", absl::StrCat(memory, "\n"));
+  }
+  // A second in which the host was busy for `busy` of 100 ticks, with so many KiB in use.
+  void Second(int busy, int64_t used_kib) {
+    busy_ += busy;
+    all_ += 100;
+    Write(scratch_ / "proc/stat", absl::StrCat("cpu ", busy_, " 0 0 ", all_ - busy_, " 0 0 0 0\n"));
+    Write(scratch_ / "proc/meminfo",
+          absl::StrCat("MemTotal: 1000000 kB\nMemAvailable: ", 1000000 - used_kib, " kB\n"));
+    now_ += seconds(1);
+    time_s_ += 1;
+    ASSERT_TRUE(watch_->Step(now_, time_s_).ok());
+  }
+  decisions::Situation Situation() {
+    decisions::Situation situation;
+    watch_->Describe(now_, situation);
+    return situation;
+  }
+
+  Scratch scratch_{InMemory()};
+  std::unique_ptr<hints::HintListener> listener_;
+  std::unique_ptr<HostWatch> watch_;
+  int64_t busy_ = 1000, all_ = 10000;
+  TimePoint now_{seconds(5000)};
+  double time_s_ = 1.7e9;
+};
+
+TEST_F(HostWatchTest, SeesPartsRestAndSum) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  for (int i = 0; i < 30; ++i) {
+    Use("one", int64_t{500000} * i, 100 << 20);
+    Second(60, 300 << 10);
+  }
+  const decisions::Situation situation = Situation();
+  ASSERT_EQ(situation.components.size(), 1u);
+  EXPECT_NEAR(situation.components[0].use[kCpu].now, 500, 1);
+  EXPECT_NEAR(situation.components[0].use[kMemory].at[2][2], 100 << 20, 1 << 20);
+  EXPECT_EQ(situation.capacity[Resource::kMemory], int64_t{1000000} * 1024);
+  // All of the host, its own use included.
+  EXPECT_NEAR(situation.demand[kMemory].now, 300 << 20, 1);
+  EXPECT_NEAR(situation.demand[kMemory].at[1][0], 300 << 20, 3 << 20);
+  EXPECT_NEAR(situation.demand[kCpu].now,
+              0.6 * static_cast<double>(situation.capacity[Resource::kCpu]), 1);
+  EXPECT_EQ(watch_->Used().at("one")[Resource::kMemory], 100 << 20);
+}
+
+TEST_F(HostWatchTest, WhatLeavesIsNotForeseen) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  ASSERT_TRUE(watch_->Add("two", Group("two"), std::nullopt, {}).ok());
+  for (int i = 0; i < 30; ++i) {
+    Use("one", 0, 100 << 20);
+    Use("two", 0, 50 << 20);
+    Second(10, 200 << 10);
+  }
+  EXPECT_NEAR(Situation().demand[kMemory].now, 200 << 20, 1);
+  watch_->SetLeaving({"one"});
+  Second(10, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kMemory].now, 100 << 20, 1);
+  EXPECT_LT(Situation().demand[kMemory].at[0][2], 120 << 20);
+  EXPECT_EQ(Situation().components.size(), 1u);
+  // It was called off.
+  watch_->SetLeaving({});
+  Second(10, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kMemory].now, 200 << 20, 1);
+  watch_->Remove("one");
+  watch_->Remove("two");
+  Second(10, 200 << 10);
+  EXPECT_TRUE(Situation().components.empty());
+  EXPECT_NEAR(Situation().demand[kMemory].now, 200 << 20, 1);
+}
+
+TEST_F(HostWatchTest, TakesUpWhatWasLearned) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  for (int i = 0; i < 40; ++i) {
+    Use("one", 0, 100 << 20);
+    Second(10, 200 << 10);
+  }
+  const auto saved = watch_->Save().at("one");
+  HostWatch other(1, nullptr, scratch_ / "proc");
+  ASSERT_TRUE(other.Add("one", Group("one"), std::nullopt, saved).ok());
+  ASSERT_TRUE(other.Step(now_ + seconds(1), time_s_ + 1).ok());
+  const auto shown = other.ShowComponents();
+  ASSERT_EQ(shown.size(), 1u);
+  EXPECT_GT(shown[0].metrics(0).ahead(0).outcomes(), 30u);
+  // What is damaged is learned afresh, and said.
+  EXPECT_FALSE(other.Add("one", Group("one"), std::nullopt, {"nonsense"}).ok());
+  ASSERT_TRUE(other.Step(now_ + seconds(2), time_s_ + 2).ok());
+  EXPECT_EQ(other.ShowComponents()[0].metrics(0).ahead(0).outcomes(), 0u);
+}
+
+TEST_F(HostWatchTest, AComponentThatIsGoneStopsNothing) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  ASSERT_TRUE(watch_->Add("gone", Group("gone"), std::nullopt, {}).ok());
+  for (int i = 0; i < 5; ++i) {
+    Use("one", 0, 100 << 20);
+    Second(10, 200 << 10);
+  }
+  EXPECT_NEAR(Situation().components[1].use[kMemory].now, 100 << 20, 1);
+  EXPECT_EQ(Situation().components[0].use[kMemory].now, 0);
+}
+
+TEST_F(HostWatchTest, ListensToHints) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  ASSERT_TRUE(listener_->Add("one", ::getuid()).ok());
+  for (int i = 0; i < 30; ++i) {
+    Use("one", 0, 100 << 20);
+    Second(10, 200 << 10);
+  }
+  const double before = Situation().demand[kMemory].at[2][2];
+  // The component has no other clock than the host's, so the need is counted from now as well.
+  now_ = Clock::now();
+  ASSERT_EQ(
+      setenv("STARLING_HINTS", hints::HintListener::PathOf(scratch_ / "hints", "one").c_str(), 1),
+      0);
+  EXPECT_EQ(starling_need(STARLING_MEMORY, 400 << 20, 12), 0);
+  EXPECT_EQ(starling_not_now(30), 0);
+  EXPECT_EQ(starling_phase("solving"), 0);
+  const auto heard = [&] {
+    uint64_t taken = 0;
+    listener_->With("one", [&](hints::ComponentHints& hints) { taken = hints.taken(); });
+    return taken;
+  };
+  while (heard() < 3) usleep(1000);
+  Second(10, 200 << 10);
+  EXPECT_GT(Situation().demand[kMemory].at[2][2], before + (100 << 20));
+  EXPECT_GT(Situation().components[0].not_now_s, 0);
+  EXPECT_EQ(watch_->ShowComponents()[0].phase(), "solving");
+}
+
+TEST_F(HostWatchTest, KnowsAnIdleUser) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  ASSERT_TRUE(listener_->Add("one", ::getuid()).ok());
+  Second(10, 200 << 10);
+  EXPECT_EQ(Situation().components[0].idle_probability, 0);
+  ASSERT_EQ(
+      setenv("STARLING_HINTS", hints::HintListener::PathOf(scratch_ / "hints", "one").c_str(), 1),
+      0);
+  struct starling_activity input = {};
+  input.keys = 3;
+  EXPECT_EQ(starling_activity(&input), 0);
+  const auto heard = [&] {
+    uint64_t taken = 0;
+    listener_->With("one", [&](hints::ComponentHints& hints) { taken = hints.taken(); });
+    return taken;
+  };
+  while (heard() < 1) usleep(1000);
+  Second(10, 200 << 10);
+  const double soon = Situation().components[0].idle_probability;
+  EXPECT_GT(soon, 0);
+  for (int i = 0; i < 120; ++i) Second(10, 200 << 10);
+  EXPECT_NE(Situation().components[0].idle_probability, soon);
+}
+
+}  // namespace
+}  // namespace starling::loop

@@ -1,0 +1,97 @@
+#include "runtime/loop/limits.h"
+
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "tests/runtime/scratch.h"
+
+namespace starling::loop {
+namespace {
+
+// Cgroups of plain files.
+class LimitsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* name : {"one", "two"}) {
+      ASSERT_TRUE(MakeDirectories(scratch_ / name).ok());
+      Write(name, "100\n");
+    }
+    Open();
+  }
+  void Open() {
+    auto limits = Limits::Open(scratch_ / "limits.json");
+    ASSERT_TRUE(limits.ok()) << limits.status();
+    limits_ = *std::move(limits);
+  }
+  void Write(const std::string& name, const std::string& weight) {
+    ASSERT_TRUE(WriteFileAtomic(scratch_ / (name + "/cpu.weight"), weight).ok());
+  }
+  // A file of the kernel's has what was written last and nothing else; this one may be longer.
+  std::string Weight(const std::string& name) {
+    return ReadFile(scratch_ / (name + "/cpu.weight")).value_or("").substr(0, 2);
+  }
+
+  Scratch scratch_{InMemory()};
+  std::unique_ptr<Limits> limits_;
+};
+
+TEST_F(LimitsTest, TakesAndGivesBack) {
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  EXPECT_EQ(Weight("one"), "50");
+  EXPECT_TRUE(limits_->degraded("one"));
+  EXPECT_FALSE(limits_->degraded("two"));
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  EXPECT_EQ(Weight("one"), "50") << "once only";
+  ASSERT_TRUE(limits_->Restore("one").ok());
+  EXPECT_EQ(Weight("one"), "10");
+  EXPECT_FALSE(limits_->degraded("one"));
+  EXPECT_TRUE(limits_->Restore("two").ok());
+}
+
+TEST_F(LimitsTest, TheNextAgentKnows) {
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  Open();
+  EXPECT_TRUE(limits_->degraded("one"));
+  ASSERT_TRUE(limits_->Degrade("two", scratch_ / "two").ok());
+  ASSERT_TRUE(limits_->RestoreAll().ok());
+  EXPECT_EQ(Weight("one"), "10");
+  EXPECT_EQ(Weight("two"), "10");
+  Open();
+  EXPECT_FALSE(limits_->degraded("one"));
+}
+
+TEST_F(LimitsTest, WhoIsGoneHasNone) {
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  limits_->KeepOnly([](const std::string&) { return false; });
+  EXPECT_FALSE(limits_->degraded("one"));
+  ASSERT_TRUE(limits_->Degrade("two", scratch_ / "two").ok());
+  ASSERT_TRUE(RemoveTree(scratch_ / "two").ok());
+  EXPECT_TRUE(limits_->Restore("two").ok());
+}
+
+TEST_F(LimitsTest, WithoutTheControllerNothingIsTaken) {
+  EXPECT_EQ(limits_->Degrade("one", scratch_ / "none").code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(limits_->degraded("one"));
+}
+
+TEST_F(LimitsTest, DamageIsPassedOver) {
+  for (const char* text :
+       {"", "nonsense", "[]", "{\"schema\":2}", "{\"schema\":1}", "{\"schema\":1,\"taken\":[1]}",
+        "{\"schema\":1,\"taken\":{\"one\":{\"cgroup\":\"../x\",\"weight\":\"100\"}}}",
+        "{\"schema\":1,\"taken\":{\"one\":{\"cgroup\":\"/x\",\"weight\":\"much\"}}}"}) {
+    ASSERT_TRUE(WriteFileAtomic(scratch_ / "limits.json", text).ok());
+    Open();
+    EXPECT_FALSE(limits_->degraded("one")) << text;
+  }
+}
+
+TEST_F(LimitsTest, PagesOut) {
+  ASSERT_TRUE(WriteFileAtomic(scratch_ / "one/memory.reclaim", "").ok());
+  ASSERT_TRUE(Limits::PageOut(scratch_ / "one", 4096).ok());
+  EXPECT_EQ(ReadFile(scratch_ / "one/memory.reclaim").value_or(""), "4096");
+  EXPECT_FALSE(Limits::PageOut(scratch_ / "none", 4096).ok());
+}
+
+}  // namespace
+}  // namespace starling::loop
