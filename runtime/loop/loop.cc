@@ -210,7 +210,7 @@ bool Loop::TakeUp(const std::shared_ptr<agent::Copy>& copy) {
   const std::string& name = copy->name();
   const auto status = copy->Status(Deadline::After(kKeeperTimeout));
   if (!status.ok() || status->phase() == keeper::v1::Status::EXITED) return false;
-  Here here{copy, status->cgroup(), status->spec()};
+  Here here{copy, status->cgroup(), status->spec(), Clock::now()};
   // Only its own network is its own.
   std::optional<pid_t> pid;
   if (!here.spec.ip().empty() && status->init_pid() > 0) pid = status->init_pid();
@@ -355,7 +355,9 @@ void Loop::DescribeComponent(TimePoint now, const std::set<std::string>& busy,
                              decisions::ComponentView& view) {
   const Here& here = here_.at(view.name);
   view.priority = here.spec.priority();
-  view.movable = !busy.contains(view.name) && !actor_->RestsFromFailure(view.name, now);
+  // What is foreseen of one that has just landed is its landing.
+  const bool settled = now - here.since >= predictor::kLongest * config_.loop.period;
+  view.movable = settled && !busy.contains(view.name) && !actor_->RestsFromFailure(view.name, now);
   view.bears_blackout_s = here.spec.bears_blackout_s() > 0 ? here.spec.bears_blackout_s()
                                                            : Seconds(config_.loop.bears_blackout);
   view.degraded = limits_->degraded(view.name);

@@ -54,6 +54,7 @@ class Loop {
     std::shared_ptr<agent::Copy> copy;
     std::string cgroup;
     v1::ComponentSpec spec;
+    TimePoint since;  // watched here
   };
 
   void Run(const std::stop_token& stop);
