@@ -7,6 +7,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <thread>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "runtime/loop/loop_service.h"
@@ -280,18 +283,22 @@ TEST_F(LoopTest, ABadPolicyIsToldOfAndLeavesTheOneBefore) {
 }
 
 TEST_F(LoopTest, AShortageIsTold) {
-  // More than nothing is in use, so that there is one, and nothing that could be moved.
-  one_->SetPolicy("[[rule]]\nresource = \"memory\"\npercent = 50\nabove = 0.05\nwithin_s = 1\n");
-  if (one_->loop().Forecast({})->all().metrics(1).now() <
-      0.06 * one_->loop().Forecast({})->all().metrics(1).capacity()) {
-    GTEST_SKIP() << "hardly any memory of this machine is in use";
+  // A quarter of the processors at work makes one of a limit of a twentieth; nothing could be
+  // moved.
+  std::vector<std::jthread> at_work;
+  for (unsigned i = 0; i <= std::thread::hardware_concurrency() / 4; ++i) {
+    at_work.emplace_back([](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+      }
+    });
   }
+  one_->SetPolicy("[[rule]]\nresource = \"cpu\"\npercent = 50\nabove = 0.05\nwithin_s = 1\n");
   // The default policy may have had something to say of a busy machine before.
   v1::DecidedOnce told;
   ASSERT_TRUE(Eventually([&] {
     const v1::WhyResponse why = *one_->loop().Why({});
     for (const v1::DecidedOnce& decision : why.decisions()) {
-      if (decision.reason().find("memory: P50 in") != std::string::npos) told = decision;
+      if (decision.reason().find("cpu: P50 in") != std::string::npos) told = decision;
     }
     return told.time() > 0;
   }));
