@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "base/xxh3.h"
 #include "checkpoint/criu_images.h"
 
 namespace starling::checkpoint {
@@ -56,10 +56,10 @@ uint64_t HashPages(std::span<const std::byte> bytes, uint64_t* pages) {
   for (size_t at = 0; at < bytes.size();) {
     size_t count = 0;
     for (; count < block.size() && at < bytes.size(); ++count, at += kPageSize) {
-      block[count] = XXH3_64bits(bytes.data() + at, kPageSize);
+      block[count] = Xxh3(bytes.data() + at, kPageSize);
     }
     if (pages != nullptr) pages = std::copy_n(block.begin(), count, pages);
-    chain = XXH3_64bits_withSeed(block.data(), count * sizeof(uint64_t), chain);
+    chain = Xxh3(block.data(), count * sizeof(uint64_t), chain);
   }
   return chain;
 }

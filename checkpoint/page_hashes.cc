@@ -1,14 +1,13 @@
-#define XXH_INLINE_ALL
 #include "checkpoint/page_hashes.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
+
+#include "base/xxh3.h"
 
 namespace starling::checkpoint {
 
 uint64_t PageHashes::Of(std::span<const std::byte> page) {
-  return std::max<uint64_t>(1, XXH3_64bits(page.data(), page.size()));
+  return std::max<uint64_t>(1, Xxh3(page));
 }
 
 uint64_t PageHashes::Find(const AddressSpace& space, uint64_t address) const {

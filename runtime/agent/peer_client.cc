@@ -2,13 +2,13 @@
 
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
-#include <xxhash.h>
 
 #include <filesystem>
 #include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/xxh3.h"
 #include "runtime/agent/rpc_status.h"
 
 namespace starling::agent {
@@ -133,7 +133,7 @@ absl::StatusOr<uint64_t> PeerClient::SendImages(const std::string& migration_id,
       piece.set_file(file);
       piece.set_data(content.substr(at, kPieceBytes));
       piece.set_last(at + kPieceBytes >= content.size());
-      if (piece.last()) piece.set_hash(XXH3_64bits(content.data(), content.size()));
+      if (piece.last()) piece.set_hash(Xxh3(content.data(), content.size()));
       // Together with the next ones: there are dozens of small images, and the component waits.
       // A false answer means that the stream has broken; Finish() then says why.
       if (!writer->Write(piece, grpc::WriteOptions().set_buffer_hint())) break;

@@ -3,12 +3,12 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "base/xxh3.h"
 
 namespace starling::migration {
 
@@ -52,7 +52,7 @@ absl::Status ImageReceiver::Take(const v1::ImagePiece& piece) {
   std::string& content = open_[file];
   content.append(piece.data());
   if (!piece.last()) return absl::OkStatus();
-  if (XXH3_64bits(content.data(), content.size()) != piece.hash()) {
+  if (Xxh3(content.data(), content.size()) != piece.hash()) {
     return absl::DataLossError(absl::StrCat("image ", file, " arrived damaged"));
   }
   const std::string path = absl::StrCat(folder_, "/", file);

@@ -10,7 +10,6 @@
 // verbs:DEVICE.
 
 #include <sys/mman.h>
-#include <xxhash.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -25,6 +24,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/units.h"
+#include "base/xxh3.h"
 #include "transport/fabric.h"
 #include "transport/roce_fabric.h"
 #include "transport/verbs_fabric.h"
@@ -130,7 +130,7 @@ absl::Status Serve(Connection& connection, std::span<std::byte> arena, const Opt
       return absl::DataLossError("a batch outside the arena");
     }
     const auto place = arena.subspan(note.offset, note.bytes);
-    const bool right = note.hash == 0 || XXH3_64bits(place.data(), place.size()) == note.hash;
+    const bool right = note.hash == 0 || Xxh3(place.data(), place.size()) == note.hash;
     if (!right) ++wrong;
     if (note.what == What::kBatch) {
       ++batches;
@@ -263,7 +263,7 @@ class Sender {
         from = (turn % slabs.size()) * slab_bytes;
         region = pool_region_.get();
         std::memcpy(pool_.span().data() + from, source_.span().data() + offset, bytes);
-        note.hash = XXH3_64bits(pool_.span().data() + from, bytes);
+        note.hash = Xxh3(pool_.span().data() + from, bytes);
       }
       RETURN_IF_ERROR(connection.Write(*region, from, bytes, grant_.address + offset,
                                        static_cast<uint32_t>(grant_.key), options_.deadline()));
@@ -285,7 +285,7 @@ class Sender {
     return Ask(*connections_[0],
                {.what = What::kEnd,
                 .bytes = source_.span().size(),
-                .hash = XXH3_64bits(source_.span().data(), source_.span().size())});
+                .hash = Xxh3(source_.span().data(), source_.span().size())});
   }
 
   absl::Status Ask(Connection& connection, const Note& note) {
