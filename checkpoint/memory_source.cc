@@ -27,7 +27,20 @@ constexpr uint64_t kMostHashes = uint64_t{8} << 20;
 // Runs of recently written pages that the final list names at most: beyond them it is no hint.
 constexpr size_t kMostRecentRuns = 4096;
 
+// Two lists that have so many times more pages in common than chance would have it know hot pages.
+constexpr double kMoreThanChance = 2;
+
 }  // namespace
+
+std::vector<PageRange> HotPages(const std::vector<PageRange>& changed,
+                                const std::vector<PageRange>& before, uint64_t resident) {
+  std::vector<PageRange> both = Intersect(changed, before);
+  const double chance = static_cast<double>(CountPages(changed)) *
+                        static_cast<double>(CountPages(before)) /
+                        static_cast<double>(std::max<uint64_t>(1, resident));
+  if (static_cast<double>(CountPages(both)) < kMoreThanChance * chance) both.clear();
+  return both;
+}
 
 MemorySource::MemorySource(Options options, std::unique_ptr<Tracker> tracker, CriuDumper dumper,
                            FrozenMemoryOpener memory)
@@ -127,7 +140,8 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
     const bool tells = tracker_->knows_writes() && process.watched && !process.is_new;
     recent.deferred.clear();
     if (tells) {
-      recent.deferred = Intersect(Intersect(process.changed, recent.changed), sent);
+      recent.deferred =
+          Intersect(HotPages(process.changed, recent.changed, CountPages(process.resident)), sent);
       ranges = Subtract(ranges, recent.deferred);
       report.pages_deferred += CountPages(Intersect(recent.deferred, process.resident));
     }

@@ -19,6 +19,13 @@
 
 namespace starling::checkpoint {
 
+// Of the pages that were written before this list, those that will be written again soon: they are
+// in the list before it as well. None where the two lists, of a process of `resident` pages, share
+// hardly more than lists of their length do by chance: writes fall anywhere then, and to leave such
+// pages out would only have more of them stale when the component is frozen. Sorted ranges. Pure.
+std::vector<PageRange> HotPages(const std::vector<PageRange>& changed,
+                                const std::vector<PageRange>& before, uint64_t resident);
+
 // Memory that stays out of CRIU: rounds are listed by a tracker and read from outside, straight
 // into the sink. A page that was written before each of two rounds in a row is hot: it is left for
 // the last one for as long as every further list has it. CRIU carries only the skeleton, and what

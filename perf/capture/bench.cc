@@ -169,15 +169,15 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Make(const Options& options) {
     auto engine = std::unique_ptr<Engine>(new Engine(options));
     ASSIGN_OR_RETURN(engine->tracker_, Tracker(options.tracker));
-    // What its processes wait for processors anyway.
-    const auto before = migration::ProcessorStall(options.cgroup);
+    // What its processes usually wait for processors, and use of them.
+    const auto before = migration::ReadProcessorTimes(options.cgroup);
     const TimePoint since = Clock::now();
     engine->pressure_known_ = before.ok();
-    double usual = 0;
+    migration::ProcessorShares usual;
     if (before.ok()) {
       std::this_thread::sleep_for(std::chrono::seconds(1));
-      ASSIGN_OR_RETURN(const Duration after, migration::ProcessorStall(options.cgroup));
-      usual = Seconds(after - *before) / Seconds(Clock::now() - since);
+      ASSIGN_OR_RETURN(const auto after, migration::ReadProcessorTimes(options.cgroup));
+      usual = migration::SharesBetween(*before, after, Clock::now() - since);
     }
     engine->governor_.emplace(options.max_slowdown, usual);
     return engine;
@@ -194,8 +194,8 @@ class Engine {
     parts.hold_back = [this](Duration worked) {
       const TimePoint now = Clock::now();
       if (pressure_known_ && governor_->Due(now)) {
-        if (const auto stalled = migration::ProcessorStall(options_.cgroup); stalled.ok()) {
-          governor_->Look(now, *stalled);
+        if (const auto times = migration::ReadProcessorTimes(options_.cgroup); times.ok()) {
+          governor_->Look(now, *times);
         }
       }
       return governor_->Rest(worked);

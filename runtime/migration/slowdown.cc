@@ -17,6 +17,10 @@ namespace {
 constexpr double kLess = 0.7;
 constexpr double kMore = 0.1;
 constexpr double kLeastShare = 0.25;
+// For how long what was used is averaged, roughly.
+constexpr double kMemoryS = 0.3;
+// Below this share of what it used before, a component gets less done.
+constexpr double kAsMuchAsBefore = 0.9;
 constexpr auto kMostWork = std::chrono::milliseconds(5);
 constexpr double kLeastProcessors = 0.05;
 constexpr int64_t kPeriodUs = 100'000;
@@ -31,13 +35,11 @@ absl::StatusOr<uint64_t> ReadCount(const std::string& path, absl::string_view ke
   return absl::NotFoundError(absl::StrCat(path, " has no ", key));
 }
 
-}  // namespace
-
-absl::StatusOr<Duration> ProcessorStall(const std::string& cgroup) {
+// "some avg10=0.00 avg60=0.00 avg300=0.00 total=N", N in microseconds.
+absl::StatusOr<Duration> ReadStall(const std::string& cgroup) {
   const std::string path = absl::StrCat(cgroup, "/cpu.pressure");
   const absl::StatusOr<std::string> text = ReadFile(path);
   if (!text.ok()) return absl::NotFoundError(text.status().message());
-  // "some avg10=0.00 avg60=0.00 avg300=0.00 total=N", N in microseconds.
   for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
     if (!absl::StartsWith(line, "some ")) continue;
     const size_t at = line.find("total=");
@@ -49,16 +51,39 @@ absl::StatusOr<Duration> ProcessorStall(const std::string& cgroup) {
   return absl::NotFoundError(absl::StrCat(path, " does not say for how long tasks waited"));
 }
 
-void SlowdownGovernor::Look(TimePoint now, Duration stalled) {
+absl::StatusOr<Duration> ReadUsed(const std::string& cgroup) {
+  ASSIGN_OR_RETURN(const uint64_t us, ReadCount(absl::StrCat(cgroup, "/cpu.stat"), "usage_usec "));
+  return Duration(std::chrono::microseconds(us));
+}
+
+}  // namespace
+
+absl::StatusOr<ProcessorTimes> ReadProcessorTimes(const std::string& cgroup) {
+  ProcessorTimes times;
+  ASSIGN_OR_RETURN(times.stalled, ReadStall(cgroup));
+  ASSIGN_OR_RETURN(times.used, ReadUsed(cgroup));
+  return times;
+}
+
+ProcessorShares SharesBetween(const ProcessorTimes& before, const ProcessorTimes& after,
+                              Duration elapsed) {
+  return {Seconds(after.stalled - before.stalled) / Seconds(elapsed),
+          Seconds(after.used - before.used) / Seconds(elapsed)};
+}
+
+void SlowdownGovernor::Look(TimePoint now, const ProcessorTimes& times) {
   if (looked_ != TimePoint{} && now > looked_) {
-    const double waited = Seconds(stalled - stalled_) / Seconds(now - looked_);
+    const Duration elapsed = now - looked_;
+    const ProcessorShares shares = SharesBetween(times_, times, elapsed);
+    used_ += (shares.used - used_) * std::min(1.0, Seconds(elapsed) / kMemoryS);
+    const bool slowed =
+        shares.stalled > usual_.stalled + bound_ && used_ < kAsMuchAsBefore * usual_.used;
     // Quickly down and slowly up, as with any resource that others need as well.
-    share_ = waited > usual_ + bound_ ? std::max(kLeastShare, share_ * kLess)
-                                      : std::min(1.0, share_ + kMore);
+    share_ = slowed ? std::max(kLeastShare, share_ * kLess) : std::min(1.0, share_ + kMore);
     lowest_ = std::min(lowest_, share_);
   }
   looked_ = now;
-  stalled_ = stalled;
+  times_ = times;
 }
 
 Duration SlowdownGovernor::Rest(Duration worked) const {
@@ -68,10 +93,10 @@ Duration SlowdownGovernor::Rest(Duration worked) const {
 }
 
 void Throttle::Look(TimePoint now) {
-  const auto used = ReadCount(absl::StrCat(cgroup_, "/cpu.stat"), "usage_usec ");
+  const absl::StatusOr<Duration> used = ReadUsed(cgroup_);
   if (!used.ok()) return;
   looked_ = now;
-  used_ = std::chrono::microseconds(*used);
+  used_ = *used;
 }
 
 absl::StatusOr<double> Throttle::Tighten(TimePoint now) {

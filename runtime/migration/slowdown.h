@@ -9,21 +9,38 @@
 
 namespace starling::migration {
 
-// For how long in all some task of the cgroup waited for a processor while it could have run
-// (pressure stall information, Documentation/accounting/psi.rst). kNotFound on kernels without it.
-absl::StatusOr<Duration> ProcessorStall(const std::string& cgroup);
+// A cgroup's sums since it was made.
+struct ProcessorTimes {
+  Duration stalled{};  // some task waited for a processor while it could have run
+  Duration used{};     // processor time of all tasks
+};
+
+// Of pressure stall information (Documentation/accounting/psi.rst) and cpu.stat. kNotFound on
+// kernels without the former.
+absl::StatusOr<ProcessorTimes> ReadProcessorTimes(const std::string& cgroup);
+
+// What a component does per second: shares of the time that it waits, and processors that it uses.
+struct ProcessorShares {
+  double stalled = 0;
+  double used = 0;
+};
+
+ProcessorShares SharesBetween(const ProcessorTimes& before, const ProcessorTimes& after,
+                              Duration elapsed);
 
 // Decides for what share of their time reading threads may work, so that the component does not
-// wait for a processor in more than `bound` of the time beyond what it did before. Pure. One thread
-// at a time.
+// wait for a processor in more than `bound` of the time beyond what it did before and gets less
+// done for it. One that waits now and then and has as much processor time as before is not slowed
+// down: it was idle in between. Pure. One thread at a time.
 class SlowdownGovernor {
  public:
-  // `usual`: the share of the time that the component waited before; a bound of 1 or more: none.
-  SlowdownGovernor(double bound, double usual) : bound_(bound), usual_(usual) {}
+  // `usual`: what the component did before; a bound of 1 or more: none.
+  SlowdownGovernor(double bound, ProcessorShares usual)
+      : bound_(bound), usual_(usual), used_(usual.used) {}
 
   // Is it time to look again?
   bool Due(TimePoint now) const { return bound_ < 1 && now - looked_ >= kEvery; }
-  void Look(TimePoint now, Duration stalled);
+  void Look(TimePoint now, const ProcessorTimes& times);
   // How long a thread is to rest that has worked for so long.
   Duration Rest(Duration worked) const;
 
@@ -34,11 +51,12 @@ class SlowdownGovernor {
   static constexpr auto kEvery = std::chrono::milliseconds(50);
 
   const double bound_;
-  const double usual_;
+  const ProcessorShares usual_;
+  double used_;  // processors, lately
   double share_ = 1;
   double lowest_ = 1;
   TimePoint looked_{};
-  Duration stalled_{};
+  ProcessorTimes times_;
 };
 
 // The processors that a component may use, in a component that is made to write more slowly.

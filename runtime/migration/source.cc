@@ -187,8 +187,8 @@ absl::Status SourceMigration::Reserve() {
   Enter(v1::RESERVE, absl::StrCat("asking host ", row_.peer, " for room"));
   ASSIGN_OR_RETURN(const keeper::v1::Status status, copy_->Status(Deadline::After(kKeeperTimeout)));
   cgroup_ = status.cgroup();
-  stalled_since_ = Clock::now();
-  if (const auto stalled = ProcessorStall(cgroup_); stalled.ok()) stalled_before_ = *stalled;
+  times_since_ = Clock::now();
+  if (const auto times = ReadProcessorTimes(cgroup_); times.ok()) times_before_ = *times;
   uint64_t resident = 0;
   if (auto current = ReadFile(absl::StrCat(cgroup_, "/memory.current")); current.ok()) {
     resident = std::strtoull(current->c_str(), nullptr, 10);

@@ -128,8 +128,8 @@ class SourceMigration {
   double written_share_ = 0;      // bytes that the component writes for each that the link carries
   double left_behind_s_ = 0;      // what the link would take for all that may stay behind
   // What the component waited for processors before the first round; nothing without PSI.
-  std::optional<Duration> stalled_before_;
-  TimePoint stalled_since_{};
+  std::optional<ProcessorTimes> times_before_;
+  TimePoint times_since_{};
   std::unique_ptr<SlowdownGovernor> governor_;
   uint32_t rounds_ = 0;
   TimePoint begun_;

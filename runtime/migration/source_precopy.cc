@@ -24,11 +24,11 @@ constexpr auto kLongestFileRound = std::chrono::hours(24);
 
 }  // namespace
 
-// What the component waits for processors anyway is what it waited while room was made for it.
+// What the component usually waits and uses is what it did while room was made for it.
 std::unique_ptr<SlowdownGovernor> SourceMigration::MakeGovernor() const {
-  double usual = 0;
-  if (const auto stalled = ProcessorStall(cgroup_); stalled.ok() && stalled_before_.has_value()) {
-    usual = Seconds(*stalled - *stalled_before_) / Seconds(Clock::now() - stalled_since_);
+  ProcessorShares usual;
+  if (const auto times = ReadProcessorTimes(cgroup_); times.ok() && times_before_.has_value()) {
+    usual = SharesBetween(*times_before_, *times, Clock::now() - times_since_);
   }
   return std::make_unique<SlowdownGovernor>(host_.config.migration.max_slowdown, usual);
 }
@@ -215,8 +215,8 @@ absl::Status SourceMigration::PreCopy() {
   parts.hold_back = [this](Duration worked) {
     const TimePoint now = Clock::now();
     if (governor_->Due(now)) {
-      if (const auto stalled = ProcessorStall(cgroup_); stalled.ok()) {
-        governor_->Look(now, *stalled);
+      if (const auto times = ReadProcessorTimes(cgroup_); times.ok()) {
+        governor_->Look(now, *times);
       }
     }
     return governor_->Rest(worked);

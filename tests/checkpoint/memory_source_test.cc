@@ -215,6 +215,22 @@ TEST_F(MemorySourceTest, PagesWrittenBeforeEveryRoundAreLeftForTheLast) {
   EXPECT_EQ(InArena(2), 'e') << "deferred, and sent although it was not written since";
 }
 
+TEST(HotPagesTest, AreThoseThatTwoListsShareBeyondChance) {
+  const auto pages = [](uint64_t first, uint64_t count) {
+    return std::vector<PageRange>{{first * kPageSize, count}};
+  };
+  const std::vector<PageRange> hot = pages(10, 10);
+  EXPECT_EQ(HotPages(hot, hot, 1000), hot);
+  EXPECT_EQ(HotPages(pages(0, 20), pages(10, 30), 1000), hot);
+  EXPECT_TRUE(HotPages(pages(0, 10), pages(10, 10), 1000).empty());
+  // A fifth of all pages each, a twentieth of all in common: chance has a 25th.
+  EXPECT_TRUE(HotPages(pages(0, 200), pages(150, 200), 1000).empty());
+  EXPECT_FALSE(HotPages(pages(0, 200), pages(110, 200), 1000).empty());
+  // All of it, all the time: nothing is hotter than the rest.
+  EXPECT_TRUE(HotPages(pages(0, 100), pages(0, 100), 100).empty());
+  EXPECT_TRUE(HotPages({}, {}, 0).empty());
+}
+
 TEST_F(MemorySourceTest, PagesBesideWrittenOnesAreNotSentAgain) {
   Start(
       [this](int step) {

@@ -16,42 +16,55 @@ using std::chrono::milliseconds;
 
 class SlowdownGovernorTest : public testing::Test {
  protected:
-  // A tenth of a second in which the component waited for a share of it.
-  void Pass(SlowdownGovernor& governor, double waited) {
+  // A tenth of a second in which the component waited for a share of it and used some processors.
+  void Pass(SlowdownGovernor& governor, double waited, double used = 0) {
     now_ += milliseconds(100);
-    stalled_ += std::chrono::duration_cast<Duration>(milliseconds(100) * waited);
+    times_.stalled += std::chrono::duration_cast<Duration>(milliseconds(100) * waited);
+    times_.used += std::chrono::duration_cast<Duration>(milliseconds(100) * used);
     EXPECT_TRUE(governor.Due(now_));
-    governor.Look(now_, stalled_);
+    governor.Look(now_, times_);
     EXPECT_FALSE(governor.Due(now_));
   }
   TimePoint now_ = TimePoint{} + std::chrono::hours(1);
-  Duration stalled_{};
+  ProcessorTimes times_;
 };
 
 TEST_F(SlowdownGovernorTest, HoldsBackBeyondTheBoundAndComesBack) {
-  SlowdownGovernor governor(0.15, 0.1);
+  SlowdownGovernor governor(0.15, {.stalled = 0.1, .used = 1});
   Pass(governor, 0);
-  Pass(governor, 0.2);
+  Pass(governor, 0.2, 0.1);
   EXPECT_EQ(governor.share(), 1) << "0.1 is usual, and 0.15 more is allowed";
-  for (int i = 0; i < 3; ++i) Pass(governor, 0.5);
+  for (int i = 0; i < 3; ++i) Pass(governor, 0.5, 0.5);
   EXPECT_NEAR(governor.share(), 0.343, 1e-9);
   EXPECT_NEAR(Milliseconds(governor.Rest(milliseconds(2))), 2 * (1 - 0.343) / 0.343, 0.01);
   EXPECT_NEAR(Milliseconds(governor.Rest(std::chrono::seconds(2))), 5 * (1 - 0.343) / 0.343, 0.01)
       << "it can only have been kept from a processor itself";
-  for (int i = 0; i < 10; ++i) Pass(governor, 0.1);
+  for (int i = 0; i < 10; ++i) Pass(governor, 0.1, 0.5);
   EXPECT_EQ(governor.share(), 1);
   EXPECT_EQ(governor.Rest(milliseconds(10)), Duration::zero());
   EXPECT_NEAR(governor.lowest_share(), 0.343, 1e-9);
 }
 
+// A program that wakes up a thousand times a second for next to nothing waits each time, and gets
+// done what it has to do all the same.
+TEST_F(SlowdownGovernorTest, HoldsNothingBackForOneThatGetsAllDone) {
+  SlowdownGovernor governor(0.5, {.stalled = 0, .used = 0.1});
+  Pass(governor, 0, 0.1);
+  for (int i = 0; i < 50; ++i) Pass(governor, 0.9, 0.1);
+  EXPECT_EQ(governor.lowest_share(), 1);
+  // Until it does not: what is averaged falls within some tenths of a second.
+  for (int i = 0; i < 5; ++i) Pass(governor, 0.9, 0.05);
+  EXPECT_LT(governor.share(), 1);
+}
+
 TEST_F(SlowdownGovernorTest, AlwaysLeavesSomething) {
-  SlowdownGovernor governor(0, 0);
+  SlowdownGovernor governor(0, {.stalled = 0, .used = 1});
   for (int i = 0; i < 50; ++i) Pass(governor, 1);
   EXPECT_NEAR(governor.share(), 0.25, 1e-9);
 }
 
 TEST_F(SlowdownGovernorTest, HasNoBoundAtOne) {
-  SlowdownGovernor governor(1, 0);
+  SlowdownGovernor governor(1, {});
   EXPECT_FALSE(governor.Due(now_));
 }
 
@@ -70,13 +83,15 @@ class CgroupFilesTest : public testing::Test {
 };
 
 TEST_F(CgroupFilesTest, StallIsWhatSomeTaskWaited) {
-  EXPECT_EQ(ProcessorStall(folder_).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ReadProcessorTimes(folder_).status().code(), absl::StatusCode::kNotFound);
+  Write("cpu.stat", "usage_usec 77\nuser_usec 5\n");
   Write("cpu.pressure",
         "some avg10=1.53 avg60=0.87 avg300=0.73 total=1523000\n"
         "full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n");
-  EXPECT_EQ(ProcessorStall(folder_).value(), milliseconds(1523));
+  EXPECT_EQ(ReadProcessorTimes(folder_)->stalled, milliseconds(1523));
+  EXPECT_EQ(ReadProcessorTimes(folder_)->used, std::chrono::microseconds(77));
   Write("cpu.pressure", "some avg10=1.53\n");
-  EXPECT_FALSE(ProcessorStall(folder_).ok());
+  EXPECT_FALSE(ReadProcessorTimes(folder_).ok());
 }
 
 TEST_F(CgroupFilesTest, ThrottleGoesByWhatIsUsed) {
