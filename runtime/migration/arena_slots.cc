@@ -13,8 +13,8 @@ using checkpoint::SlotRun;
 
 namespace {
 
-// Room asked for at once when the arena is full, so that a growing component does not ask for every
-// page.
+// Room asked for at once: when the arena is full, so that a growing component does not ask for
+// every page, and ahead.
 constexpr uint64_t kGrowBytes = 32u << 20;
 
 }  // namespace
@@ -36,13 +36,48 @@ absl::Status ArenaSlots::AddChunkLocked(const v1::ArenaChunk& chunk) {
 }
 
 absl::StatusOr<std::vector<SlotRun>> ArenaSlots::Assign(const PageRun& run) {
-  std::lock_guard lock(mutex_);
-  if (const uint64_t shortage = slots_.Shortage(run); shortage > 0) {
-    ASSIGN_OR_RETURN(const std::vector<v1::ArenaChunk> more,
-                     grow_(std::max(shortage * kPageSize, kGrowBytes)));
-    for (const v1::ArenaChunk& chunk : more) RETURN_IF_ERROR(AddChunkLocked(chunk));
+  std::unique_lock lock(mutex_);
+  while (true) {
+    const uint64_t shortage = slots_.Shortage(run);
+    if (shortage == 0) return slots_.Assign(run);
+    // What is asked for already may do.
+    if (growing_ || ahead_ > 0) {
+      grown_.wait(lock);
+      continue;
+    }
+    RETURN_IF_ERROR(GrowLocked(lock, std::max(shortage * kPageSize, kGrowBytes)));
   }
-  return slots_.Assign(run);
+}
+
+absl::Status ArenaSlots::GrowLocked(std::unique_lock<std::mutex>& lock, uint64_t bytes) {
+  growing_ = true;
+  lock.unlock();
+  const absl::StatusOr<std::vector<v1::ArenaChunk>> more = grow_(bytes);
+  lock.lock();
+  growing_ = false;
+  grown_.notify_all();
+  RETURN_IF_ERROR(more.status());
+  if (more->empty()) return absl::DataLossError("the target granted nothing and did not say why");
+  for (const v1::ArenaChunk& chunk : *more) RETURN_IF_ERROR(AddChunkLocked(chunk));
+  return absl::OkStatus();
+}
+
+void ArenaSlots::GrowAhead(uint64_t bytes) {
+  {
+    std::lock_guard lock(mutex_);
+    ahead_ = bytes;
+  }
+  ahead_thread_ = std::jthread([this](const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    while (ahead_ > 0 && !stop.stop_requested()) {
+      const uint64_t part = std::min(ahead_, kGrowBytes);
+      // Who needs room then asks for it, and is told why there is none.
+      if (!GrowLocked(lock, part).ok()) break;
+      ahead_ -= part;
+    }
+    ahead_ = 0;
+    grown_.notify_all();
+  });
 }
 
 void ArenaSlots::Zero(const PageRun& run) {

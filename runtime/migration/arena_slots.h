@@ -1,8 +1,10 @@
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,11 +19,17 @@ namespace starling::migration {
 // peer's memory. Asks for more when it is full. Thread-safe.
 class ArenaSlots {
  public:
-  // Asks the target for `bytes` more of arena.
+  // Asks the target for `bytes` more of arena. Called by one thread at a time.
   using Grow = std::function<absl::StatusOr<std::vector<v1::ArenaChunk>>(uint64_t bytes)>;
   explicit ArenaSlots(Grow grow) : grow_(std::move(grow)) {}
 
   absl::Status AddChunk(const v1::ArenaChunk& chunk);
+
+  // Has a thread of its own ask for `bytes` more, part by part: the target takes its time to clear
+  // and register memory, and what it has made can be written to meanwhile. Once.
+  void GrowAhead(uint64_t bytes);
+  // Asks for no further part.
+  void StopGrowing() { ahead_thread_.request_stop(); }
 
   // As SlotMap.
   absl::StatusOr<std::vector<checkpoint::SlotRun>> Assign(const checkpoint::PageRun& run);
@@ -48,11 +56,17 @@ class ArenaSlots {
     uint32_t rkey = 0;
   };
   absl::Status AddChunkLocked(const v1::ArenaChunk& chunk);
+  // Gives the mutex back while it asks.
+  absl::Status GrowLocked(std::unique_lock<std::mutex>& lock, uint64_t bytes);
 
   const Grow grow_;
   mutable std::mutex mutex_;  // guards all below
   checkpoint::SlotMap slots_;
   std::vector<Chunk> chunks_;
+  bool growing_ = false;  // somebody asks
+  uint64_t ahead_ = 0;    // bytes that GrowAhead() has yet to ask for
+  std::condition_variable_any grown_;
+  std::jthread ahead_thread_;  // the last member: it ends before the others go
 };
 
 }  // namespace starling::migration

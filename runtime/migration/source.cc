@@ -31,6 +31,8 @@ namespace {
 // again.
 constexpr double kArenaSlack = 1.125;
 constexpr uint64_t kArenaSpare = 16 * kMiB;
+// Of the arena, made before the first page is sent; the rest is made while pages go.
+constexpr uint64_t kArenaFirst = 64 * kMiB;
 // Times that pages of the frozen component are sent before the migration is called off.
 constexpr int kMostAttempts = 3;
 
@@ -199,6 +201,7 @@ absl::Status SourceMigration::Reserve() {
   reserve.set_epoch(row_.epoch);
   reserve.set_arena_bytes(static_cast<uint64_t>(static_cast<double>(resident) * kArenaSlack) +
                           kArenaSpare);
+  reserve.set_arena_first_bytes(kArenaFirst);
   reserve.set_source_host(host_.config.host);
   reserve.set_source_address(host_.config.control.listen);
   ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(request_.transport()));
@@ -236,6 +239,9 @@ absl::Status SourceMigration::Reserve() {
   };
   ASSIGN_OR_RETURN(std::shared_ptr<LaneSink> sink,
                    LaneSink::Connect(*fabric, lanes, granted, grow, keys, StepDeadline()));
+  if (reserve.arena_bytes() > kArenaFirst) {
+    sink->slots().GrowAhead(reserve.arena_bytes() - kArenaFirst);
+  }
   sink->SetProgress([this](uint64_t sent) {
     board_->Update(
         [&](v1::MigrationProgress& progress) { progress.set_bytes_sent(sent + image_bytes_); });
@@ -260,6 +266,8 @@ absl::Status SourceMigration::Freeze() {
   hold_.At("source-freeze");
   Enter(v1::FREEZE, absl::StrFormat("expecting a blackout of %.0f ms", expected_blackout_s_ * 1e3));
   const TimePoint start = Clock::now();
+  // What was not needed so far would only keep the target's processors from the restore.
+  sink_->slots().StopGrowing();
   frozen_at_ = Clock::now();
   // Frozen first: what still arrives then waits in the sockets' queues, which are dumped, and is
   // answered by the copy as soon as it runs. The other way round, what the component says between

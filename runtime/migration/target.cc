@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <future>
 
 #include "absl/strings/str_cat.h"
@@ -170,7 +171,9 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   RETURN_IF_ERROR(MakeDirectories(ghost->images, 0700));
   ASSIGN_OR_RETURN(ghost->token, MakeToken());
   LaneReceiver::Options receiver;
-  receiver.arena_bytes = request.arena_bytes();
+  receiver.arena_bytes = request.arena_first_bytes() > 0
+                             ? std::min(request.arena_first_bytes(), request.arena_bytes())
+                             : request.arena_bytes();
   receiver.images_dir = ghost->images;
   receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
   if (request.post_copy()) {
