@@ -104,6 +104,10 @@ uint64_t Arena::slots() const {
 
 absl::StatusOr<std::span<std::byte>> Arena::AddChunk() {
   const std::lock_guard lock(mutex_);
+  return AddChunkLocked();
+}
+
+absl::StatusOr<std::span<std::byte>> Arena::AddChunkLocked() {
   const uint64_t start = slots_ * kPageSize;
   const uint64_t size = chunk_slots_ * kPageSize;
   if (start + size > reserved_) {
@@ -165,6 +169,7 @@ absl::Status Arena::Place(const PageRun& run, uint64_t slot, uint64_t hash) {
   if (intact)
     std::copy(hashes.begin(), hashes.end(), hashes_.begin() + static_cast<ptrdiff_t>(slot));
   promised_.Erase(slot, run.pages);
+  if (keeps_changes_) changed_.Assign(slot, run.pages, {});
   if (intact && in_place) return absl::OkStatus();
   Forget(space, page, run.pages);
   ForgetSlots(slot, run.pages);

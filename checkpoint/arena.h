@@ -79,6 +79,15 @@ class Arena {
   // a restore on demand can do without them. Errors as Place()'s.
   absl::Status Promise(const PageRun& run, uint64_t slot);
 
+  // From here on CatchUp() of another arena can be told what landed since it was last called.
+  void KeepChanges();
+
+  // Makes this arena, of the same size of chunks, a copy of `from`, which keeps its changes and
+  // into which nothing lands meanwhile: only slots are copied that something landed in since.
+  // Returns how many. Errors: those of AddChunk(); kFailedPrecondition for another size, or where a
+  // page was only promised. Nothing of this arena can be used after an error.
+  absl::StatusOr<uint64_t> CatchUp(Arena& from);
+
   // Where the page at `address` is: a run from that page on with its slots (kZeroSlot: zeros), or
   // nothing: not in the arena.
   std::optional<SlotRun> Find(const AddressSpace& space, uint64_t address) const;
@@ -138,6 +147,7 @@ class Arena {
   Space& SpaceOf(const AddressSpace& space);
   void Forget(Space& space, uint64_t page, uint64_t pages);
   void ForgetSlots(uint64_t slot, uint64_t pages);
+  absl::StatusOr<std::span<std::byte>> AddChunkLocked();
 
   const UniqueFd fd_;
   std::byte* const base_;
@@ -153,6 +163,8 @@ class Arena {
   // Slot to page, so that a slot that changes hands is nobody else's any more.
   RunMap<Owner> owners_;
   RunMap<Missing> promised_;  // of these slots
+  bool keeps_changes_ = false;
+  RunMap<Missing> changed_;  // slots, since the last CatchUp()
 };
 
 }  // namespace starling::checkpoint

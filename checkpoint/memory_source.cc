@@ -49,7 +49,8 @@ MemorySource::MemorySource(Options options, std::unique_ptr<Tracker> tracker, Cr
       dumper_(std::move(dumper)),
       memory_(std::move(memory)),
       stream_(options_.version, options_.folder),
-      rate_(options_.max_rate_bytes_per_s, options_.max_rate_bytes_per_s * kBurstSeconds),
+      rate_limit_(options_.max_rate ? options_.max_rate() : options_.max_rate_bytes_per_s),
+      rate_(rate_limit_, rate_limit_ * kBurstSeconds),
       hashes_(kMostHashes) {}
 
 std::string MemorySource::final_images() const {
@@ -61,6 +62,24 @@ void MemorySource::Forget() {
   sent_.Clear();
   hashes_.Clear();
   recent_.clear();
+}
+
+void MemorySource::ForgetSentByOthers(const FinalList& list) {
+  for (const FinalList::Entry& entry : list.entries) {
+    if (entry.in_arena_before) continue;
+    sent_.Remove(entry.run);
+    hashes_.Erase(entry.run);
+  }
+  recent_.clear();
+}
+
+Duration MemorySource::Pause(uint64_t bytes) {
+  if (options_.max_rate) {
+    const double limit = options_.max_rate();
+    if (limit != rate_limit_) rate_ = TokenBucket(limit, limit * kBurstSeconds);
+    rate_limit_ = limit;
+  }
+  return rate_.Take(bytes, Clock::now());
 }
 
 absl::StatusOr<RoundReport> MemorySource::Round(PageSink& sink) {
@@ -170,7 +189,7 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   }
   if (!frozen) {
     capture.pace = [this](uint64_t bytes, Duration worked) {
-      const Duration pause = rate_.Take(bytes, Clock::now());
+      const Duration pause = Pause(bytes);
       return options_.hold_back ? std::max(pause, options_.hold_back(worked)) : pause;
     };
   }
@@ -222,7 +241,8 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
   written_last_.clear();
   const TimePoint started = Clock::now();
   report = RoundReport();
-  absl::StatusOr<MemoryChanges> changes = tracker_->ListLast();
+  const bool goes_on = options_.goes_on && tracker_->goes_on();
+  absl::StatusOr<MemoryChanges> changes = goes_on ? tracker_->ListFrozen() : tracker_->ListLast();
   if (!changes.ok()) {
     Forget();
     return Annotate(changes.status(), "final round");
@@ -265,8 +285,12 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
     report.pages_zero += settled.pages_zero;
   }
   if (list.ok()) list->recent = std::exchange(written_last_, {});
-  // Nothing is tracked any more: should the component go on here, all is to be sent again.
-  Forget();
+  if (goes_on && list.ok()) {
+    ForgetSentByOthers(result->list);
+  } else {
+    // Nothing is tracked any more: should the component go on here, all is to be sent again.
+    Forget();
+  }
   RETURN_IF_ERROR(Annotate(result.status(), "final dump"));
   RETURN_IF_ERROR(Annotate(list.status(), "final dump"));
   report.elapsed = Clock::now() - started;

@@ -38,6 +38,11 @@ class MemorySource : public PageSource {
     std::string folder;               // as CriuSource's
     int threads = 1;                  // that read, as CaptureOptions'
     double max_rate_bytes_per_s = 0;  // of rounds, not of the final one; 0: no limit
+    // Asked all the while, instead of the limit above, where given: it may change at any time.
+    std::function<double()> max_rate;
+    // Final() may be followed by further rounds, of which each sends what was written since, where
+    // the tracker goes on. Without, and with others, the next round sends everything.
+    bool goes_on = false;
     // Asked after each piece that a thread has read, by one at a time: how long it shall rest after
     // so much work. May be null.
     std::function<Duration(Duration worked)> hold_back;
@@ -68,12 +73,16 @@ class MemorySource : public PageSource {
   std::vector<PageRange> SentRanges(const AddressSpace& space) const;
   void Remember(const AddressSpace& space, const std::vector<PageRange>& ranges);
   void Forget();
+  // What CRIU sent beside us is in the sink, and we do not know with which content.
+  void ForgetSentByOthers(const FinalList& list);
+  Duration Pause(uint64_t bytes);
 
   const Options options_;
   const std::unique_ptr<Tracker> tracker_;
   const CriuDumper dumper_;
   const FrozenMemoryOpener memory_;
   CriuStream stream_;
+  double rate_limit_;
   TokenBucket rate_;
   PageHashes hashes_;  // of what was sent, where the tracker is not exact
   SentPages sent_;

@@ -62,6 +62,13 @@ class SoftDirtyTracker : public Tracker {
     return changes;
   }
 
+  absl::StatusOr<MemoryChanges> ListFrozen() override {
+    auto changes = Scan(/*clear_first=*/false);
+    if (changes.ok()) first_ = false;
+    return changes;
+  }
+  bool goes_on() const override { return true; }
+
   void Forget() override {
     known_.Clear();
     first_ = true;

@@ -57,6 +57,11 @@ class Tracker {
   // on), and nothing is tracked any more.
   virtual absl::StatusOr<MemoryChanges> ListLast() = 0;
 
+  // As ListLast(), but a tracker that goes_on() tracks on from here: the next list has what is
+  // written once the component runs again.
+  virtual absl::StatusOr<MemoryChanges> ListFrozen() { return ListLast(); }
+  virtual bool goes_on() const { return false; }
+
   virtual void Forget() = 0;
 
   // What was read of a listed range and sent: `bytes` from `address` on.

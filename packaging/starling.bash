@@ -28,9 +28,9 @@ _starling() {
         return ;;
       --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
       --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
-      --summary-tolerance | --half | --hosts | --components | --steps | --seed | --policy | --ship | --every | --keep | --encrypt-key | --number | --name | --transport | \
+      --summary-tolerance | --half | --hosts | --components | --steps | --seed | --policy | --ship | --every | --checkpoint-every | --rate | --keep | --encrypt-key | --number | --name | --transport | \
       --out | --authority | --address | --days | --provider | --svg | --priority | --bears-blackout | \
-      --near | --apart | --prefers | --last)
+      --near | --apart | --prefers | --on | --last)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
       -*) ;;
@@ -49,10 +49,10 @@ _starling() {
       fi
       mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
     --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
-    --tail | --after | --summary-tolerance | --half | --hosts | --components | --steps | --seed | --every | --keep | --number | --name | \
+    --tail | --after | --summary-tolerance | --half | --hosts | --components | --steps | --seed | --every | --checkpoint-every | --rate | --keep | --number | --name | \
     --address | --days | --priority | --bears-blackout | --last) return ;;
     --near | --apart) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names ps --names)" -- "$current"); return ;;
-    --prefers) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
+    --prefers | --on) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
   esac
 
   local options="--help --socket"
@@ -61,7 +61,7 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate checkpoint restore cancel resolve stop logs events report forecast leases why info bench cert replay" -- "$current")
+          "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why info bench cert replay" -- "$current")
         return
       fi ;;
     run) options="$options --user --ip --memory --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers" ;;
@@ -74,6 +74,8 @@ _starling() {
     stop) options="$options --grace" ;;
     logs) options="$options --follow --tail" ;;
     events) options="$options --follow --after --json" ;;
+    ghost) options="$options --on --cold --warm --rate --every --checkpoint-every --json" ;;
+    failover) options="$options --fenced --json" ;;
     report) options="$options --json" ;;
     forecast) options="$options --pool --json" ;;
     leases) options="$options --json" ;;
@@ -89,6 +91,10 @@ _starling() {
     mapfile -t COMPREPLY < <(compgen -d -- "$current")
   elif [[ $command == cert && -z $name && $current != -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "authority host" -- "$current")
+  elif [[ $command == ghost && -z $name && $current != -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "add list drop" -- "$current")
+  elif [[ $command == ghost && $name =~ ^(add|list|drop)$ && $current != -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$(_starling_names ps --names)" -- "$current")
   elif [[ $current == -* || -n $name || $command == ps || $command == info || $command == run || $command == bench || $command == leases ||
     $command == replay ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")

@@ -108,6 +108,14 @@ const std::vector<TomlKey<Config>>& Keys() {
       TimeKey<Config>("migration", "probe_timeout_s", MEMBER(migration.probe_timeout), 1, 0.1,
                       3600),
       IntegerKey<Config>("migration", "keep_reports", MEMBER(migration.keep_reports), 0, 100000),
+      TextKey<Config>(
+          "failover",
+          "fence_command", "an absolute path, or \"\" for none", MEMBER(failover.fence_command),
+          [](const std::string& text) {
+            return text.empty() ? absl::OkStatus() : CheckAbsolutePath(text);
+          }),
+      TimeKey<Config>("failover", "fence_timeout_s", MEMBER(failover.fence_timeout), 1, 1, 3600),
+      TimeKey<Config>("failover", "keep_s", MEMBER(failover.keep), 1, 1, 2592000),
       FlagKey<Config>("loop", "enabled", MEMBER(loop.enabled)),
       TimeKey<Config>("loop", "period_s", MEMBER(loop.period), 1, 0.2, 3600),
       TextKey<Config>(

@@ -124,6 +124,17 @@ struct Config {
     int keep_reports = 100;
   } migration;
 
+  // Starting components of hosts that died from ghosts that are kept here.
+  struct Failover {
+    // Absolute path of a program that makes sure that a host can do nothing any more: run with the
+    // host's name as its only argument, 0 says that it is so. Empty: a person has to say it.
+    std::string fence_command;
+    // How long it may take, 1 to 3600 s.
+    Duration fence_timeout = std::chrono::seconds(60);
+    // How long a ghost with an instant is kept after its source was last heard, 1 to 2592000 s.
+    Duration keep = std::chrono::hours(24);
+  } failover;
+
   // What the agent foresees, reserves and decides by itself; docs/policy.md.
   struct Loop {
     // false: components are not sampled, nothing is foreseen or decided. Leases are granted all the
@@ -180,6 +191,8 @@ struct Config {
   std::string HintsPath() const { return run_dir + "/hints"; }
   // Leases, what was learned, the log of decisions: state_dir/loop.
   std::string LoopPath() const { return state_dir + "/loop"; }
+  // Of components' ghosts at other hosts: state_dir/ghosts.
+  std::string GhostsPath() const { return state_dir + "/ghosts"; }
   // Of migrations away from here: state_dir/reports.
   std::string ReportsPath() const { return state_dir + "/reports"; }
   // nullptr when no peer has this name. Valid while the Config is.

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/agent/agent.h"
+#include "runtime/agent/ghost_service.h"
 #include "runtime/agent/peer_service.h"
 #include "runtime/agent/starling_service.h"
 #include "runtime/bench/bench_service.h"
@@ -169,6 +170,8 @@ absl::Status Serve(const Config& config) {
 
   agent::StarlingService local(agent);
   agent::PeerService peers(agent, targets);
+  agent::GhostService ghosts(agent);
+  agent::GhostPeerService ghost_peers(agent, targets);
   bench::BenchService bench(agent);
   bench::BenchPeerService bench_peers(host, bench_grants);
   loop::LoopService loop_local(loop);
@@ -179,6 +182,7 @@ absl::Status Serve(const Config& config) {
   const mode_t mask = ::umask(0177);
   local_builder.AddListeningPort(absl::StrCat("unix:", socket), grpc::InsecureServerCredentials());
   local_builder.RegisterService(&local);
+  local_builder.RegisterService(&ghosts);
   local_builder.RegisterService(&bench);
   local_builder.RegisterService(&loop_local);
   const std::unique_ptr<grpc::Server> local_server = local_builder.BuildAndStart();
@@ -193,6 +197,7 @@ absl::Status Serve(const Config& config) {
   peer_builder.SetMaxReceiveMessageSize(kMaxMessage);
   peer_builder.AddListeningPort(config.control.listen, security->server(), &port);
   peer_builder.RegisterService(&peers);
+  peer_builder.RegisterService(&ghost_peers);
   peer_builder.RegisterService(&bench_peers);
   peer_builder.RegisterService(&loop_peers);
   const std::unique_ptr<grpc::Server> peer_server = peer_builder.BuildAndStart();

@@ -79,9 +79,15 @@ Agent::Agent(Host& host, migration::Targets& targets) : host_(host), targets_(ta
     peers_[peer.name] =
         std::make_shared<PeerClient>(peer.name, peer.address, host.security->channel());
   }
+  ghosts_ = std::make_unique<ghosts::Ghosts>(
+      host, [this](const std::string& name) { return Peer(name); },
+      [this](const std::string& component, const std::string& at, uint64_t epoch) {
+        FailedOver(component, at, epoch);
+      });
 }
 
 Agent::~Agent() {
+  ghosts_.reset();
   Detach();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return threads_ == 0; });
@@ -152,6 +158,7 @@ absl::StatusOr<v1::Component> Agent::Run(v1::ComponentSpec spec) {
     return absl::AlreadyExistsError(
         absl::StrCat("component ", spec.name(), " runs on host ", host_.config.host, " already"));
   }
+  RETURN_IF_ERROR(ghosts_->MayRun(spec.name()));
   ComponentRow row;
   const absl::StatusOr<ComponentRow> old = host_.journal.GetComponent(spec.name());
   // A name that has been used goes on counting, so that no older copy elsewhere can pass for this
@@ -251,7 +258,7 @@ absl::StatusOr<v1::ListResponse> Agent::List() {
   ASSIGN_OR_RETURN(const std::vector<MigrationRow> migrations, host_.journal.ListMigrations(true));
   for (const MigrationRow& migration : migrations) {
     if (migration.role != MigrationRole::kTarget || migration.state == MigrationState::kCommitted ||
-        migration.state == MigrationState::kAborted) {
+        migration.state == MigrationState::kAborted || targets_.IsGhost(migration.id)) {
       continue;
     }
     v1::Component* component = response.add_components();
@@ -292,8 +299,16 @@ absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateR
   RETURN_IF_ERROR(
       Refusal(absl::StrCat("component ", name, " cannot be moved to host ", request.to(), ":"),
               check.obstacles()));
+  ghosts::Ghosts::Quiet quiet = ghosts_->Hush(name);
+  ASSIGN_OR_RETURN(std::shared_ptr<SourceMigration> migration,
+                   ghosts_->Take(quiet, request.to(), request.transport()));
+  quiet.TrackerUsed();
   MigrationRow row;
-  ASSIGN_OR_RETURN(row.id, NewId());
+  if (migration != nullptr) {
+    row.id = migration->id();
+  } else {
+    ASSIGN_OR_RETURN(row.id, NewId());
+  }
   row.role = MigrationRole::kSource;
   row.component = name;
   row.peer = peer->name();
@@ -301,24 +316,35 @@ absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateR
   row.state = MigrationState::kReserving;
   row.epoch = component.epoch;
   row.spec = component.spec;
-  RETURN_IF_ERROR(host_.journal.Begin(row));
-  auto migration = std::make_shared<SourceMigration>(host_, peer, copy, row, request);
+  if (const absl::Status begun = host_.journal.Begin(row); !begun.ok()) {
+    if (migration != nullptr) migration->EndGhost();
+    return begun;
+  }
+  if (migration != nullptr) {
+    migration->Adopt(request);
+  } else {
+    migration = std::make_shared<SourceMigration>(host_, peer, copy, row, request);
+  }
   std::shared_ptr<ProgressBoard> board = migration->shared_board();
-  StartMigration(std::move(migration), std::move(claim), /*resume=*/false);
+  StartMigration(std::move(migration), std::move(claim), std::move(quiet), /*resume=*/false);
   return board;
 }
 
 void Agent::StartMigration(std::shared_ptr<SourceMigration> migration, ComponentTable::Claim claim,
-                           bool resume) {
+                           ghosts::Ghosts::Quiet quiet, bool resume) {
   std::lock_guard lock(mutex_);
   const std::string name = migration->board().Latest().component();
   moving_[name] = migration;
   ++threads_;
   std::thread([this, name, migration = std::move(migration), claim = std::move(claim),
-               resume]() mutable {
+               quiet = std::move(quiet), resume]() mutable {
     const absl::Status status = resume ? migration->Resume() : migration->Run();
     if (!status.ok())
       spdlog::warn("migration {} of {}: {}", migration->id(), name, status.ToString());
+    if (const auto row = host_.journal.GetComponent(name); row.ok() && row->state == v1::LEFT) {
+      ghosts_->Left(name, row->where);
+    }
+    quiet.End();
     {
       std::lock_guard lock(mutex_);
       moving_.erase(name);
@@ -410,6 +436,7 @@ void Agent::OnExit(const std::shared_ptr<Copy>& copy,
   row->exit_status = status.ok() ? status->exit_status() : 0;
   row->migration_id.clear();
   const absl::Status kept = host_.journal.PutComponent(*row);
+  ghosts_->Ended(name, /*lost=*/!status.ok());
   if (!kept.ok()) spdlog::error("component {}: {}", name, kept.ToString());
   if (status.ok()) {
     host_.Event(name, "exited", absl::StrCat("with status ", status->exit_status()));
@@ -478,8 +505,12 @@ v1::HelloResponse Agent::Hello() const {
 absl::StatusOr<v1::ExamineResponse> Agent::Examine(const v1::ExamineRequest& request) {
   RETURN_IF_ERROR(CheckComponentName(request.spec().name()));
   v1::ExamineResponse response;
-  for (v1::Obstacle& obstacle : ExamineHere(request))
-    *response.add_obstacles() = std::move(obstacle);
+  // Room that its ghost has here already is not needed again.
+  v1::ExamineRequest needs = request;
+  needs.set_memory_bytes(
+      request.memory_bytes() -
+      std::min(request.memory_bytes(), targets_.GhostBytes(request.spec().name())));
+  for (v1::Obstacle& obstacle : ExamineHere(needs)) *response.add_obstacles() = std::move(obstacle);
   return response;
 }
 
@@ -523,6 +554,8 @@ absl::StatusOr<v1::CheckpointResponse> Agent::Checkpoint(const v1::CheckpointReq
   *about.mutable_needs() = preflight::MakeExamineRequest(facts, ThisHost(host_));
   about.set_log_path(migration::LogPath(host_.config.log_dir, name));
   about.set_connections(preflight::EstablishedConnections(facts));
+  ghosts::Ghosts::Quiet quiet = ghosts_->Hush(name);
+  quiet.TrackerUsed();
   checkpoints::Taker taker(host_, copy, std::move(about), request);
   const absl::StatusOr<v1::CheckpointResponse> taken = taker.Run();
   if (!taken.ok()) {
@@ -616,6 +649,8 @@ absl::StatusOr<v1::RestoreCheckpointResponse> Agent::RestoreCheckpoint(
 }
 
 absl::Status Agent::Recover() {
+  // Before any copy runs on that has lost its right to.
+  RETURN_IF_ERROR(ghosts_->Recover());
   ASSIGN_OR_RETURN(const std::vector<ComponentRow> rows, host_.journal.ListComponents());
   std::map<std::string, ComponentRow> known;
   for (const ComponentRow& row : rows) known[row.spec.name()] = row;
@@ -696,8 +731,9 @@ absl::Status Agent::Recover() {
     request.set_name(name);
     request.set_to(row.peer);
     StartMigration(std::make_shared<SourceMigration>(host_, peer, copy, row, request),
-                   std::move(claim), /*resume=*/true);
+                   std::move(claim), ghosts::Ghosts::Quiet(), /*resume=*/true);
   }
+  ghosts_->Start();
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 #include "runtime/agent/components.h"
 #include "runtime/agent/host.h"
 #include "runtime/agent/peer_client.h"
+#include "runtime/ghosts/ghosts.h"
 #include "runtime/migration/source.h"
 #include "runtime/migration/target.h"
 
@@ -54,6 +55,16 @@ class Agent {
   // kNotFound when the configuration names no such host.
   absl::StatusOr<std::shared_ptr<PeerClient>> Peer(const std::string& host);
 
+  // --- Ghosts, in agent_ghosts.cc.
+  absl::StatusOr<v1::GhostInfo> AddGhost(v1::GhostWish wish);
+  absl::Status DropGhost(const std::string& name, const std::string& on);
+  v1::ListGhostsResponse ListGhosts();
+  // Starts a component from the last whole instant of its ghost here. kFailedPrecondition while
+  // nobody makes sure that its source cannot run it any more.
+  absl::StatusOr<v1::FailoverResponse> Failover(const v1::FailoverRequest& request);
+  // What this host knows of a component, for one that keeps a ghost of it.
+  v1::StandingResponse Standing(const std::string& name);
+
   // Leaves migrations as they are for the next agent.
   void Detach();
   // Whether pages of components that have left are still fetched from here: they end with the
@@ -74,7 +85,11 @@ class Agent {
   v1::Component Describe(const ComponentRow& row);
   absl::StatusOr<v1::Component> Described(const std::string& name);
   void StartMigration(std::shared_ptr<migration::SourceMigration> migration,
-                      ComponentTable::Claim claim, bool resume);
+                      ComponentTable::Claim claim, ghosts::Ghosts::Quiet quiet, bool resume);
+  // Another host has started the component from an instant: what is here ends.
+  void FailedOver(const std::string& name, const std::string& host, uint64_t epoch);
+  absl::StatusOr<std::string> Fence(const std::string& name, const std::string& source,
+                                    bool fenced);
 
   Host& host_;
   migration::Targets& targets_;
@@ -85,6 +100,7 @@ class Agent {
   // Those that have left, and of whose memory something is still here.
   std::set<std::shared_ptr<migration::SourceMigration>> draining_;
   int threads_ = 0;
+  std::unique_ptr<ghosts::Ghosts> ghosts_;
 };
 
 }  // namespace starling::agent

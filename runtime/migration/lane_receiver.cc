@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<LaneReceiver>> LaneReceiver::Create(transport::Fa
   }
   checkpoint::Arena::Options arena_options;
   arena_options.name = "starling-arena";
-  arena_options.chunk_bytes = 32u << 20;
+  arena_options.chunk_bytes = kArenaChunkBytes;
   arena_options.max_bytes = options.max_arena_bytes;
   arena_options.images_dir = options.images_dir;
   ASSIGN_OR_RETURN(std::unique_ptr<checkpoint::Arena> arena,

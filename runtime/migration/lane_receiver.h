@@ -24,6 +24,9 @@ struct RingOptions {
   uint64_t slot_bytes = 0;
 };
 
+// Of every arena that pages land in.
+inline constexpr uint64_t kArenaChunkBytes = 32u << 20;
+
 // The target's end of a migration's data connections: the arena, registered chunk by chunk, the
 // landing ring, and a thread for each connection that decodes what came through the ring and checks
 // what every batch says against what lies there. Thread-safe.
@@ -55,6 +58,9 @@ class LaneReceiver {
   absl::Status Close();
 
   const checkpoint::Arena& arena() const { return *arena_; }
+  // For an arena that is to be as this one is now; see checkpoint::Arena.
+  void KeepChanges() { arena_->KeepChanges(); }
+  absl::StatusOr<uint64_t> CopyTo(checkpoint::Arena& other) { return other.CatchUp(*arena_); }
   // After Close(): as the arena's.
   absl::Status Promise(const checkpoint::PageRun& run, uint64_t slot) {
     return arena_->Promise(run, slot);

@@ -87,6 +87,8 @@ std::unique_ptr<checkpoint::PageSource> MakeSource(SourceParts parts) {
   options.folder = parts.folder;
   options.threads = parts.threads;
   options.max_rate_bytes_per_s = parts.max_rate_bytes_per_s;
+  options.max_rate = std::move(parts.max_rate);
+  options.goes_on = parts.goes_on;
   options.hold_back = std::move(parts.hold_back);
   options.flush_timeout = parts.step_timeout;
   return std::make_unique<checkpoint::MemorySource>(std::move(options), std::move(tracker),

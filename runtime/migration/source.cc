@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "base/units.h"
 #include "checkpoint/sent_pages.h"
+#include "runtime/migration/ghost_peer.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/make_source.h"
 #include "runtime/migration/offers.h"
@@ -49,6 +50,7 @@ SourceMigration::SourceMigration(agent::Host& host, std::shared_ptr<agent::PeerC
       request_(std::move(request)),
       dumps_(copy_, host.config.migration.step_timeout),
       images_(ImagesPath(host.config.run_dir, row_.id, "out")),
+      max_rate_(request_.max_rate_bytes_per_s()),
       begun_(Clock::now()),
       began_unix_s_(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch())) {
   v1::MigrationProgress first;
@@ -72,7 +74,7 @@ absl::Status SourceMigration::Run() {
     std::unique_lock lock(mutex);
     while (!wake.wait_for(lock, stop, pause, [&] { return stop.stop_requested(); })) KeepLease();
   });
-  absl::Status status = Reserve();
+  absl::Status status = ghost_ ? absl::OkStatus() : Reserve();
   if (status.ok()) status = PreCopy();
   if (status.ok()) status = Freeze();
   if (status.ok()) status = Capture();
@@ -186,7 +188,7 @@ void SourceMigration::AddPhase(absl::string_view name, Duration took) {
 absl::Status SourceMigration::Reserve() {
   hold_.At("source-reserve");
   const TimePoint start = Clock::now();
-  Enter(v1::RESERVE, absl::StrCat("asking host ", row_.peer, " for room"));
+  if (!ghost_) Enter(v1::RESERVE, absl::StrCat("asking host ", row_.peer, " for room"));
   ASSIGN_OR_RETURN(const keeper::v1::Status status, copy_->Status(Deadline::After(kKeeperTimeout)));
   cgroup_ = status.cgroup();
   times_since_ = Clock::now();
@@ -215,7 +217,9 @@ absl::Status SourceMigration::Reserve() {
     reserve.set_ring_slots(static_cast<uint32_t>(lanes.queue_pairs) * kRingSlotsPerLane);
     reserve.set_ring_slot_bytes(lanes.slab_bytes);
   }
-  ASSIGN_OR_RETURN(const v1::ReserveResponse granted, peer_->Reserve(reserve, StepDeadline()));
+  ASSIGN_OR_RETURN(const v1::ReserveResponse granted,
+                   ghost_ ? KeepGhost(*peer_, reserve, *ghost_, StepDeadline())
+                          : peer_->Reserve(reserve, StepDeadline()));
   granted_ = true;
   *report_.mutable_target() = granted.host();
   if (granted.key_share().empty() == host_.encrypts()) {

@@ -19,7 +19,20 @@
 #include "runtime/migration/progress.h"
 #include "runtime/migration/slowdown.h"
 
+namespace starling::v1 {
+class CommitInstantRequest;
+}
+
 namespace starling::migration {
+
+// What a ghost is made of beyond its room at the target.
+struct GhostTerms {
+  bool warm = false;
+  bool instants = false;  // GhostInstant() will be asked for
+  double rate_bytes_per_s = 0;
+  double every_s = 0;
+  double checkpoint_every_s = 0;
+};
 
 // The source's side of one migration, as docs/architecture.md "A migration" gives it: each step is
 // journalled before it is acted on, and every failure before the target is asked to commit leaves
@@ -27,6 +40,13 @@ namespace starling::migration {
 // thread.
 class SourceMigration {
  public:
+  // Of an instant of a ghost.
+  struct InstantFacts {
+    uint64_t number = 0;
+    uint32_t connections = 0;  // established
+    Duration held{};           // out: how long the component was frozen
+  };
+
   SourceMigration(agent::Host& host, std::shared_ptr<agent::PeerClient> peer,
                   std::shared_ptr<agent::Copy> copy, MigrationRow row, v1::MigrateRequest request);
   ~SourceMigration();
@@ -55,6 +75,39 @@ class SourceMigration {
 
   bool in_doubt() const { return in_doubt_; }
 
+  // --- A ghost, in source_ghost.cc: what comes before the freeze, done ahead of any migration and
+  // not journalled. One thread calls these, before that of Run(), but for the two of which that is
+  // said. After an error only EndGhost() is left.
+
+  // Room and connections at the target and, for a warm one, all that rounds need.
+  absl::Status MakeGhost(const GhostTerms& terms);
+  // What was written since the round before goes to the target.
+  absl::Status GhostRound();
+  // The component is frozen for a moment, and what it was like then becomes at the target what a
+  // failover starts from. An error leaves the component running and the target with the instant
+  // before; kDataLoss: the ghost is as good as before, another instant may do.
+  absl::Status GhostInstant(InstantFacts& facts);
+  // Tells the target that somebody still wants it, from any thread. The target's word that it has
+  // given up ends a round that is under way.
+  absl::Status RenewGhost();
+  // Ends a round that is under way, from any thread.
+  void StopGhost(absl::string_view why);
+  // Of the rounds, from any thread. 0: no limit.
+  void LimitRate(double bytes_per_s) { max_rate_ = bytes_per_s; }
+  // Somebody else had the component's memory tracked: the next round sends everything.
+  absl::Status RemakeGhost();
+  // It becomes the migration that `request` asks for, whose row has been journalled: Run() goes on
+  // from here.
+  void Adopt(v1::MigrateRequest request);
+  // Nothing of it is left on this host. The target is not told.
+  void EndGhost();
+  struct GhostFacts {
+    uint32_t rounds = 0;
+    uint64_t bytes_sent = 0;
+    std::optional<TimePoint> fresh;  // the last round began then
+  };
+  GhostFacts ghost_facts() const;  // from any thread
+
   // The agent is going down: leave everything as it is, for the next one.
   void Detach() { detached_ = true; }
 
@@ -69,6 +122,8 @@ class SourceMigration {
   absl::Status AskToCommit();
 
   // Of PreCopy(), in source_precopy.cc.
+  absl::Status MakeParts();
+  absl::Status CheckPostCopy() const;
   absl::Status Rounds();
   absl::Status MakeOffer();
   absl::Status CatchUp();
@@ -81,6 +136,7 @@ class SourceMigration {
   // Completes the report, keeps it, and hands it out with the last progress.
   void FinishReport();
 
+  absl::Status FreezeInstant(v1::CommitInstantRequest& instant);
   absl::Status FlushFrozen();
   void TellResent(uint64_t pages);
   void KeepLease();
@@ -131,6 +187,12 @@ class SourceMigration {
   std::optional<ProcessorTimes> times_before_;
   TimePoint times_since_{};
   std::unique_ptr<SlowdownGovernor> governor_;
+  std::atomic<double> max_rate_;
+  std::optional<GhostTerms> ghost_;  // it is one, or began as one
+  mutable std::mutex ghost_mutex_;
+  GhostFacts ghost_facts_;      // guarded by ghost_mutex_
+  uint64_t sent_as_ghost_ = 0;  // bytes, not this migration's
+  LaneCounts counts_as_ghost_;  // of them
   uint32_t rounds_ = 0;
   TimePoint begun_;
   double began_unix_s_;

@@ -47,6 +47,7 @@ absl::Status SourceMigration::Rounds() {
     limits.post_copy_bytes = static_cast<uint64_t>(host_.config.migration.post_copy_mib) * kMiB;
   }
   limits.fixed_blackout_s = host_.blackouts->Expected(row_.component);
+  limits.resident_bytes = sent_as_ghost_;
   predictor::RateEstimator link(std::chrono::seconds(5));
   predictor::RateEstimator dirty(std::chrono::seconds(5));
   RoundFacts facts;
@@ -192,25 +193,43 @@ absl::Status SourceMigration::PreCopy() {
   RETURN_IF_ERROR(
       host_.journal.Advance(row_.id, MigrationState::kReserving, MigrationState::kPreCopy));
   hold_.At("source-precopy");
-  TimePoint start = Clock::now();
+  // A warm ghost has them.
+  if (source_ == nullptr) RETURN_IF_ERROR(MakeParts());
+  const TimePoint start = Clock::now();
+  if (request_.post_copy()) RETURN_IF_ERROR(CheckPostCopy());
+  RETURN_IF_ERROR(Rounds());
+  // Memory's last round may have taken long.
+  RETURN_IF_ERROR(files_->Round(/*last=*/false));
+  if (request_.post_copy()) RETURN_IF_ERROR(MakeOffer());
+  RETURN_IF_ERROR(Annotate(source_->Stage(), "capture"));
+  RETURN_IF_ERROR(CatchUp());
+  AddPhase("precopy", Clock::now() - start);
+  return StillWanted();
+}
+
+absl::Status SourceMigration::CheckPostCopy() const {
+  if (source_->tracker_name() != absl::string_view("criu-predump")) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "--post-copy needs a tracker of Starling's own (migration.tracker), and the ", "memory of ",
+      row_.component, " is found by CRIU's pre-dumps: it is configured ",
+      "so, or has much shared memory, or this kernel does not track soft-dirty pages"));
+}
+
+// What rounds are made with.
+absl::Status SourceMigration::MakeParts() {
+  const TimePoint start = Clock::now();
   RETURN_IF_ERROR(WaitUntilWhole(*copy_, StepDeadline(), [this] { return StillWanted(); }));
   AddPhase("wait-until-whole", Clock::now() - start);
-  start = Clock::now();
   RETURN_IF_ERROR(MakeDirectories(images_, 0700));
   SourceParts parts;
   ASSIGN_OR_RETURN(parts.tracker,
                    ChooseTracker(host_.config.migration.tracker, FactsFor(cgroup_, *host_.criu)));
-  if (request_.post_copy() && parts.tracker == "criu-predump") {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "--post-copy needs a tracker of Starling's own (migration.tracker), and the memory of ",
-        row_.component, " is found by CRIU's pre-dumps: it is configured so, or has much shared ",
-        "memory, or this kernel does not track soft-dirty pages"));
-  }
   parts.criu = host_.criu->version;
   parts.folder = images_;
   parts.cgroup = cgroup_;
   parts.threads = host_.config.migration.capture_threads;
-  parts.max_rate_bytes_per_s = request_.max_rate_bytes_per_s();
+  parts.max_rate = [this] { return max_rate_.load(); };
+  parts.goes_on = ghost_ && ghost_->instants;
   governor_ = MakeGovernor();
   parts.hold_back = [this](Duration worked) {
     const TimePoint now = Clock::now();
@@ -240,13 +259,6 @@ absl::Status SourceMigration::PreCopy() {
                                      last ? StepDeadline() : Deadline::After(kLongestFileRound));
                                },
                                [this] { return StillWanted(); }));
-  RETURN_IF_ERROR(Rounds());
-  // Memory's last round may have taken long.
-  RETURN_IF_ERROR(files_->Round(/*last=*/false));
-  if (request_.post_copy()) RETURN_IF_ERROR(MakeOffer());
-  RETURN_IF_ERROR(Annotate(source_->Stage(), "capture"));
-  RETURN_IF_ERROR(CatchUp());
-  AddPhase("precopy", Clock::now() - start);
   return StillWanted();
 }
 

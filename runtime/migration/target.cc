@@ -104,7 +104,8 @@ void Targets::Forget(const std::string& id) {
   ended_ = true;
 }
 
-absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& request) {
+absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& request,
+                                                     const v1::GhostWish* wish) {
   RETURN_IF_ERROR(CheckMigrationId(request.migration_id()));
   RETURN_IF_ERROR(CheckSpec(request.spec()));
   RETURN_IF_ERROR(CheckHostName(request.source_host()));
@@ -145,6 +146,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   ghost->last_heard = Clock::now();
   ghost->images = ImagesPath(host_.config.run_dir, ghost->row.id, "in");
   ghost->files = std::make_shared<FileReceiver>(ghost->row.spec);
+  if (wish != nullptr) ghost->kept = std::make_unique<Kept>(*wish, request.arena_bytes());
   absl::StatusOr<v1::ReserveResponse> response = [&]() -> absl::StatusOr<v1::ReserveResponse> {
     std::lock_guard busy(ghost->busy);
     return Prepare(request, ghost);
@@ -165,9 +167,20 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
 absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& request,
                                                      const std::shared_ptr<Ghost>& ghost) {
   hold_.At("target-reserve");
-  RETURN_IF_ERROR(host_.leases->Arrive(Clock::now(), ghost->row.peer, ghost->row.component,
-                                       request.spec().priority(),
-                                       static_cast<int64_t>(request.arena_bytes())));
+  // Where instants are kept there are two of every page.
+  const bool twice = ghost->kept != nullptr && ghost->kept->wish.checkpoint_every_s() > 0;
+  const auto arrive = [&] {
+    return host_.leases->Arrive(Clock::now(), ghost->row.peer, ghost->row.component,
+                                request.spec().priority(),
+                                static_cast<int64_t>(request.arena_bytes()) << twice);
+  };
+  absl::Status room = arrive();
+  // What arrives is worth more than what only may.
+  if (absl::IsResourceExhausted(room) && ghost->kept == nullptr &&
+      DropGhostsFor(request.arena_bytes(), request.spec().priority())) {
+    room = arrive();
+  }
+  RETURN_IF_ERROR(room);
   RETURN_IF_ERROR(MakeDirectories(ghost->images, 0700));
   ASSIGN_OR_RETURN(ghost->token, MakeToken());
   LaneReceiver::Options receiver;
@@ -190,14 +203,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(ghost->provider));
   ASSIGN_OR_RETURN(ghost->receiver, LaneReceiver::Create(*fabric, std::move(receiver)));
   // Namespaces, cgroup and network device are made now, not inside the blackout.
-  keeper::StartKeeperOptions start = agent::KeeperOptions(host_.config);
-  start.spec = request.spec();
-  start.epoch = request.epoch() + 1;
-  start.migration_id = ghost->row.id;
-  start.fenced = true;
-  ASSIGN_OR_RETURN(const std::string socket,
-                   keeper::StartKeeper(start, Deadline::After(kDestroyTimeout)));
-  ghost->copy = std::make_shared<agent::Copy>(ghost->row.component, socket);
+  RETURN_IF_ERROR(MakeCopy(*ghost));
   v1::ReserveResponse response;
   for (const v1::ArenaChunk& chunk : ghost->receiver->chunks()) *response.add_chunks() = chunk;
   if (const auto ring = ghost->receiver->ring()) {
@@ -212,6 +218,18 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   return response;
 }
 
+absl::Status Targets::MakeCopy(Ghost& ghost) {
+  keeper::StartKeeperOptions start = agent::KeeperOptions(host_.config);
+  start.spec = ghost.row.spec;
+  start.epoch = ghost.row.epoch + 1;
+  start.migration_id = ghost.row.id;
+  start.fenced = true;
+  ASSIGN_OR_RETURN(const std::string socket,
+                   keeper::StartKeeper(start, Deadline::After(kDestroyTimeout)));
+  ghost.copy = std::make_shared<agent::Copy>(ghost.row.component, socket);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::GrowResponse> Targets::Grow(const v1::GrowRequest& request) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(request.migration_id()));
   std::lock_guard busy(ghost->busy);
@@ -220,7 +238,10 @@ absl::StatusOr<v1::GrowResponse> Targets::Grow(const v1::GrowRequest& request) {
   ASSIGN_OR_RETURN(const std::vector<v1::ArenaChunk> chunks,
                    ghost->receiver->Grow(request.bytes()));
   v1::GrowResponse response;
-  for (const v1::ArenaChunk& chunk : chunks) *response.add_chunks() = chunk;
+  for (const v1::ArenaChunk& chunk : chunks) {
+    *response.add_chunks() = chunk;
+    if (ghost->kept != nullptr) ghost->kept->arena_bytes += chunk.bytes();
+  }
   return response;
 }
 
@@ -296,6 +317,7 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
          entry.pages()});
   }
   // Nothing more can be written by the source from here on: what is restored is what was checked.
+  if (ghost.kept != nullptr) ghost.kept->ghost = false;
   std::unique_ptr<LaneReceiver> receiver = std::move(ghost.receiver);
   RETURN_IF_ERROR(receiver->Close());
   for (const v1::OfferedRun& run : request.offered()) {
@@ -630,7 +652,7 @@ void Targets::LeaseLoop(const std::stop_token& stop) {
     for (const auto& [id, ghost] : ghosts_) {
       if (ghost->committed && ghost->last_heard < silent) {
         released.push_back(id);
-      } else if (ghost->last_heard < limit) {
+      } else if (ghost->last_heard < limit && !HoldOn(*ghost)) {
         expired.push_back(id);
       }
     }

@@ -19,6 +19,7 @@
 #include "runtime/migration/images.h"
 #include "runtime/migration/lane_receiver.h"
 #include "runtime/migration/page_fetch.h"
+#include "runtime/proto/ghost.pb.h"
 
 namespace starling::migration {
 
@@ -40,7 +41,9 @@ class Targets {
   // finishes what is committed or aborted. Call once, before Start().
   absl::Status Recover();
 
-  absl::StatusOr<v1::ReserveResponse> Reserve(const v1::ReserveRequest& request);
+  // `wish`: it is a ghost, until it is restored.
+  absl::StatusOr<v1::ReserveResponse> Reserve(const v1::ReserveRequest& request,
+                                              const v1::GhostWish* wish = nullptr);
   absl::StatusOr<v1::GrowResponse> Grow(const v1::GrowRequest& request);
   absl::Status Renew(const std::string& id);
   // The folder for the stream's files.
@@ -61,11 +64,47 @@ class Targets {
   // Begins to fetch what `copy`, which came here by this migration, still has at its source.
   void Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy);
 
+  // --- Ghosts that are kept here, in target_ghost.cc.
+
+  // An empty folder for the skeleton of a ghost's next instant.
+  absl::StatusOr<std::string> InstantFolder(const std::string& id, uint64_t instant);
+  // What has landed, and that skeleton, are what a failover starts from.
+  absl::StatusOr<v1::CommitInstantResponse> CommitInstant(const v1::CommitInstantRequest& instant);
+  std::vector<v1::GhostInfo> Ghosts();
+  // Its migration, and the host that the component runs on. kNotFound.
+  struct GhostOf {
+    std::string id;
+    std::string source;
+  };
+  absl::StatusOr<GhostOf> FindGhost(const std::string& component);
+  // Room that ghosts of the component have here already.
+  uint64_t GhostBytes(const std::string& component);
+  bool IsGhost(const std::string& id);
+  // Starts the component from its ghost's last whole instant. The caller answers for it that it
+  // runs nowhere else and never will again. kFailedPrecondition without such an instant; after
+  // another error the ghost is as it was.
+  absl::StatusOr<v1::FailoverResponse> Failover(const std::string& id);
+
   // A person's word for a component that is prepared here while its source is silent. kNotFound
   // when there is none.
   absl::Status Resolve(const std::string& component, bool here);
 
  private:
+  // What a ghost has beyond that of a migration.
+  struct Kept {
+    Kept(const v1::GhostWish& wanted, uint64_t bytes) : wish(wanted), arena_bytes(bytes) {}
+    const v1::GhostWish wish;
+    const TimePoint made = Clock::now();
+    std::atomic<uint64_t> arena_bytes;
+    std::atomic<bool> ghost{true};   // not yet a migration
+    std::atomic<bool> whole{false};  // there is an instant
+    TimePoint leased{};              // the lease of its room was renewed; the lease loop's
+    std::atomic<TimePoint> taken{TimePoint{}};  // by this host's clock
+    std::atomic<uint64_t> instants{0};
+    std::unique_ptr<checkpoint::Arena> memory;  // as it was then
+    v1::CommitInstantRequest instant;
+    std::string folder;  // its images
+  };
   // One ghost being made. `busy` serialises the requests of one migration; `mutex` only guards the
   // lease.
   struct Ghost {
@@ -83,6 +122,7 @@ class Targets {
     bool committed = false;  // and waits for the source's copy to end; guarded by Targets::mutex_
     bool prepared = false;   // guarded by busy
     std::vector<std::string> models;  // of its shadow at the source; guarded by busy
+    std::unique_ptr<Kept> kept;       // of a ghost; guarded by busy but for what it says otherwise
   };
 
   absl::StatusOr<std::shared_ptr<Ghost>> Find(const std::string& id, bool heard = true);
@@ -96,6 +136,13 @@ class Targets {
   void Forget(const std::string& id);
   void StopFetching(const std::string& id);
   void SweepFetches();
+  // A keeper with an empty, fenced copy.
+  absl::Status MakeCopy(Ghost& ghost);
+  absl::Status RestoreInstant(Ghost& ghost);
+  // Whether a silent source is waited for, since a failover may come.
+  bool HoldOn(Ghost& ghost);
+  // Whether any were dropped.
+  bool DropGhostsFor(uint64_t bytes, int priority);
   std::shared_ptr<agent::PeerClient> Source(const MigrationRow& row) const;
   void Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy,
              const std::shared_ptr<agent::PeerClient>& source);

@@ -351,5 +351,69 @@ TEST_P(ArenaWaysTest, BehavesAsAMapOfPages) {
   }
 }
 
+// What a second arena has is what the first had when it last caught up, whatever lands since.
+TEST_F(ArenaTest, ASecondArenaKeepsOneMoment) {
+  LocalSink sink(*arena_);
+  const auto then = Arena::Create(Small()).value();
+  EXPECT_EQ(then->CatchUp(*arena_).status().code(), absl::StatusCode::kFailedPrecondition);
+  // Some of it landed before anybody asked.
+  PutPages(sink, kOne, 100, {1, 2, 3, 4});
+  arena_->KeepChanges();
+  PutPages(sink, kTwo, 7, {70});
+  EXPECT_EQ(then->CatchUp(*arena_).value(), 5u);
+  EXPECT_EQ(then->CatchUp(*arena_).value(), 0u) << "nothing landed since";
+
+  FinalList list;
+  list.entries = {{Pages(kOne, 100, 4), true}, {Pages(kTwo, 7, 1), true}};
+  const std::map<uint64_t, uint32_t> one = {{100, 1}, {101, 2}, {102, 3}, {103, 4}};
+  const auto is_as_it_was = [&] {
+    ASSERT_TRUE(then->Verify(2).ok());
+    ASSERT_TRUE(then->WriteImages(list, folder_, 2).ok());
+    EXPECT_EQ(ReadImages(kOne), one);
+    EXPECT_EQ(ReadImages(kTwo), (std::map<uint64_t, uint32_t>{{7, 70}}));
+  };
+  is_as_it_was();
+  // Written again, zeroed, ended, its slot given to another, and more than there was room for.
+  PutPages(sink, kOne, 101, {22});
+  ASSERT_TRUE(sink.PutZero(Pages(kOne, 103, 1)).ok());
+  ASSERT_TRUE(sink.PutZero(Pages(kTwo, 7, 1)).ok());
+  ASSERT_TRUE(sink.Flush(Deadline::Never()).ok());
+  for (uint32_t i = 0; i < 40; ++i) PutPages(sink, kOne, 200 + i, {500 + i});
+  is_as_it_was();
+
+  EXPECT_EQ(then->CatchUp(*arena_).value(), 41u);
+  ASSERT_TRUE(then->Verify(2).ok());
+  list.entries = {{Pages(kOne, 100, 4), true}, {Pages(kOne, 200, 40), true}};
+  ASSERT_TRUE(then->WriteImages(list, folder_, 2).ok());
+  auto now = ReadImages(kOne);
+  EXPECT_EQ(now[100], 1u);
+  EXPECT_EQ(now[101], 22u);
+  EXPECT_EQ(now[103], 0u);
+  EXPECT_EQ(now[239], 539u);
+  EXPECT_EQ(then->Find(kTwo, 7 * kPageSize)->slot, kZeroSlot);
+}
+
+TEST_F(ArenaTest, AMomentThatWasAlteredIsNotTakenForWhole) {
+  LocalSink sink(*arena_);
+  const auto then = Arena::Create(Small()).value();
+  arena_->KeepChanges();
+  PutPages(sink, kOne, 100, {1, 2});
+  ASSERT_TRUE(then->CatchUp(*arena_).ok());
+  then->Slots(1, 1)->front() ^= std::byte{1};
+  const absl::Status status = then->Verify(1);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(absl::StrContains(status.message(), "page 0x65000")) << status;
+}
+
+TEST_F(ArenaTest, AMomentHasWholePagesOfOneKindOfArena) {
+  arena_->KeepChanges();
+  ASSERT_TRUE(arena_->AddChunk().ok());
+  const auto other = Arena::Create({.chunk_bytes = 8 * kPageSize, .max_bytes = 64 * kPageSize});
+  EXPECT_EQ((*other)->CatchUp(*arena_).status().code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(arena_->Promise(Pages(kOne, 100, 1), 0).ok());
+  const auto then = Arena::Create(Small()).value();
+  EXPECT_EQ(then->CatchUp(*arena_).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 }  // namespace
 }  // namespace starling::checkpoint

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <fstream>
 
@@ -42,7 +43,13 @@ class ToldTracker : public Tracker {
     }
     return changes;
   }
-  absl::StatusOr<MemoryChanges> ListLast() override { return List(); }
+  absl::StatusOr<MemoryChanges> ListLast() override {
+    auto changes = List();
+    Forget();
+    return changes;
+  }
+  absl::StatusOr<MemoryChanges> ListFrozen() override { return List(); }
+  bool goes_on() const override { return true; }
   void Forget() override { known_.Clear(); }
   void Sent(const AddressSpace&, uint64_t, std::span<const std::byte>) override {}
 
@@ -82,6 +89,7 @@ class MemorySourceTest : public ::testing::Test {
     options.version = {3, 17, 1};
     options.folder = absl::StrCat(folder_, "/images");
     options.max_rate_bytes_per_s = max_rate_;
+    options.goes_on = goes_on_;
     source_ = std::make_unique<MemorySource>(
         options, told ? std::make_unique<ToldTracker>(folder_, written_) : MakeHashTracker(folder_),
         Unstaged([this](CriuWork work) { return PlayCriu(std::move(work)); }),
@@ -143,6 +151,7 @@ class MemorySourceTest : public ::testing::Test {
   }
 
   double max_rate_ = 0;
+  bool goes_on_ = false;
   std::string folder_;
   char* memory_ = nullptr;
   AddressSpace space_;
@@ -307,6 +316,75 @@ TEST_F(MemorySourceTest, WhatIsHeldBackGoesElsewhereTheMostRecentlyWrittenFirst)
   EXPECT_EQ(list->recent,
             (std::vector<PageRun>{
                 {space_, Address(2), 1}, {space_, Address(0), 2}, {space_, Address(3), 1}}));
+}
+
+// A ghost's instants: after a final round the next ones bring what was written since.
+TEST_F(MemorySourceTest, RoundsGoOnAfterAFinalOneWhereTheyAreToldTo) {
+  for (const bool goes_on : {true, false}) {
+    goes_on_ = goes_on;
+    Start(
+        [this](int step) {
+          const auto content = static_cast<char>('a' + step);
+          for (int page = 0; page < 8; ++page) {
+            if (step == 0 || page == step) Write(page, content);
+          }
+        },
+        /*told=*/true);
+    const auto round = [&](std::vector<PageRange> written) {
+      written_ = std::move(written);
+      child_.Step();
+      return source_->Round(*sink_).value();
+    };
+    round({});
+    ::kill(child_.pid(), SIGSTOP);
+    written_.clear();
+    holes_ = {0, 1, 2, 3, 4, 5, 6};
+    sent_ = {7};  // by CRIU itself, with something of its own in it
+    RoundReport report;
+    ASSERT_TRUE(source_->Final(*sink_, report).ok());
+    EXPECT_EQ(InArena(7), 'C');
+    ::kill(child_.pid(), SIGCONT);
+    report = round({{Address(1), 1}});
+    EXPECT_EQ(InArena(1), 'b');
+    EXPECT_EQ(InArena(7), 'a') << "what CRIU sent is not known, and comes again";
+    if (goes_on) {
+      EXPECT_EQ(report.pages_sent, 2u);
+    } else {
+      EXPECT_GE(report.pages_sent, 8u);
+    }
+    // And another instant.
+    ::kill(child_.pid(), SIGSTOP);
+    written_ = {{Address(1), 1}};
+    holes_ = {0, 1, 2, 3, 4, 5, 6, 7};
+    sent_.clear();
+    const auto list = source_->Final(*sink_, report);
+    ASSERT_TRUE(list.ok()) << list.status();
+    EXPECT_EQ(InArena(1), 'b');
+    ::kill(child_.pid(), SIGCONT);
+    child_.End();
+    source_.reset();
+  }
+}
+
+TEST_F(MemorySourceTest, ALimitMayChangeDuringARound) {
+  Start([this](int) {
+    for (int page = 0; page < kPages; ++page) Write(page, 'a');
+  });
+  std::atomic<double> limit = kPages * kPageSize / 1000.0;
+  MemorySource::Options options;
+  options.version = {3, 17, 1};
+  options.folder = absl::StrCat(folder_, "/images");
+  options.max_rate = [&] { return limit.load(); };
+  MemorySource source(options, MakeHashTracker(folder_),
+                      Unstaged([this](CriuWork work) { return PlayCriu(std::move(work)); }),
+                      [this] { return OpenCgroupMemory(folder_); });
+  child_.Step();
+  // All of it would take a quarter of an hour; a piece has to be waited for before it is looked
+  // again.
+  limit = 0;
+  const RoundReport report = source.Round(*sink_).value();
+  EXPECT_GE(report.pages_sent, static_cast<uint64_t>(kPages));
+  EXPECT_EQ(report.held_back, Duration::zero());
 }
 
 TEST_F(MemorySourceTest, WhatWasDamagedOnItsWayComesAgain) {

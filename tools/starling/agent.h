@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/proto/bench.grpc.pb.h"
+#include "runtime/proto/ghost.grpc.pb.h"
 #include "runtime/proto/loop.grpc.pb.h"
 #include "runtime/proto/starling.grpc.pb.h"
 #include "tools/starling/exit_code.h"
@@ -34,6 +35,7 @@ class Agent {
 
   v1::Starling::Stub& stub() { return *stub_; }
   std::unique_ptr<v1::Bench::Stub> bench() const { return v1::Bench::NewStub(channel_); }
+  std::unique_ptr<v1::Ghosts::Stub> ghosts() const { return v1::Ghosts::NewStub(channel_); }
   std::unique_ptr<v1::Loop::Stub> loop() const { return v1::Loop::NewStub(channel_); }
 
   // Whether the status that ended a call is the agent's own word, or made up here because the

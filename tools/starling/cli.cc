@@ -128,6 +128,36 @@ constexpr char kEventsFooter[] = R"(Examples:
   starling events --follow
   starling events redis --json | jq -r .text)";
 
+constexpr char kGhostFooter[] =
+    R"(At the host where the component runs. A cold ghost is room that is kept for it, with connections
+made. A warm one has its memory as well: each round brings what was written since the one before.
+`starling migrate` to that host starts from it. A component has one warm ghost at most.
+
+With --checkpoint-every the component is frozen for a moment each time, and the host that keeps the
+ghost has twice its memory: the last whole instant, and the next one. `starling failover` there
+starts from the former when this host has died.
+
+`drop` is done when the other host has let go of it. With --on this host it drops one that is kept
+here.
+
+Examples:
+  starling ghost add redis --on node2 --rate 50M
+  starling ghost add redis --on node2 --checkpoint-every 30
+  starling ghost list
+  starling ghost drop redis --on node2)";
+
+constexpr char kFailoverFooter[] =
+    R"(At the host that keeps the ghost. The component goes on from the last whole instant: what it did
+since is lost, and its connections are closed.
+
+Refused while the host that it ran on answers, unless that host says itself that the component is
+lost. A host that does not answer may only be cut off, so something has to make sure that it can do
+nothing any more: the program failover.fence_command, or, with --fenced, you.
+
+Examples:
+  starling failover redis
+  starling failover redis --fenced)";
+
 constexpr char kReportFooter[] =
     R"(Each host keeps the reports of moves away from it, of those that were called off too: every
 phase, every round, what went over the wire, and what was expected.
@@ -207,6 +237,14 @@ struct Options {
   std::string key_file;
   uint64_t number = 0;
   bool original_gone = false;
+  std::string ghost_what;
+  std::string on;
+  bool cold = false;
+  bool warm = false;
+  std::string rate;
+  double ghost_every_s = 0;
+  double checkpoint_every_s = 0;
+  bool fenced = false;
 
   int priority = 0;
   double bears_blackout_ms = 0;
@@ -507,6 +545,44 @@ class Parser {
         ->type_name("NUMBER");
     AddJson(events_, options);
 
+    ghost_ = Add("ghost", "Keep copies of a component at other hosts", kGhostFooter);
+    ghost_->add_option("WHAT", options.ghost_what, "add, list or drop")
+        ->required()
+        ->check(CLI::IsMember({"add", "list", "drop"}));
+    ghost_->add_option("NAME", options.name, "The component")->check(Checked(CheckComponentName));
+    ghost_->add_option("--on", options.on, "The host that keeps it")
+        ->type_name("HOST")
+        ->check(Checked(CheckHostName));
+    CLI::Option* const cold = ghost_->add_flag("--cold", options.cold, "Room and connections only");
+    ghost_->add_flag("--warm", options.warm, "Its memory as well, kept fresh (default)")
+        ->excludes(cold);
+    ghost_
+        ->add_option("--rate", options.rate,
+                     "Of the rounds: at most so many bytes a second, such as 50M (default: 16M)")
+        ->type_name("BYTES")
+        ->check(CheckRate)
+        ->excludes(cold);
+    ghost_
+        ->add_option("--every", options.ghost_every_s,
+                     "Seconds from one round to the next (default: 5)")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.2, 1e7))
+        ->excludes(cold);
+    ghost_
+        ->add_option("--checkpoint-every", options.checkpoint_every_s,
+                     "Take an instant so often, which `starling failover` can start from")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.2, 1e7))
+        ->excludes(cold);
+    AddJson(ghost_, options);
+
+    failover_ =
+        Add("failover", "Start a component of a dead host from its ghost here", kFailoverFooter);
+    AddName(failover_, options);
+    failover_->add_flag("--fenced", options.fenced,
+                        "You made sure that the host it ran on can do nothing any more");
+    AddJson(failover_, options);
+
     report_ = Add("report", "Show what a migration away from this host was like", kReportFooter);
     report_
         ->add_option("NAME", options.name, "A component, for its latest one; or a migration's id")
@@ -640,6 +716,8 @@ class Parser {
   CLI::App* stop_;
   CLI::App* logs_;
   CLI::App* events_;
+  CLI::App* ghost_;
+  CLI::App* failover_;
   CLI::App* report_;
   CLI::App* forecast_;
   CLI::App* leases_;
@@ -680,11 +758,23 @@ std::string Complete(const Parser& parser, Options& options,
     return std::string(CheckSpec(spec).message());
   }
   // The parser's ranges let not-a-number through.
-  for (const double value : {options.probe_timeout_s, options.max_blackout_ms,
-                             options.bears_blackout_ms, options.grace_s, options.every_s}) {
+  for (const double value :
+       {options.probe_timeout_s, options.max_blackout_ms, options.bears_blackout_ms,
+        options.grace_s, options.every_s, options.ghost_every_s, options.checkpoint_every_s}) {
     if (!std::isfinite(value)) return "a number is needed, not 'nan'";
   }
   if (separated) return "only `starling run` takes a command after --";
+  if (parser.Chose(parser.ghost_)) {
+    const bool list = options.ghost_what == "list";
+    if (!list && (options.name.empty() || options.on.empty())) {
+      return absl::StrCat("say which component and which host: starling ghost ", options.ghost_what,
+                          " NAME --on HOST");
+    }
+    const bool made = options.cold || options.warm || !options.rate.empty() ||
+                      options.ghost_every_s > 0 || options.checkpoint_every_s > 0;
+    if (options.ghost_what != "add" && made)
+      return "only `starling ghost add` says what it is to be";
+  }
   if (parser.Chose(parser.cert_)) {
     const bool host = options.cert_what == "host";
     if (host && options.cert.host.empty()) return "say which host: starling cert host NAME";
@@ -816,6 +906,26 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     why.set_name(options.name);
     why.set_last(static_cast<uint32_t>(options.last));
     return Why(session, why, format);
+  }
+  if (parser.Chose(parser.ghost_)) {
+    GhostOptions ghost;
+    ghost.what = options.ghost_what;
+    ghost.wish.set_component(options.name);
+    ghost.wish.set_on(options.on);
+    ghost.wish.set_warm(!options.cold);
+    if (!options.rate.empty()) {
+      ghost.wish.set_rate_bytes_per_s(static_cast<double>(*ParseBytes(options.rate)));
+    }
+    ghost.wish.set_every_s(options.ghost_every_s);
+    ghost.wish.set_checkpoint_every_s(options.checkpoint_every_s);
+    ghost.format = format;
+    return Ghost(session, ghost);
+  }
+  if (parser.Chose(parser.failover_)) {
+    v1::FailoverRequest failover;
+    failover.set_component(options.name);
+    failover.set_fenced(options.fenced);
+    return Failover(session, failover, format);
   }
   if (parser.Chose(parser.report_)) return Report(session, options.name, format);
   if (parser.Chose(parser.bench_)) {

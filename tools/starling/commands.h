@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/proto/ghost.pb.h"
 #include "runtime/proto/loop.pb.h"
 #include "runtime/proto/starling.pb.h"
 #include "tools/starling/agent.h"
@@ -74,6 +75,14 @@ ExitCode Report(Session& session, const std::string& name, Format format);
 ExitCode Forecast(Session& session, const v1::ForecastRequest& request, Format format);
 ExitCode Leases(Session& session, Format format);
 ExitCode Why(Session& session, const v1::WhyRequest& request, Format format);
+
+struct GhostOptions {
+  std::string what;  // add, list or drop
+  v1::GhostWish wish;
+  Format format = Format::kText;
+};
+ExitCode Ghost(Session& session, const GhostOptions& options);
+ExitCode Failover(Session& session, const v1::FailoverRequest& request, Format format);
 
 enum class InfoForm { kText, kJson, kPeers };
 ExitCode Info(Session& session, InfoForm form);

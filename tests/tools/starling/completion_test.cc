@@ -67,7 +67,7 @@ class CompletionTest : public testing::Test {
 
 TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"re"}), ElementsAre("restore", "resolve", "report", "replay"));
-  EXPECT_EQ(Offered({""}).size(), 19u);
+  EXPECT_EQ(Offered({""}).size(), 21u);
   EXPECT_THAT(Offered({"migrate", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "w"}), ElementsAre("web"));
   EXPECT_THAT(Offered({"migrate", "web", "--to", ""}), ElementsAre("node2", "node3"));
@@ -77,6 +77,9 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"migrate", "--max-rounds", ""}), IsEmpty());
   EXPECT_THAT(Offered({"migrate", "--transport", ""}), ElementsAre("verbs", "roce", "tcp"));
   EXPECT_THAT(Offered({"cert", ""}), ElementsAre("authority", "host"));
+  EXPECT_THAT(Offered({"ghost", ""}), ElementsAre("add", "list", "drop"));
+  EXPECT_THAT(Offered({"ghost", "add", ""}), ElementsAre("redis", "web"));
+  EXPECT_THAT(Offered({"ghost", "add", "web", "--on", ""}), ElementsAre("node2", "node3"));
   EXPECT_THAT(Offered({"migrate", "--max-rate", ""}), IsEmpty());
   EXPECT_THAT(Offered({"run", "a", "--", "r"}), IsEmpty());
 }
@@ -85,7 +88,7 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
 TEST_F(CompletionTest, OffersTheOptionsThatThereAre) {
   for (const std::string command :
        {"run", "ps", "check", "migrate", "checkpoint", "restore", "cancel", "resolve", "stop",
-        "logs", "events", "report", "forecast", "leases", "why", "info", "bench", "cert",
+        "logs", "events", "ghost", "failover", "report", "forecast", "leases", "why", "info", "bench", "cert",
         "replay"}) {
     const std::string help = Output(absl::StrCat(STARLING_PROGRAM, " ", command, " --help"));
     std::set<std::string> known = {"--socket"};
