@@ -714,6 +714,9 @@ absl::Status Agent::Recover() {
         lives ? migration::Keep(row.spec, /*keep_old=*/true) : migration::TakeBack(row.spec);
     if (!settled.ok()) host_.Event(name, "cleanup-failed", settled.message());
   }
+  std::set<std::string> moving;
+  for (const auto& [name, row] : leaving) moving.insert(name);
+  ghosts_->Start(moving);
   for (const auto& [name, row] : leaving) {
     std::shared_ptr<Copy> copy = host_.components->Find(name);
     if (copy == nullptr) {
@@ -731,9 +734,8 @@ absl::Status Agent::Recover() {
     request.set_name(name);
     request.set_to(row.peer);
     StartMigration(std::make_shared<SourceMigration>(host_, peer, copy, row, request),
-                   std::move(claim), ghosts::Ghosts::Quiet(), /*resume=*/true);
+                   std::move(claim), ghosts_->Hush(name), /*resume=*/true);
   }
-  ghosts_->Start();
   return absl::OkStatus();
 }
 

@@ -59,6 +59,10 @@ class Agent {
   absl::StatusOr<v1::GhostInfo> AddGhost(v1::GhostWish wish);
   absl::Status DropGhost(const std::string& name, const std::string& on);
   v1::ListGhostsResponse ListGhosts();
+  // Whether a host keeps a ghost of a component of this host.
+  bool HasGhost(const std::string& name, const std::string& on) const {
+    return ghosts_->Has(name, on);
+  }
   // Starts a component from the last whole instant of its ghost here. kFailedPrecondition while
   // nobody makes sure that its source cannot run it any more.
   absl::StatusOr<v1::FailoverResponse> Failover(const v1::FailoverRequest& request);

@@ -22,18 +22,13 @@ absl::Status Ghosts::Recover() {
   ASSIGN_OR_RETURN(std::vector<v1::GhostRecord> records, book_.All());
   for (v1::GhostRecord& record : records) {
     const v1::GhostWish& wish = record.wish();
-    if (!record.migration_id().empty()) {
-      // It became a migration, which the journal knows how to settle.
-      if (const auto row = host_.journal.GetMigration(record.migration_id()); row.ok()) {
-        record.clear_migration_id();
-        RETURN_IF_ERROR(book_.Put(record));
-      }
-    }
-    if (!record.migration_id().empty() && wish.checkpoint_every_s() > 0) {
+    // One that became a migration is settled by that first.
+    const bool moved = host_.journal.GetMigration(record.migration_id()).ok();
+    if (!record.migration_id().empty() && wish.checkpoint_every_s() > 0 && !moved) {
       const auto peer = peer_(wish.on());
       v1::QueryRequest query;
       query.set_migration_id(record.migration_id());
-      absl::StatusOr<v1::VerdictResponse> verdict = peer.status();
+      absl::StatusOr<v1::VerdictResponse> verdict = absl::UnavailableError("it is no peer");
       if (peer.ok()) verdict = (*peer)->Query(query, Deadline::After(kAskTimeout));
       if (verdict.ok() && verdict->verdict() == v1::COMMITTED) {
         failed_over_(wish.component(), wish.on(), verdict->epoch());
@@ -46,7 +41,7 @@ absl::Status Ghosts::Recover() {
   return absl::OkStatus();
 }
 
-void Ghosts::Start() {
+void Ghosts::Start(const std::set<std::string>& moving) {
   std::vector<v1::GhostRecord> records;
   {
     const std::lock_guard lock(mutex_);
@@ -56,7 +51,7 @@ void Ghosts::Start() {
     const std::string component = record.wish().component();
     const absl::StatusOr<ComponentRow> row = host_.journal.GetComponent(component);
     const std::string on = record.wish().on();
-    Add(std::move(record));
+    Add(std::move(record), moving.contains(component));
     if (!row.ok()) {
       Ended(component, /*lost=*/false);
     } else if (row->state == v1::LEFT) {
@@ -67,7 +62,7 @@ void Ghosts::Start() {
   }
 }
 
-void Ghosts::Add(v1::GhostRecord record) {
+void Ghosts::Add(v1::GhostRecord record, bool paused) {
   const absl::StatusOr<std::shared_ptr<agent::PeerClient>> peer = peer_(record.wish().on());
   if (!peer.ok()) {
     // Its record stays, for when the host is a peer again.
@@ -80,6 +75,7 @@ void Ghosts::Add(v1::GhostRecord record) {
   parts.peer = *peer;
   parts.record = std::move(record);
   parts.failed_over = failed_over_;
+  parts.paused = paused;
   const std::pair key(parts.record.wish().component(), parts.record.wish().on());
   auto session = std::make_shared<Session>(std::move(parts));
   const std::lock_guard lock(mutex_);
@@ -108,7 +104,7 @@ absl::StatusOr<v1::GhostInfo> Ghosts::Add(const v1::GhostWish& wish) {
   v1::GhostRecord record;
   *record.mutable_wish() = wish;
   RETURN_IF_ERROR(book_.Put(record));
-  Add(std::move(record));
+  Add(std::move(record), /*paused=*/false);
   std::shared_ptr<Session> session;
   {
     const std::lock_guard lock(mutex_);
@@ -207,6 +203,12 @@ absl::StatusOr<std::shared_ptr<migration::SourceMigration>> Ghosts::Take(
   }
   RETURN_IF_ERROR(there->GiveBack());
   return nullptr;
+}
+
+bool Ghosts::Has(const std::string& component, const std::string& on) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = all_.find({component, on});
+  return found != all_.end() && !found->second->finished();
 }
 
 void Ghosts::Left(const std::string& component, const std::string& to) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,8 +27,9 @@ class Ghosts {
   // Reads what an agent before this one kept, and asks the hosts that may have started a component
   // from an instant: `failed_over` is called for those that did. Once, before any copy is let run.
   absl::Status Recover();
-  // Takes the ghosts up again. Once, when it is known which components live here.
-  void Start();
+  // Takes the ghosts up again. Once, when it is known which components live here. Those of `moving`
+  // components stay as they are until Hush() has been called for them, and that has ended.
+  void Start(const std::set<std::string>& moving);
 
   // Returns when the ghost is there. kFailedPrecondition: there is such a one, or a second warm one
   // of the component was asked for: its written pages are listed for one only.
@@ -35,6 +37,7 @@ class Ghosts {
   // kNotFound.
   absl::Status Drop(const std::string& component, const std::string& on);
   std::vector<v1::GhostInfo> List() const;
+  bool Has(const std::string& component, const std::string& on) const;
 
   // Nothing of the component is read or frozen for ghosts while it lives.
   class Quiet {
@@ -68,7 +71,7 @@ class Ghosts {
   absl::Status MayRun(const std::string& component) const;
 
  private:
-  void Add(v1::GhostRecord record);
+  void Add(v1::GhostRecord record, bool paused);
   void Sweep();
   std::vector<std::shared_ptr<Session>> Of(const std::string& component) const;
 

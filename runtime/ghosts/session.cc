@@ -43,6 +43,7 @@ uint32_t Connections(pid_t pid) {
 
 Session::Session(Parts parts) : parts_(std::move(parts)) {
   dropped_ = parts_.record.dropped();
+  paused_ = parts_.paused;
   thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
   renewing_ = std::jthread([this](const std::stop_token& stop) { Renew(stop); });
 }

@@ -27,6 +27,7 @@ class Session {
     Book* book = nullptr;
     std::shared_ptr<agent::PeerClient> peer;
     v1::GhostRecord record;
+    bool paused = false;  // from the beginning, until Resume()
     // The other host says that it started the component from an instant, with this epoch. What
     // runs here is to end.
     std::function<void(const std::string& component, const std::string& host, uint64_t epoch)>

@@ -382,6 +382,8 @@ void Loop::DescribePeer(TimePoint now, const Neighbour& neighbour, Situation& si
   view.components.assign(neighbour.said.components().begin(), neighbour.said.components().end());
   for (const v1::LeaseInfo& lease : neighbour.said.yours()) {
     const std::string key = absl::StrCat(neighbour.name, " ", lease.id());
+    // That of a ghost is no reservation of ours that might be in vain.
+    if (agent_.HasGhost(lease.component(), neighbour.name)) lease_seen_[key] = now;
     const TimePoint seen = lease_seen_.emplace(key, now).first->second;
     situation.leases.push_back({lease.id(), neighbour.name, lease.component(), KindOf(lease.kind()),
                                 Sane(lease.amount()), Seconds(now - seen)});
@@ -463,7 +465,7 @@ void Loop::CarryOut(const Decision& decision, const Situation& situation,
   // What was reserved for a component that is not here any more.
   for (const decisions::LeaseView& lease : situation.leases) {
     if (host_.components->Find(lease.component) != nullptr ||
-        host_.components->Busy(lease.component)) {
+        host_.components->Busy(lease.component) || agent_.HasGhost(lease.component, lease.host)) {
       continue;
     }
     Step step;

@@ -317,7 +317,13 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
          entry.pages()});
   }
   // Nothing more can be written by the source from here on: what is restored is what was checked.
-  if (ghost.kept != nullptr) ghost.kept->ghost = false;
+  if (ghost.kept != nullptr) {
+    // It is a migration now. What an instant has would only be older.
+    ghost.kept->ghost = false;
+    ghost.kept->whole = false;
+    ghost.kept->memory.reset();
+    if (!ghost.kept->folder.empty()) (void)RemoveTree(std::exchange(ghost.kept->folder, ""));
+  }
   std::unique_ptr<LaneReceiver> receiver = std::move(ghost.receiver);
   RETURN_IF_ERROR(receiver->Close());
   for (const v1::OfferedRun& run : request.offered()) {

@@ -13,7 +13,8 @@ failover  the node of a Redis loses its power in the middle of an instant: it is
 cut       only the link is cut: refused, also when the fence command fails; it runs on where it was, and
           while that node answers it is refused too. Failed over by a person who is wrong: the old copy
           ends once its node hears of it
-agents    both agents are killed with a warm ghost alive: it is taken up again, and is one
+agents    both agents are killed with a warm ghost alive: it is taken up again, and is one; killed while
+          the component is frozen for an instant, it runs on
 
 Exit code 0: all passed; 1: not.
 """
@@ -174,6 +175,11 @@ class Test:
             lambda one: one if one and one["instants"] >= before + more else None)(
                 self.ghost(self.one, "away", name)))
 
+    def hold(self, point):
+        self.one.shell(f"mkdir -p {HOLD}; touch {HOLD}/{point}")
+        wait_until(f"it is held at {point}", lambda: self.one.shell(
+            f"test -e {HOLD}/{point}.reached", check=False).code == 0)
+
     # Cases -------------------------------------------------------------------------------------
 
     def kept(self):
@@ -263,9 +269,7 @@ class Test:
             low = writer.last
             held = self.instants(name, 2)
             # In the middle of the next one: what its last round brought has landed.
-            self.one.shell(f"mkdir -p {HOLD}; touch {HOLD}/ghost-instant")
-            wait_until("an instant is under way", lambda: self.one.shell(
-                f"test -e {HOLD}/ghost-instant.reached", check=False).code == 0)
+            self.hold("ghost-instant")
             high = writer.last
             whole = self.ghost(self.two, "here", name)
             subprocess.run(self.bed.argv("power-off", self.one.name), check=True,
@@ -346,7 +350,7 @@ class Test:
         self.bed.link(self.one, "down")
         try:
             self.refused(self.two, "ended with 1", "failover", name)
-            expect(self.state(self.two, name) is None, "something was started")
+            expect(self.state(self.two, name) != "running", "something was started")
             self.fence_command(0)
             done = json.loads(self.two.starling("failover", name, "--json").out)
             expect(done["fence"] == f"{FENCE} node1", f"not by the command: {done}")
@@ -383,7 +387,20 @@ class Test:
         self.migrate(name, self.one, self.two)
         expect(self.ask("DEBUG DIGEST") == digest, "the digest is another after the move")
         self.stop(name)
-        return "made again after each agent's end, one at a time, and moved from"
+        # While it is frozen for an instant.
+        self.with_instants(name)
+        self.hold("ghost-instant")
+        frozen = self.one.shell(f"cat /sys/fs/cgroup/starling/{name}/cgroup.freeze").out.strip()
+        expect(frozen == "1", "it is not frozen where it has to be")
+        self.one.shell(f"kill -9 {self.one.agent_pid()}; rm -r {HOLD}")
+        self.one.wait_agent()
+        expect(self.ask("SET alive again") == "+OK", "it does not run on")
+        self.warm(name)
+        wait_until("there is an instant again",
+                   lambda: (self.ghost(self.two, "here", name) or {}).get("instants"))
+        self.stop(name)
+        self.gone(name)
+        return "made again after each agent's end, one at a time, and moved from; runs on"
 
 
 CASES = {"kept": Test.kept, "migrate": Test.move_from_warm, "failover": Test.failover,
