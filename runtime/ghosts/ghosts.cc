@@ -84,6 +84,7 @@ void Ghosts::Add(v1::GhostRecord record, bool paused) {
 
 absl::StatusOr<v1::GhostInfo> Ghosts::Add(const v1::GhostWish& wish) {
   Sweep();
+  std::unique_lock adding(adding_);
   const std::pair key(wish.component(), wish.on());
   {
     const std::lock_guard lock(mutex_);
@@ -110,6 +111,7 @@ absl::StatusOr<v1::GhostInfo> Ghosts::Add(const v1::GhostWish& wish) {
     const std::lock_guard lock(mutex_);
     session = all_[key];
   }
+  adding.unlock();
   if (session == nullptr) return absl::NotFoundError("that host is no peer");
   const absl::Status made = session->WaitMade(Deadline::After(host_.config.migration.step_timeout));
   if (!made.ok()) {

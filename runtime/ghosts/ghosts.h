@@ -79,6 +79,7 @@ class Ghosts {
   const FindPeer peer_;
   const FailedOver failed_over_;
   Book book_;
+  std::mutex adding_;  // one at a time
   mutable std::mutex mutex_;
   std::vector<v1::GhostRecord> recovered_;
   std::map<std::pair<std::string, std::string>, std::shared_ptr<Session>> all_;  // component, host

@@ -141,7 +141,8 @@ void Session::Drop() {
   {
     const std::lock_guard lock(mutex_);
     dropped_ = true;
-    paused_ = false;
+    // What has become a migration is ended by that, not under its feet.
+    if (state_ != State::kMoving) paused_ = false;
     parts_.record.set_dropped(true);
     (void)Save();
     migration = migration_;

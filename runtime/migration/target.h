@@ -103,7 +103,8 @@ class Targets {
     std::atomic<uint64_t> instants{0};
     std::unique_ptr<checkpoint::Arena> memory;  // as it was then
     v1::CommitInstantRequest instant;
-    std::string folder;  // its images
+    std::string folder;   // its images
+    std::string landing;  // those of the next one
   };
   // One ghost being made. `busy` serialises the requests of one migration; `mutex` only guards the
   // lease.

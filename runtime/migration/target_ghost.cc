@@ -33,10 +33,12 @@ absl::StatusOr<std::string> Targets::InstantFolder(const std::string& id, uint64
     return absl::FailedPreconditionError(absl::StrCat(
         "instant ", instant, " of ", ghost->row.component, " does not follow the last"));
   }
-  std::string folder = absl::StrCat(ghost->images, "/instant-", instant);
-  RETURN_IF_ERROR(RemoveTree(folder));
-  RETURN_IF_ERROR(MakeDirectories(folder, 0700));
-  return folder;
+  // One that never was committed.
+  if (!ghost->kept->landing.empty()) RETURN_IF_ERROR(RemoveTree(ghost->kept->landing));
+  ghost->kept->landing = absl::StrCat(ghost->images, "/instant-", instant);
+  RETURN_IF_ERROR(RemoveTree(ghost->kept->landing));
+  RETURN_IF_ERROR(MakeDirectories(ghost->kept->landing, 0700));
+  return ghost->kept->landing;
 }
 
 absl::StatusOr<v1::CommitInstantResponse> Targets::CommitInstant(
@@ -44,7 +46,7 @@ absl::StatusOr<v1::CommitInstantResponse> Targets::CommitInstant(
   ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(instant.migration_id()));
   const std::lock_guard busy(ghost->busy);
   const std::string folder = absl::StrCat(ghost->images, "/instant-", instant.instant());
-  if (ghost->kept == nullptr || ghost->receiver == nullptr || !OpenFile(folder, O_RDONLY).ok()) {
+  if (ghost->kept == nullptr || ghost->receiver == nullptr || ghost->kept->landing != folder) {
     return absl::FailedPreconditionError(
         absl::StrCat("host ", host_.config.host, " has no images of instant ", instant.instant(),
                      " of ", ghost->row.component));
@@ -69,7 +71,7 @@ absl::StatusOr<v1::CommitInstantResponse> Targets::CommitInstant(
     return Annotate(copied.status(), absl::StrCat("instant ", instant.instant()));
   }
   if (!kept.folder.empty()) (void)RemoveTree(kept.folder);
-  kept.folder = folder;
+  kept.folder = std::exchange(kept.landing, "");
   kept.instant = instant;
   const auto age = std::chrono::duration_cast<Duration>(
       std::chrono::duration<double>(std::clamp(instant.age_s(), 0.0, 1e6)));
