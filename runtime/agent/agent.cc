@@ -411,6 +411,8 @@ absl::StatusOr<v1::Component> Agent::Stop(const std::string& name, double grace_
   ASSIGN_OR_RETURN(std::shared_ptr<Copy> copy, Living(name));
   ASSIGN_OR_RETURN(const ComponentTable::Claim claim,
                    host_.components->Take(name, "it is being stopped"));
+  // A keeper that dumps for an instant stops nothing.
+  const ghosts::Ghosts::Quiet quiet = ghosts_->Hush(name);
   ASSIGN_OR_RETURN(copy, Living(name));
   const double grace = grace_s > 0 ? grace_s : kDefaultGrace;
   keeper::v1::Request stop;

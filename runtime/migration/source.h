@@ -190,7 +190,10 @@ class SourceMigration {
   std::atomic<double> max_rate_;
   std::optional<GhostTerms> ghost_;  // it is one, or began as one
   mutable std::mutex ghost_mutex_;
-  GhostFacts ghost_facts_;      // guarded by ghost_mutex_
+  GhostFacts ghost_facts_;  // guarded by ghost_mutex_
+  // Of the link, as a ghost's rounds saw it, and how many bytes one must have to say anything.
+  double ghost_link_bytes_per_s_ = 0;
+  static constexpr uint64_t kTellingBytes = 1u << 20;
   uint64_t sent_as_ghost_ = 0;  // bytes, not this migration's
   LaneCounts counts_as_ghost_;  // of them
   uint32_t rounds_ = 0;

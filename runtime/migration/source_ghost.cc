@@ -1,6 +1,6 @@
 // A SourceMigration that is kept before the freeze: a ghost.
 
-#include <ctime>
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -46,7 +46,16 @@ absl::Status SourceMigration::GhostRound() {
     number = ghost_facts_.rounds + 1;
   }
   RETURN_IF_ERROR(files_->Round(/*last=*/false));
-  RETURN_IF_ERROR(OneRound(number).status());
+  const TimePoint reading = Clock::now();
+  const uint64_t sent_before = sink_->bytes_sent();
+  ASSIGN_OR_RETURN(const checkpoint::RoundReport round, OneRound(number));
+  const Duration took = Clock::now() - reading;
+  const uint64_t bytes = sink_->bytes_sent() - sent_before;
+  // What a round costs beside its bytes is most of a small one.
+  if (bytes >= kTellingBytes || ghost_link_bytes_per_s_ == 0) {
+    ghost_link_bytes_per_s_ =
+        static_cast<double>(bytes) / Seconds(std::max(took - round.held_back, took / 100));
+  }
   const std::lock_guard lock(ghost_mutex_);
   ghost_facts_.rounds = number;
   ghost_facts_.bytes_sent = sink_->bytes_sent();

@@ -50,6 +50,7 @@ absl::Status SourceMigration::Rounds() {
   limits.resident_bytes = sent_as_ghost_;
   predictor::RateEstimator link(std::chrono::seconds(5));
   predictor::RateEstimator dirty(std::chrono::seconds(5));
+  if (ghost_link_bytes_per_s_ > 0) link.Add(ghost_link_bytes_per_s_, std::chrono::seconds(1));
   RoundFacts facts;
   Throttle throttle(cgroup_);
   throttle.Look(Clock::now());
@@ -102,8 +103,10 @@ absl::Status SourceMigration::Rounds() {
     facts.previous_round_bytes = facts.last_round_bytes;
     facts.last_round_bytes = bytes + facts.deferred_bytes;
     facts.last_round_s = Seconds(took);
-    // The freeze waits for nobody.
-    link.Add(static_cast<double>(bytes), std::max(took - round.held_back, took / 100));
+    // The freeze waits for nobody. A ghost's rounds may be too small to tell.
+    if (ghost_link_bytes_per_s_ == 0 || bytes >= kTellingBytes) {
+      link.Add(static_cast<double>(bytes), std::max(took - round.held_back, took / 100));
+    }
     // What the second and later rounds have was written since the round before it began.
     if (facts.rounds_done >= 1) {
       dirty.Add(static_cast<double>(facts.last_round_bytes), round_began - previous_began);
