@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/migration/batch.h"
+#include "runtime/migration/stream_keys.h"
 
 namespace starling::migration {
 
@@ -101,29 +102,55 @@ absl::StatusOr<std::vector<v1::ArenaChunk>> LaneReceiver::Grow(uint64_t bytes) {
   return added;
 }
 
-absl::Status LaneReceiver::Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming) {
+absl::Status LaneReceiver::Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming,
+                                  uint32_t attempt) {
+  std::unique_ptr<Lane> lane = std::make_unique<Lane>();
+  lane->attempt = attempt;
+  std::unique_ptr<Lane> lost;
   {
     std::lock_guard lock(mutex_);
-    if (closed_ || number >= kMaxConnections || lanes_.contains(number)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("data connection ", number, " was refused: each of the first ",
-                       kMaxConnections, " comes once, before the restore"));
+    const auto known = lanes_.find(number);
+    if (closed_ || number >= kMaxConnections ||
+        (known == lanes_.end() ? attempt != 0 : attempt <= known->second->attempt)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "data connection ", number, ", attempt ", attempt, " was refused: each of the first ",
+          kMaxConnections, " comes before the restore, and again only in the place of a lost one"));
     }
     if (!options_.keys.empty() && number >= options_.keys.size()) {
       return absl::FailedPreconditionError(
           absl::StrCat("there is no key for data connection ", number));
     }
+    if (known != lanes_.end()) {
+      // Its place is kept, with the attempt that is used up and what it ended with meanwhile.
+      lost = std::exchange(known->second, std::make_unique<Lane>());
+      known->second->attempt = attempt;
+      known->second->ended = absl::UnavailableError("it was lost, and not made again");
+      if (lost->channel != nullptr) lost->channel->connection().Shutdown();
+    }
+  }
+  // Before the source is answered: then nothing lands here any more but over the new connection.
+  if (lost != nullptr) {
+    if (lost->thread.joinable()) lost->thread.join();
+    lost.reset();
   }
   ASSIGN_OR_RETURN(std::unique_ptr<transport::Connection> connection,
                    incoming->Accept(Deadline::After(kAcceptTimeout)));
-  ASSIGN_OR_RETURN(std::unique_ptr<SealedChannel> channel,
-                   SealedChannel::Create(std::move(connection),
-                                         options_.keys.empty() ? nullptr : &options_.keys[number],
-                                         /*source=*/false));
+  ChannelKeys keys;
+  if (!options_.keys.empty()) {
+    ASSIGN_OR_RETURN(keys, KeysOfAttempt(options_.keys[number], attempt));
+  }
+  ASSIGN_OR_RETURN(lane->channel, SealedChannel::Create(std::move(connection),
+                                                        options_.keys.empty() ? nullptr : &keys,
+                                                        /*source=*/false));
+  if (attempt > 0) {
+    spdlog::info("data connection {} came again: {}", number,
+                 lane->channel->connection().description());
+  }
   std::lock_guard lock(mutex_);
-  Lane& lane = lanes_[number];
-  lane.channel = std::move(channel);
-  threads_.emplace_back([this, &lane] { Serve(lane); });
+  if (closed_) return absl::FailedPreconditionError("the arena is closed");
+  Lane& serving = *lane;
+  lanes_[number] = std::move(lane);
+  serving.thread = std::thread([this, &serving] { Serve(serving); });
   return absl::OkStatus();
 }
 
@@ -135,7 +162,7 @@ void LaneReceiver::Serve(Lane& lane) {
     if (status.ok()) continue;
     std::lock_guard lock(mutex_);
     if (!closed_) {
-      if (failed_.ok()) failed_ = status;
+      lane.ended = status;
       spdlog::warn("data connection {}: {}", lane.channel->connection().description(),
                    status.ToString());
     }
@@ -251,16 +278,21 @@ absl::Status LaneReceiver::Unpack(const Batch& batch, Lane& lane) {
 }
 
 absl::Status LaneReceiver::Close() {
-  std::vector<std::thread> threads;
+  std::map<uint32_t, std::unique_ptr<Lane>> lanes;
   {
     std::lock_guard lock(mutex_);
     closed_ = true;
-    for (auto& [number, lane] : lanes_) lane.channel->connection().Shutdown();
-    threads = std::move(threads_);
+    lanes = std::move(lanes_);
+    for (auto& [number, lane] : lanes) {
+      if (lane->channel != nullptr) lane->channel->connection().Shutdown();
+    }
   }
-  for (std::thread& thread : threads) thread.join();
+  for (auto& [number, lane] : lanes) {
+    if (lane->thread.joinable()) lane->thread.join();
+    if (failed_.ok()) failed_ = lane->ended;
+  }
+  lanes.clear();
   std::lock_guard lock(mutex_);
-  lanes_.clear();
   regions_.clear();
   ring_.reset();
   return failed_;

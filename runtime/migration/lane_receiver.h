@@ -50,11 +50,14 @@ class LaneReceiver {
   // At least `bytes` more. kResourceExhausted when there is no memory for it.
   absl::StatusOr<std::vector<v1::ArenaChunk>> Grow(uint64_t bytes);
 
-  // Takes one more data connection, the source's `number`th from 0 on. Each comes once.
-  absl::Status Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming);
+  // Takes one more data connection, the source's `number`th from 0 on. One that comes again, with a
+  // higher `attempt` than any before, takes the place of the one that the source has lost: that is
+  // ended first, so that nothing of it lands any more. No attempt comes twice.
+  absl::Status Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming,
+                      uint32_t attempt = 0);
 
   // Ends the connections and takes the arena's registration back, so that nobody can write to it
-  // any more. The first error of any connection, if there was one.
+  // any more. The error of a connection that ended and was not made again, if there was one.
   absl::Status Close();
 
   const checkpoint::Arena& arena() const { return *arena_; }
@@ -69,7 +72,10 @@ class LaneReceiver {
  private:
   // What one connection's thread knows.
   struct Lane {
-    std::unique_ptr<SealedChannel> channel;
+    std::unique_ptr<SealedChannel> channel;  // null while it is being made again
+    uint32_t attempt = 0;
+    absl::Status ended;  // guarded by mutex_
+    std::thread thread;
     uint64_t sequence = 0;
     Answer answer;  // the next one
     std::vector<std::byte> unsealed;
@@ -88,15 +94,14 @@ class LaneReceiver {
 
   transport::Fabric& fabric_;
   const Options options_;
+  absl::Status failed_;  // of Close()
   std::unique_ptr<checkpoint::Arena> arena_;
   std::span<std::byte> ring_memory_;
   mutable std::mutex mutex_;  // guards all below
-  absl::Status failed_;
   bool closed_ = false;
   std::unique_ptr<transport::MemoryRegion> ring_;
   std::vector<std::unique_ptr<transport::MemoryRegion>> regions_;
-  std::map<uint32_t, Lane> lanes_;  // by the source's numbers
-  std::vector<std::thread> threads_;
+  std::map<uint32_t, std::unique_ptr<Lane>> lanes_;  // by the source's numbers
 };
 
 }  // namespace starling::migration

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/migration/stream_keys.h"
 #include "runtime/names.h"
 
 namespace starling::migration {
@@ -20,7 +21,7 @@ constexpr int kFewestSlabs = 2;
 }  // namespace
 
 LaneOptions LaneOptionsFrom(const Config::Data& data) {
-  return {data.queue_pairs, data.slab_bytes, data.slabs, data.compression == "auto"};
+  return {data.queue_pairs, data.slab_bytes, data.slabs, data.compression == "auto", Duration{}};
 }
 
 absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
@@ -42,20 +43,33 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
   pool.packed = share > 0 && (options.compress || sink->sealed_);
   ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(granted.data_address()));
   for (uint32_t i = 0; i < lanes; ++i) {
-    ASSIGN_OR_RETURN(std::unique_ptr<transport::Connection> connection,
-                     fabric.Connect(endpoint.address, endpoint.port,
-                                    granted.token() + static_cast<char>(i), deadline));
-    ASSIGN_OR_RETURN(std::unique_ptr<SealedChannel> channel,
-                     SealedChannel::Create(std::move(connection),
-                                           sink->sealed_ ? &keys[i] : nullptr, /*source=*/true));
     RingShare ring;
     ring.address = granted.ring().address();
     ring.rkey = granted.ring().rkey();
     ring.slot_bytes = granted.ring_slots() > 0 ? granted.ring().bytes() / granted.ring_slots() : 0;
     for (uint32_t slot = 0; slot < share; ++slot) ring.slots.push_back(i * share + slot);
-    ASSIGN_OR_RETURN(std::unique_ptr<LaneWriter> writer,
-                     LaneWriter::Create(fabric, std::move(channel), sink->slots_, std::move(ring),
-                                        pool, options.compress, [s = sink.get()] { s->Tell(); }));
+    const std::optional<ChannelKeys> key =
+        sink->sealed_ ? std::optional(keys[i]) : std::optional<ChannelKeys>();
+    const auto open = [&fabric, endpoint, i, key, ring, pool, token = granted.token(),
+                       compress = options.compress, s = sink.get()](
+                          uint32_t attempt,
+                          Deadline until) -> absl::StatusOr<std::unique_ptr<LaneWriter>> {
+      std::string shown = token + static_cast<char>(i);
+      if (attempt > 0) shown += static_cast<char>(attempt);
+      ASSIGN_OR_RETURN(std::unique_ptr<transport::Connection> connection,
+                       fabric.Connect(endpoint.address, endpoint.port, shown, until));
+      ChannelKeys used;
+      if (key) {
+        ASSIGN_OR_RETURN(used, KeysOfAttempt(*key, attempt));
+      }
+      ASSIGN_OR_RETURN(std::unique_ptr<SealedChannel> channel,
+                       SealedChannel::Create(std::move(connection), key ? &used : nullptr,
+                                             /*source=*/true));
+      return LaneWriter::Create(fabric, std::move(channel), s->slots_, ring, pool, compress,
+                                [s] { s->Tell(); });
+    };
+    ASSIGN_OR_RETURN(std::unique_ptr<ResumingLane> writer,
+                     ResumingLane::Create(open, options.patience, deadline));
     sink->lanes_.push_back(writer.get());
     sink->writers_.push_back(std::move(writer));
   }
@@ -118,6 +132,12 @@ LaneCounts LaneSink::counts() const {
     all.resent_pages += one.resent_pages;
   }
   return all;
+}
+
+uint64_t LaneSink::resumed() const {
+  uint64_t resumed = 0;
+  for (const auto& writer : writers_) resumed += writer->resumed();
+  return resumed;
 }
 
 uint64_t LaneSink::bytes_sent() const {

@@ -10,6 +10,7 @@
 #include "runtime/config.h"
 #include "runtime/migration/arena_slots.h"
 #include "runtime/migration/lane_writer.h"
+#include "runtime/migration/resuming_lane.h"
 #include "runtime/proto/starling.pb.h"
 #include "transport/fabric.h"
 
@@ -20,6 +21,8 @@ struct LaneOptions {
   uint64_t slab_bytes = 512 * 1024;  // one slab is one batch
   int slabs = 16;                    // registered once, dealt out to the connections
   bool compress = true;              // where it pays and the target has a ring
+  // For how long a connection that was lost is made again; zero: not at all.
+  Duration patience{};
 };
 LaneOptions LaneOptionsFrom(const Config::Data& data);
 
@@ -28,8 +31,9 @@ inline constexpr uint32_t kRingSlotsPerLane = 4;
 // Keys of the data connections in their order; none: the stream is plain.
 using StreamKeys = std::vector<ChannelKeys>;
 
-// Where a source's pages go: over several connections, each with a writer of its own. As a lane it
-// gives each batch to the next of them. bytes_sent() and Shutdown() from any thread.
+// Where a source's pages go: over several connections, each with a writer of its own, and made
+// again when it is lost. As a lane it gives each batch to the next of them. bytes_sent() and
+// Shutdown() from any thread.
 class LaneSink final : public checkpoint::PageSink {
  public:
   static absl::StatusOr<std::shared_ptr<LaneSink>> Connect(
@@ -52,18 +56,20 @@ class LaneSink final : public checkpoint::PageSink {
   bool sealed() const { return sealed_; }
   ArenaSlots& slots() { return slots_; }
   LaneCounts counts() const;  // while nobody puts
+  // Connections that were made again.
+  uint64_t resumed() const;
   uint64_t bytes_sent() const;
   void Shutdown();
 
  private:
   explicit LaneSink(ArenaSlots::Grow grow) : slots_(std::move(grow)) {}
-  LaneWriter& Current() { return *writers_[turn_]; }
+  ResumingLane& Current() { return *writers_[turn_]; }
   absl::Status NextIfFull();
   void Tell();
 
   ArenaSlots slots_;
   bool sealed_ = false;
-  std::vector<std::unique_ptr<LaneWriter>> writers_;
+  std::vector<std::unique_ptr<ResumingLane>> writers_;
   std::vector<checkpoint::PageLane*> lanes_;
   size_t turn_ = 0;
   std::mutex mutex_;  // guards the two below

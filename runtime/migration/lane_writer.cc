@@ -351,4 +351,12 @@ absl::Status LaneWriter::WaitForAnswer(Deadline deadline, std::vector<PageRun>& 
   return absl::OkStatus();
 }
 
+std::vector<PageRun> LaneWriter::Unanswered() const {
+  std::vector<PageRun> runs = refused_;
+  for (const Outstanding& batch : outstanding_)
+    runs.insert(runs.end(), batch.runs.begin(), batch.runs.end());
+  for (const BatchRun& run : batch_.runs) runs.push_back(run.run);
+  return runs;
+}
+
 }  // namespace starling::migration

@@ -70,6 +70,10 @@ class LaneWriter final : public checkpoint::PageLane {
   // Appends the runs of batches that were refused.
   absl::Status WaitForAnswer(Deadline deadline, std::vector<checkpoint::PageRun>& refused);
 
+  // What the target has not answered for, the batch that is being made and what it refused
+  // included: where the connection is lost, all of it counts as never sent.
+  std::vector<checkpoint::PageRun> Unanswered() const;
+
   // A bit of the next page flips on its way, for tests of what comes of it.
   void DamageNextPage() { damage_ = true; }
 

@@ -212,7 +212,7 @@ absl::Status SourceMigration::Reserve() {
   if (host_.encrypts()) {
     ASSIGN_OR_RETURN(*reserve.mutable_key_share(), NewKeyShare());
   }
-  const LaneOptions lanes = LaneOptionsFrom(host_.config.data);
+  LaneOptions lanes = LaneOptionsFrom(host_.config.data);
   if (lanes.compress || host_.encrypts()) {
     reserve.set_ring_slots(static_cast<uint32_t>(lanes.queue_pairs) * kRingSlotsPerLane);
     reserve.set_ring_slot_bytes(lanes.slab_bytes);
@@ -221,6 +221,9 @@ absl::Status SourceMigration::Reserve() {
                    ghost_ ? KeepGhost(*peer_, reserve, *ghost_, StepDeadline())
                           : peer_->Reserve(reserve, StepDeadline()));
   granted_ = true;
+  // A target that has not heard of us for longer has given the migration up.
+  lanes.patience = std::chrono::duration_cast<Duration>(
+      std::chrono::duration<double>(std::max(0.0, granted.lease_s())));
   *report_.mutable_target() = granted.host();
   if (granted.key_share().empty() == host_.encrypts()) {
     return absl::FailedPreconditionError(absl::StrCat("host ", row_.peer, " would have pages ",
@@ -345,10 +348,21 @@ void SourceMigration::TellResent(uint64_t pages) {
               absl::StrCat(pages, " pages did not come through whole, and are sent again"));
 }
 
+void SourceMigration::TellResumed() {
+  const uint64_t resumed = sink_->resumed();
+  if (resumed == resumed_told_) return;
+  host_.Event(row_.component, "stream-resumed",
+              absl::StrCat(resumed - resumed_told_,
+                           " data connections were lost and made again; what was not answered for "
+                           "is sent again"));
+  resumed_told_ = resumed;
+}
+
 // What did not come through whole is read again from the frozen component.
 absl::Status SourceMigration::FlushFrozen() {
   for (int attempt = 1;; ++attempt) {
     ASSIGN_OR_RETURN(const std::vector<checkpoint::PageRun> refused, sink_->Flush(StepDeadline()));
+    TellResumed();
     if (refused.empty()) return absl::OkStatus();
     if (attempt == kMostAttempts) {
       return absl::DataLossError(absl::StrCat(refused.size(),

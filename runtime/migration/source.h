@@ -139,6 +139,7 @@ class SourceMigration {
   absl::Status FreezeInstant(v1::CommitInstantRequest& instant);
   absl::Status FlushFrozen();
   void TellResent(uint64_t pages);
+  void TellResumed();
   void KeepLease();
   absl::Status StillWanted() const;
   void Enter(v1::Step step, absl::string_view message);
@@ -197,6 +198,7 @@ class SourceMigration {
   uint64_t sent_as_ghost_ = 0;  // bytes, not this migration's
   LaneCounts counts_as_ghost_;  // of them
   uint32_t rounds_ = 0;
+  uint64_t resumed_told_ = 0;  // of the sink's resumed()
   TimePoint begun_;
   double began_unix_s_;
   TimePoint frozen_at_{};

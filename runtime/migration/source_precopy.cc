@@ -168,6 +168,7 @@ absl::StatusOr<checkpoint::RoundReport> SourceMigration::OneRound(uint32_t numbe
   RETURN_IF_ERROR(StillWanted());
   RETURN_IF_ERROR(Annotate(round.status(), absl::StrCat("pre-copy round ", number)));
   ASSIGN_OR_RETURN(const std::vector<checkpoint::PageRun> refused, sink_->Flush(StepDeadline()));
+  TellResumed();
   if (!refused.empty()) {
     uint64_t pages = 0;
     for (const checkpoint::PageRun& run : refused) pages += run.pages;

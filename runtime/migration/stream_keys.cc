@@ -15,7 +15,8 @@
 namespace starling::migration {
 namespace {
 
-constexpr char kLabel[] = "starling page stream v1";  // with its NUL
+constexpr char kLabel[] = "starling page stream v1";             // with its NUL
+constexpr char kAgainLabel[] = "starling page stream v1 again";  // likewise
 
 struct FreeKdf {
   void operator()(EVP_KDF* kdf) const { EVP_KDF_free(kdf); }
@@ -81,6 +82,23 @@ absl::StatusOr<std::vector<ChannelKeys>> DeriveStreamKeys(absl::string_view sour
                                                         StreamDirection::kToTarget));
     ASSIGN_OR_RETURN(keys[i].to_source, DeriveStreamKey(source_share, target_share, migration_id, i,
                                                         StreamDirection::kToSource));
+  }
+  return keys;
+}
+
+absl::StatusOr<ChannelKeys> KeysOfAttempt(const ChannelKeys& first, uint32_t attempt) {
+  if (attempt == 0) return first;
+  std::string info(kAgainLabel, sizeof(kAgainLabel));
+  for (int shift = 0; shift < 32; shift += 8)
+    info.push_back(static_cast<char>(attempt >> shift & 0xff));
+  ChannelKeys keys;
+  const std::pair<const transport::CipherKey*, transport::CipherKey*> directions[] = {
+      {&first.to_target, &keys.to_target}, {&first.to_source, &keys.to_source}};
+  for (const auto& [from, to] : directions) {
+    const absl::string_view input(reinterpret_cast<const char*>(from->data()), from->size());
+    ASSIGN_OR_RETURN(std::string derived, HkdfSha256("", input, info, to->size()));
+    std::memcpy(to->data(), derived.data(), to->size());
+    OPENSSL_cleanse(derived.data(), derived.size());
   }
   return keys;
 }

@@ -41,6 +41,12 @@ absl::StatusOr<std::vector<ChannelKeys>> DeriveStreamKeys(absl::string_view sour
                                                           absl::string_view migration_id,
                                                           uint32_t connections);
 
+// The keys of the `attempt`th connection that takes the place of a lost one, of those of the first:
+// no key is used by two connections. Attempt 0 is the first one itself.
+//   salt: none; input: the first connection's key of that direction;
+//   info: "starling page stream v1 again" with its NUL, `attempt` as four bytes, little-endian
+absl::StatusOr<ChannelKeys> KeysOfAttempt(const ChannelKeys& first, uint32_t attempt);
+
 // HKDF-SHA256 itself, `bytes` long (at most 8160).
 absl::StatusOr<std::string> HkdfSha256(absl::string_view salt, absl::string_view input,
                                        absl::string_view info, size_t bytes);

@@ -632,9 +632,12 @@ void Targets::AcceptLoop(const std::stop_token& stop, transport::Listener& liste
       incoming->reset();
       continue;
     }
-    const absl::string_view number = (*incoming)->private_data().substr(kTokenBytes, 1);
-    const uint32_t lane = number.empty() ? 0 : static_cast<uint8_t>(number[0]);
-    if (const absl::Status status = ghost->receiver->Accept(lane, std::move(*incoming));
+    const auto shown = [data = (*incoming)->private_data()](size_t at) -> uint32_t {
+      return at < data.size() ? static_cast<uint8_t>(data[at]) : 0;
+    };
+    const uint32_t lane = shown(kTokenBytes);
+    const uint32_t attempt = shown(kTokenBytes + 1);
+    if (const absl::Status status = ghost->receiver->Accept(lane, std::move(*incoming), attempt);
         !status.ok()) {
       spdlog::warn("migration {}: data connection: {}", ghost->row.id, status.ToString());
     }

@@ -282,7 +282,10 @@ absl::StatusOr<std::unique_ptr<roce::PacketPort>> OpenPort(const std::string& na
   const unsigned number = numbers++;
   const bool physical = spec.kind == Kind::kPci;
   const std::string bus = physical ? "pci" : "vdev";
-  const auto [device, arguments] = Device(spec, number, mac);
+  // clang does not let lambdas capture structured bindings.
+  const auto named = Device(spec, number, mac);
+  const std::string& device = named.first;
+  const std::string& arguments = named.second;
   const auto fail = [&](int error, absl::string_view what) {
     return absl::FailedPreconditionError(
         absl::StrCat("port ", name, ": ", what, ": ", rte_strerror(error < 0 ? -error : error)));
