@@ -43,10 +43,10 @@ absl::StatusOr<Unconnected> MakeConnection(std::unique_ptr<VerbsQueuePair> queue
 }
 
 absl::StatusOr<Unconnected> MakeConnection(EventChannel channel, CmId id, ibv_pd* pd,
-                                           Fabric& fabric) {
-  ASSIGN_OR_RETURN(
-      std::unique_ptr<VerbsQueuePair> queue_pair,
-      VerbsQueuePair::Make(std::move(channel), std::move(id), pd, TuningOf(ConnectionTuning())));
+                                           VerbsEvents& events, Fabric& fabric) {
+  ASSIGN_OR_RETURN(std::unique_ptr<VerbsQueuePair> queue_pair,
+                   VerbsQueuePair::Make(std::move(channel), std::move(id), pd, events,
+                                        TuningOf(ConnectionTuning())));
   return MakeConnection(std::move(queue_pair), fabric);
 }
 
@@ -74,8 +74,12 @@ class VerbsRegion final : public MemoryRegion {
 
 class VerbsIncoming final : public Incoming {
  public:
-  VerbsIncoming(CmId id, std::string private_data, ibv_pd* pd, Fabric& fabric)
-      : id_(std::move(id)), private_data_(std::move(private_data)), pd_(pd), fabric_(fabric) {}
+  VerbsIncoming(CmId id, std::string private_data, ibv_pd* pd, VerbsEvents& events, Fabric& fabric)
+      : id_(std::move(id)),
+        private_data_(std::move(private_data)),
+        pd_(pd),
+        events_(events),
+        fabric_(fabric) {}
   ~VerbsIncoming() override {
     if (id_) rdma_reject(id_.get(), nullptr, 0);
   }
@@ -88,7 +92,7 @@ class VerbsIncoming final : public Incoming {
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());
     if (rdma_migrate_id(id_.get(), channel.get()) != 0) return ErrnoStatus(what);
     ASSIGN_OR_RETURN(Unconnected made,
-                     MakeConnection(std::move(channel), std::move(id_), pd_, fabric_));
+                     MakeConnection(std::move(channel), std::move(id_), pd_, events_, fabric_));
     RETURN_IF_ERROR(made.queue_pair->Accept(deadline, what));
     return std::unique_ptr<Connection>(std::move(made.connection));
   }
@@ -97,13 +101,18 @@ class VerbsIncoming final : public Incoming {
   CmId id_;
   std::string private_data_;
   ibv_pd* pd_;
+  VerbsEvents& events_;
   Fabric& fabric_;
 };
 
 class VerbsListener final : public Listener {
  public:
-  VerbsListener(EventChannel channel, CmId id, ibv_pd* pd, Fabric& fabric)
-      : channel_(std::move(channel)), id_(std::move(id)), pd_(pd), fabric_(fabric) {}
+  VerbsListener(EventChannel channel, CmId id, ibv_pd* pd, VerbsEvents& events, Fabric& fabric)
+      : channel_(std::move(channel)),
+        id_(std::move(id)),
+        pd_(pd),
+        events_(events),
+        fabric_(fabric) {}
 
   absl::StatusOr<std::unique_ptr<Incoming>> Next(Deadline deadline) override {
     while (true) {
@@ -113,8 +122,8 @@ class VerbsListener final : public Listener {
         if (event->event == RDMA_CM_EVENT_CONNECT_REQUEST) {
           std::string data(static_cast<const char*>(event->param.conn.private_data),
                            event->param.conn.private_data_len);
-          incoming =
-              std::make_unique<VerbsIncoming>(CmId(event->id), std::move(data), pd_, fabric_);
+          incoming = std::make_unique<VerbsIncoming>(CmId(event->id), std::move(data), pd_, events_,
+                                                     fabric_);
         }
         rdma_ack_cm_event(event);
         if (incoming) return incoming;
@@ -133,14 +142,16 @@ class VerbsListener final : public Listener {
   EventChannel channel_;
   CmId id_;
   ibv_pd* pd_;
+  VerbsEvents& events_;
   Fabric& fabric_;
 };
 
 // Connects queue pairs that were introduced to each other over TCP.
 class VerbsIntroducer {
  public:
-  VerbsIntroducer(ibv_context* context, const VerbsPort& port, ibv_pd* pd, Fabric& fabric)
-      : context_(context), port_(port), pd_(pd), fabric_(fabric) {}
+  VerbsIntroducer(ibv_context* context, const VerbsPort& port, ibv_pd* pd, VerbsEvents& events,
+                  Fabric& fabric)
+      : context_(context), port_(port), pd_(pd), events_(events), fabric_(fabric) {}
 
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
                                                       absl::string_view private_data,
@@ -151,6 +162,7 @@ class VerbsIntroducer {
                      introduction.Ask(made.queue_pair->OwnAddress(port_), private_data, deadline));
     RETURN_IF_ERROR(made.queue_pair->ConnectTo(port_, peer, Describe(introduction)));
     RETURN_IF_ERROR(introduction.SayReady(deadline));
+    made.queue_pair->SetMade();
     made.queue_pair->WatchPeer(introduction.Release());
     return std::unique_ptr<Connection>(std::move(made.connection));
   }
@@ -167,8 +179,9 @@ class VerbsIntroducer {
 
  private:
   absl::StatusOr<Unconnected> MakePair() {
-    ASSIGN_OR_RETURN(std::unique_ptr<VerbsQueuePair> queue_pair,
-                     VerbsQueuePair::Make(context_, port_, pd_, TuningOf(ConnectionTuning())));
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<VerbsQueuePair> queue_pair,
+        VerbsQueuePair::Make(context_, port_, pd_, events_, TuningOf(ConnectionTuning())));
     return MakeConnection(std::move(queue_pair), fabric_);
   }
   std::string Describe(const Introduction& introduction) const {
@@ -178,20 +191,24 @@ class VerbsIntroducer {
   ibv_context* context_;
   const VerbsPort port_;
   ibv_pd* pd_;
+  VerbsEvents& events_;
   Fabric& fabric_;
 };
 
 class VerbsFabric final : public Fabric {
  public:
   // With a port, queue pairs are introduced over TCP.
-  VerbsFabric(DeviceList devices, ibv_context* context, uint64_t max_region_bytes,
-              ProtectionDomain pd, const std::optional<VerbsPort>& port)
+  VerbsFabric(DeviceList devices, DeviceContext own, ibv_context* context,
+              uint64_t max_region_bytes, ProtectionDomain pd, std::unique_ptr<VerbsEvents> events,
+              const std::optional<VerbsPort>& port)
       : devices_(std::move(devices)),
+        own_(std::move(own)),
         context_(context),
         max_region_bytes_(max_region_bytes),
         pd_(std::move(pd)),
+        events_(std::move(events)),
         device_(ibv_get_device_name(context->device)) {
-    if (port) introducer_.emplace(context_, *port, pd_.get(), *this);
+    if (port) introducer_.emplace(context_, *port, pd_.get(), *events_, *this);
   }
 
   // Introduced over TCP, its queue pairs are connected to those of the provider "roce".
@@ -229,7 +246,8 @@ class VerbsFabric final : public Fabric {
       return ErrnoStatus(absl::StrCat("bind ", where));
     RETURN_IF_ERROR(CheckDevice(id.get(), where));
     if (rdma_listen(id.get(), kBacklog) != 0) return ErrnoStatus(absl::StrCat("listen on ", where));
-    return std::make_unique<VerbsListener>(std::move(channel), std::move(id), pd_.get(), *this);
+    return std::make_unique<VerbsListener>(std::move(channel), std::move(id), pd_.get(), *events_,
+                                           *this);
   }
 
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
@@ -249,7 +267,7 @@ class VerbsFabric final : public Fabric {
     if (rdma_resolve_route(id.get(), timeout) != 0) return ErrnoStatus(what);
     RETURN_IF_ERROR(AwaitCmEvent(channel.get(), RDMA_CM_EVENT_ROUTE_RESOLVED, deadline, what));
     ASSIGN_OR_RETURN(Unconnected made,
-                     MakeConnection(std::move(channel), std::move(id), pd_.get(), *this));
+                     MakeConnection(std::move(channel), std::move(id), pd_.get(), *events_, *this));
     RETURN_IF_ERROR(made.queue_pair->Connect(private_data, deadline, what));
     return std::unique_ptr<Connection>(std::move(made.connection));
   }
@@ -272,10 +290,12 @@ class VerbsFabric final : public Fabric {
                                                       ": mend data.device or data.listen"));
   }
 
-  DeviceList devices_;  // librdmacm's; keeps the context below
-  ibv_context* context_;
+  DeviceList devices_;    // librdmacm's
+  DeviceContext own_;     // without a connection manager
+  ibv_context* context_;  // one of the two above
   uint64_t max_region_bytes_;
   ProtectionDomain pd_;
+  std::unique_ptr<VerbsEvents> events_;
   std::string device_;
   std::optional<VerbsIntroducer> introducer_;
 };
@@ -311,6 +331,15 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, Ver
         "): name one of `ibv_devices` as data.device, or make a SoftRoCE one: rdma link add rxe0 "
         "type rxe netdev DEVICE"));
   }
+  // librdmacm's context is one for the whole process, and an event is heard by one reader only:
+  // without the connection manager the device is opened once more.
+  DeviceContext own;
+  if (connect == VerbsConnect::kIntroduction) {
+    own.reset(ibv_open_device(chosen->device));
+    if (!own) return ErrnoStatus(absl::StrCat("open ", ibv_get_device_name(chosen->device)));
+    chosen = own.get();
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<VerbsEvents> events, VerbsEvents::Watch(chosen));
   ProtectionDomain pd(ibv_alloc_pd(chosen));
   if (!pd) return ErrnoStatus("allocate a protection domain");
   ibv_device_attr attributes = {};
@@ -322,8 +351,8 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, Ver
   if (connect == VerbsConnect::kIntroduction) {
     ASSIGN_OR_RETURN(port, FindVerbsPort(chosen));
   }
-  return std::make_unique<VerbsFabric>(std::move(contexts), chosen, max_region_bytes, std::move(pd),
-                                       port);
+  return std::make_unique<VerbsFabric>(std::move(contexts), std::move(own), chosen,
+                                       max_region_bytes, std::move(pd), std::move(events), port);
 }
 
 }  // namespace starling::transport

@@ -11,6 +11,7 @@
 namespace starling::transport {
 
 struct VerbsDelete {
+  void operator()(ibv_context* context) const { ibv_close_device(context); }
   void operator()(ibv_pd* pd) const { ibv_dealloc_pd(pd); }
   void operator()(ibv_mr* region) const { ibv_dereg_mr(region); }
   void operator()(ibv_cq* queue) const { ibv_destroy_cq(queue); }
@@ -21,6 +22,7 @@ struct VerbsDelete {
   void operator()(rdma_cm_id* id) const { rdma_destroy_id(id); }
 };
 
+using DeviceContext = std::unique_ptr<ibv_context, VerbsDelete>;
 using ProtectionDomain = std::unique_ptr<ibv_pd, VerbsDelete>;
 using Region = std::unique_ptr<ibv_mr, VerbsDelete>;
 using CompletionQueue = std::unique_ptr<ibv_cq, VerbsDelete>;

@@ -117,15 +117,20 @@ absl::StatusOr<VerbsPort> FindVerbsPort(ibv_context* context) {
 }
 
 VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context,
-                               const VerbsTuning& tuning)
-    : tuning_(tuning), channel_(std::move(channel)), id_(std::move(id)), context_(context) {}
+                               VerbsEvents& events, const VerbsTuning& tuning)
+    : tuning_(tuning),
+      channel_(std::move(channel)),
+      id_(std::move(id)),
+      context_(context),
+      device_events_(events) {}
 
 absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChannel channel, CmId id,
                                                                      ibv_pd* pd,
+                                                                     VerbsEvents& events,
                                                                      const VerbsTuning& tuning) {
   ibv_context* const context = id->verbs;
   auto made = std::unique_ptr<VerbsQueuePair>(
-      new VerbsQueuePair(std::move(channel), std::move(id), context, tuning));
+      new VerbsQueuePair(std::move(channel), std::move(id), context, events, tuning));
   RETURN_IF_ERROR(made->MakeQueues(pd));
   made->Describe();
   RETURN_IF_ERROR(made->Advance(IBV_QPS_INIT, "prepare"));
@@ -135,13 +140,15 @@ absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(EventChanne
 absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(ibv_context* context,
                                                                      const VerbsPort& port,
                                                                      ibv_pd* pd,
+                                                                     VerbsEvents& events,
                                                                      const VerbsTuning& tuning) {
-  auto made =
-      std::unique_ptr<VerbsQueuePair>(new VerbsQueuePair(nullptr, nullptr, context, tuning));
+  auto made = std::unique_ptr<VerbsQueuePair>(
+      new VerbsQueuePair(nullptr, nullptr, context, events, tuning));
   VerbsQueuePair& self = *made;
   RETURN_IF_ERROR(self.MakeQueues(pd));
   self.description_ =
       absl::StrCat(ibv_get_device_name(context->device), ", queue pair ", self.queues_->qp_num);
+  self.port_ = port.number;
   self.psn_ = std::random_device()() & 0xffffff;
   ibv_qp_attr attributes = {};
   attributes.qp_state = IBV_QPS_INIT;
@@ -184,6 +191,7 @@ absl::Status VerbsQueuePair::MakeQueues(ibv_pd* pd) {
                                     kMaxPieces, " pieces and ", tuning_.receive_depth,
                                     " receives"));
   }
+  device_events_.Add(this);
   return absl::OkStatus();
 }
 
@@ -244,6 +252,7 @@ VerbsQueuePair::~VerbsQueuePair() {
   // First the queue pair, so that nothing is sent any more that the peer could take for part of the
   // conversation.
   if (queues_ != nullptr) {
+    device_events_.Remove(this);
     ibv_qp_attr attributes = {};
     attributes.qp_state = IBV_QPS_ERR;
     (void)ibv_modify_qp(queues_.get(), &attributes, IBV_QP_STATE);
@@ -287,6 +296,7 @@ absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what)
     mask |= IBV_QP_ACCESS_FLAGS;
   }
   if (state == IBV_QPS_RTR) {
+    port_ = id_->port_num;
     ibv_port_attr port = {};
     if (ibv_query_port(id_->verbs, id_->port_num, &port) != 0) {
       return ErrnoStatus(absl::StrCat(what, ": query port ", id_->port_num));
@@ -342,6 +352,7 @@ absl::Status VerbsQueuePair::Connect(absl::string_view private_data, Deadline de
   parameters.private_data_len = static_cast<uint8_t>(private_data.size());
   if (rdma_connect(id_.get(), &parameters) != 0) return ErrnoStatus(what);
   active_ = true;
+  made_ = true;
   // The manager leaves the last step to us, since it does not know our queue pair.
   RETURN_IF_ERROR(AwaitCmEvent(channel_.get(), RDMA_CM_EVENT_CONNECT_RESPONSE, deadline, what));
   RETURN_IF_ERROR(Advance(IBV_QPS_RTR, what));
@@ -415,6 +426,9 @@ absl::StatusOr<size_t> VerbsQueuePair::Poll(std::span<WorkCompletion> completion
                   polled.data());
   if (n < 0)
     return absl::InternalError(absl::StrCat(description_, ": the completion queue failed"));
+  // What completed before is told first.
+  if (const char* const why = event_; n == 0 && why != nullptr)
+    return absl::UnavailableError(absl::StrCat(description_, ": ", why));
   for (int i = 0; i < n; ++i) {
     const ibv_wc& wc = polled[static_cast<size_t>(i)];
     WorkCompletion& completion = completions[static_cast<size_t>(i)];
@@ -472,6 +486,11 @@ absl::StatusOr<QueuePair::Event> VerbsQueuePair::Wait(Deadline deadline) {
     return Event::kCompleted;
   }
   return Event::kNothing;
+}
+
+void VerbsQueuePair::Fail(const char* why) {
+  event_ = why;
+  Wake();
 }
 
 void VerbsQueuePair::Wake() { (void)::eventfd_write(wake_.get(), 1); }

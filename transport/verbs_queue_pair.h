@@ -1,8 +1,12 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
+#include <thread>
 
 #include "absl/strings/string_view.h"
 #include "base/fd.h"
@@ -11,6 +15,34 @@
 #include "transport/verbs_objects.h"
 
 namespace starling::transport {
+
+class VerbsQueuePair;
+
+// Hears a device's asynchronous events and tells the queue pairs whose they are. A queue pair that
+// has failed is of no use to either side; a port that goes down ends those connections that this
+// side made, which is the side that makes them again. One for each context, since an event is
+// heard once. Thread-safe; outlives its queue pairs.
+class VerbsEvents {
+ public:
+  // `context` outlives it.
+  static absl::StatusOr<std::unique_ptr<VerbsEvents>> Watch(ibv_context* context);
+  ~VerbsEvents();
+
+  void Add(VerbsQueuePair* queue_pair);
+  // Nothing is told to it any more when this has returned.
+  void Remove(VerbsQueuePair* queue_pair);
+
+ private:
+  explicit VerbsEvents(ibv_context* context) : context_(context) {}
+  void Run();
+  void Hear(const ibv_async_event& event);
+
+  ibv_context* const context_;
+  UniqueFd stop_;  // eventfd
+  std::mutex mutex_;
+  std::set<VerbsQueuePair*> queue_pairs_;  // guarded by mutex_
+  std::thread thread_;
+};
 
 // Numbers of one verbs queue pair, beside those of the connection.
 struct VerbsTuning {
@@ -54,12 +86,14 @@ class VerbsQueuePair final : public QueuePair {
  public:
   // `id` has been resolved or has come with a request; the queue pair is ready for receives to be
   // posted.
+  // `events` are its context's.
   static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(EventChannel channel, CmId id,
-                                                              ibv_pd* pd,
+                                                              ibv_pd* pd, VerbsEvents& events,
                                                               const VerbsTuning& tuning);
   // Without a connection manager.
   static absl::StatusOr<std::unique_ptr<VerbsQueuePair>> Make(ibv_context* context,
                                                               const VerbsPort& port, ibv_pd* pd,
+                                                              VerbsEvents& events,
                                                               const VerbsTuning& tuning);
   ~VerbsQueuePair() override;
 
@@ -69,6 +103,14 @@ class VerbsQueuePair final : public QueuePair {
                          const std::string& description);
   // `peer` becomes readable when the peer has gone.
   void WatchPeer(UniqueFd peer) { peer_ = std::move(peer); }
+
+  // This side made the connection, and makes another one when its port goes down.
+  void SetMade() { made_ = true; }
+  bool made() const { return made_; }
+  uint32_t number() const { return queues_->qp_num; }
+  uint8_t port() const { return port_; }
+  // From the thread of events: the device says that it is of no use any more, why (static).
+  void Fail(const char* why);
 
   // The active side: asks, and returns when both sides are ready.
   absl::Status Connect(absl::string_view private_data, Deadline deadline, absl::string_view what);
@@ -84,7 +126,8 @@ class VerbsQueuePair final : public QueuePair {
   const std::string& description() const override { return description_; }
 
  private:
-  VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context, const VerbsTuning& tuning);
+  VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context, VerbsEvents& events,
+                 const VerbsTuning& tuning);
   absl::Status MakeQueues(ibv_pd* pd);
   absl::Status Advance(ibv_qp_state state, absl::string_view what);
   rdma_conn_param Parameters() const;
@@ -96,6 +139,10 @@ class VerbsQueuePair final : public QueuePair {
   EventChannel channel_;
   CmId id_;
   ibv_context* const context_;
+  VerbsEvents& device_events_;
+  std::atomic<bool> made_{false};
+  std::atomic<uint8_t> port_{0};  // 0: not known yet
+  std::atomic<const char*> event_{nullptr};
   UniqueFd peer_;  // without a connection manager
   UniqueFd wake_;  // eventfd
   CompletionChannel events_;

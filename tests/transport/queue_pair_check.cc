@@ -66,6 +66,7 @@ struct Side {
   std::unique_ptr<RoceThread> thread;
   ProtectionDomain pd;
   std::vector<Region> regions;
+  std::unique_ptr<VerbsEvents> events;
   std::unique_ptr<QueuePair> queue_pair;
   QueuePairAddress own;
   std::function<absl::Status(const QueuePairAddress&, Deadline)> connect;
@@ -129,7 +130,8 @@ absl::Status OpenVerbsSide(Memory& memory, Side& side) {
   side.keys.inbox = add(memory.inbox, 0);
   side.keys.fetched = add(memory.fetched, 0);
   ASSIGN_OR_RETURN(const VerbsPort port, FindVerbsPort(context));
-  ASSIGN_OR_RETURN(auto queue_pair, VerbsQueuePair::Make(context, port, side.pd.get(),
+  ASSIGN_OR_RETURN(side.events, VerbsEvents::Watch(context));
+  ASSIGN_OR_RETURN(auto queue_pair, VerbsQueuePair::Make(context, port, side.pd.get(), *side.events,
                                                          {.receive_depth = kReceives}));
   VerbsQueuePair* const raw = queue_pair.get();
   side.own = raw->OwnAddress(port);

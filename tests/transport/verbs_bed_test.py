@@ -99,6 +99,17 @@ class VerbsBedTest(fabric_beds.FabricBedTest):
         bed("link", "node2", "down")
         self.expect_loss_noticed(sender)
 
+    def test_port_down(self):
+        """The device's word ends a connection at once, before any retry has run out."""
+        self.listener()
+        sender = self.sender_until_loss()
+        self.addCleanup(bed, "exec", "node1", "--", "ip", "link", "set", "eth0", "up")
+        bed("exec", "node1", "--", "ip", "link", "set", "eth0", "down")
+        output, _ = sender.communicate(timeout=self.TIMEOUT_S + self.GRACE_S)
+        self.assertEqual(sender.returncode, 0, output)
+        self.assertRegex(output, r"lost after \d+ passes")
+        self.assertIn("its port went down", output)
+
     def test_short_cuts(self):
         """A link that comes back within the deadline costs time, nothing else."""
         self.listener()
