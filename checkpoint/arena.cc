@@ -446,7 +446,10 @@ absl::StatusOr<Arena::ImageTotals> Arena::WriteImages(const FinalList& list,
   {
     const std::lock_guard lock(mutex_);
     const RunMap<SlotValue> none;
-    for (const auto& [name, runs] : spaces) {
+    for (const auto& space : spaces) {
+      // No structured bindings: clang does not let lambdas capture them.
+      const auto& name = space.first;
+      const auto& runs = space.second;
       const auto found = spaces_.find(name);
       const RunMap<SlotValue>& pages = found == spaces_.end() ? none : found->second.pages;
       PlannedSpace planned;
