@@ -160,6 +160,7 @@ void LaneReceiver::Serve(Lane& lane) {
     absl::Status status = message.status();
     if (status.ok()) status = Apply(*message, lane);
     if (status.ok()) continue;
+    TellRefused(status);
     std::lock_guard lock(mutex_);
     if (!closed_) {
       lane.ended = status;
@@ -169,6 +170,13 @@ void LaneReceiver::Serve(Lane& lane) {
     lane.channel->connection().Shutdown();
     return;
   }
+}
+
+void LaneReceiver::TellRefused(const absl::Status& status) const {
+  // Other errors are the connection's own.
+  if (options_.refused &&
+      (absl::IsDataLoss(status) || absl::IsInvalidArgument(status) || absl::IsOutOfRange(status)))
+    options_.refused(status.message());
 }
 
 absl::Status LaneReceiver::Apply(absl::string_view message, Lane& lane) {
@@ -181,6 +189,7 @@ absl::Status LaneReceiver::Apply(absl::string_view message, Lane& lane) {
   if (const absl::Status landed = Land(batch, lane); !landed.ok()) {
     spdlog::warn("data connection {}: batch {}: {}", lane.channel->connection().description(),
                  batch.sequence, landed.ToString());
+    TellRefused(landed);
     if (lane.answer.refused.empty()) lane.answer.error = std::string(landed.message());
     lane.answer.refused.push_back(batch.sequence);
     if (lane.answer.refused.size() > kMaxRefused) return landed;

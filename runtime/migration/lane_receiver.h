@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -38,6 +39,9 @@ class LaneReceiver {
     std::string images_dir;  // see checkpoint::Arena; empty: in memory alone
     RingOptions ring;
     std::vector<ChannelKeys> keys;  // of the data connections by their numbers; none: plain
+    // Hears, on some thread, what was not taken from the source: a message or a batch that was
+    // altered, repeated or left out, is not sealed where it has to be, or says what cannot be.
+    std::function<void(absl::string_view)> refused;
   };
   // Errors: kInvalidArgument for a ring beyond what a source may ask for; kResourceExhausted.
   static absl::StatusOr<std::unique_ptr<LaneReceiver>> Create(transport::Fabric& fabric,
@@ -87,6 +91,7 @@ class LaneReceiver {
 
   absl::Status MakeRing();
   void Serve(Lane& lane);
+  void TellRefused(const absl::Status& status) const;
   absl::Status Apply(absl::string_view message, Lane& lane);
   absl::Status Land(const Batch& batch, Lane& lane);
   absl::Status Unpack(const Batch& batch, Lane& lane);

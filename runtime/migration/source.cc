@@ -34,6 +34,8 @@ constexpr double kArenaSlack = 1.125;
 constexpr uint64_t kArenaSpare = 16 * kMiB;
 // Of the arena, made before the first page is sent; the rest is made while pages go.
 constexpr uint64_t kArenaFirst = 64 * kMiB;
+// For how long a lost data connection is made again, whatever the target says of its lease.
+constexpr double kLongestPatience_s = 3600;
 // Times that pages of the frozen component are sent before the migration is called off.
 constexpr int kMostAttempts = 3;
 
@@ -222,8 +224,9 @@ absl::Status SourceMigration::Reserve() {
                           : peer_->Reserve(reserve, StepDeadline()));
   granted_ = true;
   // A target that has not heard of us for longer has given the migration up.
-  lanes.patience = std::chrono::duration_cast<Duration>(
-      std::chrono::duration<double>(std::max(0.0, granted.lease_s())));
+  const double lease_s =
+      granted.lease_s() > 0 ? std::min(granted.lease_s(), kLongestPatience_s) : 0;
+  lanes.patience = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(lease_s));
   *report_.mutable_target() = granted.host();
   if (granted.key_share().empty() == host_.encrypts()) {
     return absl::FailedPreconditionError(absl::StrCat("host ", row_.peer, " would have pages ",

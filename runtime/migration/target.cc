@@ -188,6 +188,10 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
                              ? std::min(request.arena_first_bytes(), request.arena_bytes())
                              : request.arena_bytes();
   receiver.images_dir = ghost->images;
+  receiver.refused = [this, peer = ghost->row.peer](absl::string_view what) {
+    spdlog::debug("host {}: {}", peer, std::string(what));
+    host_.security->refusals().Add("stream", absl::StrCat("pages from host ", peer));
+  };
   receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
   if (request.post_copy()) {
     // Known to one another before the freeze: a handshake takes its time.
@@ -639,6 +643,8 @@ void Targets::AcceptLoop(const std::stop_token& stop, transport::Listener& liste
     const uint32_t attempt = shown(kTokenBytes + 1);
     if (const absl::Status status = ghost->receiver->Accept(lane, std::move(*incoming), attempt);
         !status.ok()) {
+      if (absl::IsFailedPrecondition(status))
+        host_.security->refusals().Add("token", absl::StrCat("data port, ", provider));
       spdlog::warn("migration {}: data connection: {}", ghost->row.id, status.ToString());
     }
   }

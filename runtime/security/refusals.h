@@ -19,7 +19,7 @@ class Refusals {
   using Tell = std::function<void(absl::string_view kind, absl::string_view text)>;
   explicit Refusals(Tell tell) : tell_(std::move(tell)) {}
 
-  // `kind`: "certificate", "role", "ownership". `text` is the case: the same words are told once.
+  // `kind`: "certificate", "role", "ownership", "token", "stream". `text` is the case: the same words are told once.
   void Add(absl::string_view kind, absl::string_view text);
 
   std::map<std::string, uint64_t> counts() const;
