@@ -26,12 +26,16 @@ class Hog(Memory):
     mib = 48
 
 
+class LargeHog(Memory):
+    mib = 512
+
+
 class Test:
-    def __init__(self, bed, name):
+    def __init__(self, bed, name, hog):
         self.bed = bed
         self.name = name
         self.one, self.two = bed.nodes[1], bed.nodes[2]
-        self.hog = Hog()
+        self.hog = hog
 
     # What the cases are made of -----------------------------------------------------------------
 
@@ -43,8 +47,13 @@ class Test:
         for node in (self.one, self.two):
             node.shell("rm -rf /run/starling/hold", check=False)
         self.bed.link(self.one, "up")
+        self.port(self.one, "up")
         for node in (self.one, self.two):
             node.starling("stop", self.name, "--grace", "2", check=False)
+
+    def port(self, node, state):
+        """The data device itself, which the RDMA device tells of; a cut link leaves it as it is."""
+        node.shell(f"ip link set eth0 {state}")
 
     def hold(self, node, point):
         node.shell(f"mkdir -p /run/starling/hold && touch /run/starling/hold/{point}")
@@ -260,12 +269,84 @@ class Test:
             raise Failed(f"node2 has {self.state(self.two)}")
         return f"{state} on node1, nothing on node2"
 
+    def after_three_seconds(self, lose, mend):
+        done = []
+        mover = threading.Thread(target=lambda: done.append(self.move()), daemon=True)
+        mover.start()
+        wait_until("a round has begun", lambda: any(
+            "PRECOPY: round 1" in text for text in self.events(self.one, "migration-step")))
+        time.sleep(2)
+        if done:
+            raise Failed("it was moved before anything could be done to it")
+        lose()
+        time.sleep(3)
+        mend()
+        mover.join()
+        if done[0].code != 0:
+            raise Failed(f"migrate ended with {done[0].code}: {done[0].err.strip()[-500:]}")
+        report = json.loads(done[0].out.strip().splitlines()[-1])["report"]
+        return (f"{report['provider']}, {int(report['wire_bytes']) >> 20} MiB for {self.hog.mib} "
+                f"in {report['total_s']:.0f} s; right after {self.content_is_right()} steps")
+
+    def a_link_cut_for_three_seconds_is_waited_for(self):
+        return self.after_three_seconds(lambda: self.bed.link(self.one, "down"),
+                                        lambda: self.bed.link(self.one, "up"))
+
+    def a_port_down_for_three_seconds_has_the_stream_resumed(self):
+        said = self.after_three_seconds(lambda: self.port(self.one, "down"),
+                                        lambda: self.port(self.one, "up"))
+        resumed = self.events(self.one, "stream-resumed")
+        if not resumed:
+            raise Failed("no data connection was made again")
+        return f"{resumed[-1]}; {said}"
+
+    def holdings(self, node):
+        """What there is of the RDMA device, by kind, and the agent's descriptors."""
+        rdma = node.shell("rdma resource show").out.split()
+        descriptors = node.shell("ls /proc/$(cat /run/bed-agent/pid)/fd | wc -l").out.split()
+        return rdma, int(descriptors[0])
+
+    def a_port_down_for_ever_calls_the_move_off_and_leaves_nothing(self):
+        before = [self.holdings(node) for node in (self.one, self.two)]
+        self.hold(self.one, "source-precopy")
+        done = []
+        mover = threading.Thread(target=lambda: done.append(self.move()), daemon=True)
+        mover.start()
+        wait_until("the data connections are there", lambda: self.one.shell(
+            "test -e /run/starling/hold/source-precopy.reached", check=False).code == 0)
+        connected = self.holdings(self.one)[0]
+        if connected == before[0][0]:
+            raise Failed(f"a migration holds nothing of the RDMA device: {' '.join(connected)}")
+        self.port(self.one, "down")
+        self.release(self.one, "source-precopy")
+        began = time.monotonic()
+        mover.join()
+        took = time.monotonic() - began
+        if done[0].code == 0:
+            raise Failed("it was moved without a link")
+        if self.state(self.one) != "running" or not self.processes(self.one):
+            raise Failed(f"it is {self.state(self.one)} on node1")
+        self.port(self.one, "up")
+        for node, (rdma, descriptors) in zip((self.one, self.two), before):
+            # A connection between the agents may have been made meanwhile, on either side.
+            wait_until(f"{node.name} holds what it held before", lambda: (
+                self.holdings(node)[0] == rdma and self.holdings(node)[1] <= descriptors + 2))
+        if self.processes(self.two):
+            raise Failed("a copy is left on node2")
+        return (f"called off {took:.0f} s after the loss, exit code {done[0].code}; node1 held "
+                f"{' '.join(connected[2:])}, then again {' '.join(before[0][0][2:])}; right after "
+                f"{self.content_is_right()} steps")
+
     def bed_thread(self):
         thread = threading.Thread(target=self.move, daemon=True)
         thread.start()
         return thread
 
 
+# What has to be under way for long enough that something can be done to it, and room for it.
+LARGE = ["a_link_cut_for_three_seconds_is_waited_for",
+         "a_port_down_for_three_seconds_has_the_stream_resumed"]
+LARGE_GUESTS_MIB = 1792
 CASES = [name for name in vars(Test) if name.startswith(("a_", "an_", "memory_"))]
 
 
@@ -274,12 +355,15 @@ def main():
     if options.list:
         print("\n".join(CASES))
         return 0
-    with beds.Bed(options.bed, options.kernel, options.keep) as bed:
+    names = options.case or CASES
+    room = {"memory_mib": LARGE_GUESTS_MIB} if set(names) & set(LARGE) else {}
+    with beds.Bed(options.bed, options.kernel, options.keep, **room) as bed:
         test = None
 
         def act(name):
             nonlocal test
-            test = Test(bed, f"damaged-{CASES.index(name)}")
+            hog = LargeHog() if name in LARGE else Hog()
+            test = Test(bed, f"damaged-{CASES.index(name)}", hog)
             test.start()
             return getattr(test, name)()
 
@@ -288,7 +372,7 @@ def main():
                 cases.show_logs((test.one, test.two))
             test.stop()
 
-        rows = cases.run(options.case or CASES, act, after)
+        rows = cases.run(names, act, after)
     return cases.close(rows, options.json)
 
 
