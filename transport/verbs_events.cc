@@ -52,6 +52,11 @@ void VerbsEvents::Remove(VerbsQueuePair* queue_pair) {
   queue_pairs_.erase(queue_pair);
 }
 
+void VerbsEvents::Keep(EventChannel channel, CmId id) {
+  const std::lock_guard lock(mutex_);
+  kept_.emplace_back(std::move(channel), std::move(id));
+}
+
 void VerbsEvents::Run() {
   while (true) {
     pollfd pollers[] = {{context_->async_fd, POLLIN, 0}, {stop_.get(), POLLIN, 0}};
@@ -96,6 +101,7 @@ void VerbsEvents::Hear(const ibv_async_event& event) {
       return;
     case IBV_EVENT_PORT_ACTIVE:
       spdlog::info("{}: port {} is up", device, event.element.port_num);
+      kept_.clear();
       return;
     default:
       spdlog::debug("{}: {}", device, what);

@@ -257,7 +257,12 @@ VerbsQueuePair::~VerbsQueuePair() {
     attributes.qp_state = IBV_QPS_ERR;
     (void)ibv_modify_qp(queues_.get(), &attributes, IBV_QP_STATE);
   }
-  if (active_) (void)rdma_disconnect(id_.get());
+  ibv_port_attr port = {};
+  if (active_ && ibv_query_port(context_, port_, &port) == 0 && port.state != IBV_PORT_ACTIVE) {
+    device_events_.Keep(std::move(channel_), std::move(id_));
+  } else if (active_) {
+    (void)rdma_disconnect(id_.get());
+  }
   if (events_unacknowledged_ > 0) ibv_ack_cq_events(completions_.get(), events_unacknowledged_);
 }
 

@@ -7,6 +7,8 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "base/fd.h"
@@ -31,6 +33,10 @@ class VerbsEvents {
   void Add(VerbsQueuePair* queue_pair);
   // Nothing is told to it any more when this has returned.
   void Remove(VerbsQueuePair* queue_pair);
+  // Keeps what the connection manager has of a connection until a port is up again. To give it up
+  // says goodbye to the peer, and SoftRoCE's queue pair for such messages may not outlive one that
+  // has no route.
+  void Keep(EventChannel channel, CmId id);
 
  private:
   explicit VerbsEvents(ibv_context* context) : context_(context) {}
@@ -40,7 +46,8 @@ class VerbsEvents {
   ibv_context* const context_;
   UniqueFd stop_;  // eventfd
   std::mutex mutex_;
-  std::set<VerbsQueuePair*> queue_pairs_;  // guarded by mutex_
+  std::set<VerbsQueuePair*> queue_pairs_;            // guarded by mutex_
+  std::vector<std::pair<EventChannel, CmId>> kept_;  // guarded by mutex_; ids go first
   std::thread thread_;
 };
 
