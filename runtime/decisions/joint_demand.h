@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "predictor/forecaster.h"
 #include "runtime/decisions/outlook.h"
@@ -17,8 +18,8 @@ namespace starling::decisions {
 // after each change.
 //
 // Each step: Add() for every component, then End(). Between steps Join() and Leave() for what comes
-// and goes, so that the next decision sees what the last one did. A few hundred bytes, no
-// allocation.
+// and goes, so that the next decision sees what the last one did; or Changed() where that is not
+// known apart. A few hundred bytes, no allocation.
 class JointDemand {
  public:
   static constexpr double kUnlimited = std::numeric_limits<double>::infinity();
@@ -29,7 +30,9 @@ class JointDemand {
     adding_.Count(value, forecasts, most, 1);
   }
   void End() {
-    if (known_) {
+    if (std::exchange(unlike_, false)) {
+      // What was said before was said of another sum. Factor() is a ratio, and stays.
+    } else if (known_) {
       // Balanced where 5 % of the values lie above the bound.
       tail_ *= adding_.value > At().at[0][kP95] ? kUp : kDown;
       tail_ = std::clamp(tail_, kLeastTail, kMostTail);
@@ -51,13 +54,19 @@ class JointDemand {
     sum_.Count(value, forecasts, most, -1);
   }
 
+  // Parts came or went without Join() and Leave(): the next step's error says nothing.
+  void Changed() { unlike_ = known_; }
+
+  double value() const { return sum_.value; }
+  // Of 90 %, about as likely below as above.
+  predictor::Forecast Interval(size_t horizon) const {
+    const double width = Factor() * sum_.Width(horizon), median = sum_.median[horizon];
+    return {median, std::max(0.0, median - width), median + width};
+  }
   // As of the last End(), with what came and went since.
   Outlook At() const {
     Forecasts now;
-    for (size_t h = 0; h < predictor::kHorizonCount; ++h) {
-      const double width = Factor() * sum_.Width(h);
-      now[h] = {sum_.median[h], sum_.median[h] - width, sum_.median[h] + width};
-    }
+    for (size_t h = 0; h < predictor::kHorizonCount; ++h) now[h] = Interval(h);
     return OutlookOf(sum_.value, now);
   }
 
@@ -91,7 +100,7 @@ class JointDemand {
   }
 
   Sum adding_, sum_;
-  bool known_ = false;
+  bool known_ = false, unlike_ = false;
   double tail_ = 2.2;             // P95 over the mean absolute error: 2.06 of a normal distribution
   double error_ = 0, width_ = 0;  // means over the last steps
 };

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "runtime/decisions/outlook.h"
 
 namespace starling::loop {
 namespace {
@@ -104,7 +105,7 @@ HostWatch::Part HostWatch::Foresee(TimePoint now, const std::string& name, Watch
         continue;
       }
       part.forecasts[h] = moved;
-      outlook.at[static_cast<size_t>(h)] = Quantiles(moved);
+      outlook.at[static_cast<size_t>(h)] = decisions::Quantiles(moved);
     }
   });
   return part;

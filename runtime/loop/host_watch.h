@@ -15,7 +15,7 @@
 #include "predictor/idleness.h"
 #include "runtime/decisions/situation.h"
 #include "runtime/hints/hint_listener.h"
-#include "runtime/loop/joint_demand.h"
+#include "runtime/loop/scored_demand.h"
 #include "runtime/proto/loop.pb.h"
 #include "runtime/reservations/lease_desk.h"
 #include "runtime/shadow/host_sampler.h"
@@ -52,8 +52,8 @@ class HostWatch {
   reservations::Amounts Capacity() const;
   std::map<std::string, shadow::ModelShelf::Models> Save() const;
 
-  const JointDemand& cpu() const { return cpu_; }        // thousandths of a processor
-  const JointDemand& memory() const { return memory_; }  // bytes
+  const ScoredDemand& cpu() const { return cpu_; }        // thousandths of a processor
+  const ScoredDemand& memory() const { return memory_; }  // bytes
 
   // Fills in capacity, demand, step and components, by name, with what their shadows and hints say.
   void Describe(TimePoint now, decisions::Situation& situation) const;
@@ -94,7 +94,7 @@ class HostWatch {
   double processors_lately_ = 0;
   std::map<std::string, Watched> components_;
   predictor::Forecaster rest_cpu_, rest_memory_;
-  JointDemand cpu_, memory_;
+  ScoredDemand cpu_, memory_;
   predictor::IdleModel idle_;
   TimePoint begun_{};
 };

@@ -297,12 +297,12 @@ void Loop::JoinPool(const std::vector<Neighbour>& neighbours) {
   std::lock_guard lock(mutex_);
   std::set<std::string> in_pool = {config_.host};
   silent_.clear();
-  const auto add = [](JointDemand& joint, const predictor::Summary& summary) {
+  const auto add = [](ScoredDemand& joint, const predictor::Summary& summary) {
     predictor::Forecast forecasts[predictor::kHorizonCount];
     for (int h = 0; h < predictor::kHorizonCount; ++h) forecasts[h] = summary.At(h);
     joint.Add(summary.fields[0], forecasts);
   };
-  const auto add_own = [&add](JointDemand& joint, const JointDemand& own) {
+  const auto add_own = [&add](ScoredDemand& joint, const ScoredDemand& own) {
     const std::string message = own.Message();
     predictor::Summary summary;
     (void)predictor::ReadSummary(reinterpret_cast<const uint8_t*>(message.data()), message.size(),
@@ -577,7 +577,7 @@ v1::LookResponse Loop::Look(const std::string& asker) const {
   Amounts free = leases_.free();
   {
     std::lock_guard lock(mutex_);
-    const auto tell = [&](const char* metric, Resource resource, const JointDemand& joint,
+    const auto tell = [&](const char* metric, Resource resource, const ScoredDemand& joint,
                           size_t level) {
       v1::MetricSummary* summary = response.add_demand();
       summary->set_metric(metric);

@@ -89,7 +89,7 @@ class Loop {
   mutable std::mutex mutex_;
   std::unique_ptr<HostWatch> watch_;       // guarded by mutex_
   std::map<std::string, Here> here_;       // guarded by mutex_
-  JointDemand pool_cpu_, pool_memory_;     // guarded by mutex_
+  ScoredDemand pool_cpu_, pool_memory_;     // guarded by mutex_
   double pool_cpus_ = 0, pool_bytes_ = 0;  // capacity; guarded by mutex_
   std::set<std::string> in_pool_;          // guarded by mutex_
   std::set<std::string> silent_;           // guarded by mutex_

@@ -14,6 +14,36 @@ void All(predictor::Forecast (&forecasts)[predictor::kHorizonCount], double medi
   for (predictor::Forecast& forecast : forecasts) forecast = {median, 2 * median - high, high};
 }
 
+TEST(Quantiles, LieBetweenMedianAndBoundAndBeyond) {
+  const auto quantiles = Quantiles({100, 50, 200});
+  EXPECT_EQ(quantiles[0], 100);
+  EXPECT_NEAR(quantiles[1], 141, 1);
+  EXPECT_NEAR(quantiles[2], 178, 1);
+  EXPECT_EQ(quantiles[3], 200);
+  EXPECT_GT(quantiles[4], 200);
+  // Bounds that are no bounds.
+  for (const double quantile : Quantiles({100, 50, 20})) EXPECT_EQ(quantile, 100);
+  for (const double quantile : Quantiles({-5, -9, -1})) EXPECT_GE(quantile, 0);
+}
+
+TEST(JointDemand, WhoComesUntoldTeachesNothing) {
+  JointDemand told, untold;
+  const auto step = [](JointDemand& joint, double value, int parts) {
+    predictor::Forecast forecasts[predictor::kHorizonCount];
+    for (predictor::Forecast& forecast : forecasts) forecast = {value, value - 5, value + 5};
+    for (int i = 0; i < parts; ++i) joint.Add(value, forecasts);
+    joint.End();
+  };
+  for (int i = 0; i < 50; ++i) {
+    step(told, 100, 1);
+    step(untold, 100, 1);
+  }
+  told.Changed();
+  for (JointDemand* joint : {&told, &untold}) step(*joint, 100, 3);
+  EXPECT_EQ(told.At().now, 300);
+  EXPECT_LT(told.At().at[0][3] - 300, untold.At().at[0][3] - 300);
+}
+
 TEST(OutlookTest, NothingExceedsWhatThereIs) {
   predictor::Forecast forecasts[predictor::kHorizonCount];
   All(forecasts, 50, 90);

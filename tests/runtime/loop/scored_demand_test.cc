@@ -1,4 +1,4 @@
-#include "runtime/loop/joint_demand.h"
+#include "runtime/loop/scored_demand.h"
 
 #include <gtest/gtest.h>
 
@@ -10,26 +10,14 @@ namespace {
 using predictor::Forecast;
 using predictor::kHorizonCount;
 
-void Add(JointDemand& joint, double value, double width = 10) {
+void Add(ScoredDemand& joint, double value, double width = 10) {
   Forecast forecasts[kHorizonCount];
   for (Forecast& forecast : forecasts) forecast = {value, value - width, value + width};
   joint.Add(value, forecasts);
 }
 
-TEST(Quantiles, LieBetweenMedianAndBoundAndBeyond) {
-  const auto quantiles = Quantiles({100, 50, 200});
-  EXPECT_EQ(quantiles[0], 100);
-  EXPECT_NEAR(quantiles[1], 141, 1);
-  EXPECT_NEAR(quantiles[2], 178, 1);
-  EXPECT_EQ(quantiles[3], 200);
-  EXPECT_GT(quantiles[4], 200);
-  // Bounds that are no bounds.
-  for (const double quantile : Quantiles({100, 50, 20})) EXPECT_EQ(quantile, 100);
-  for (const double quantile : Quantiles({-5, -9, -1})) EXPECT_GE(quantile, 0);
-}
-
-TEST(JointDemand, IsTheSumAndKnowsHowFarItWasOff) {
-  JointDemand joint;
+TEST(ScoredDemand, IsTheSumAndKnowsHowFarItWasOff) {
+  ScoredDemand joint;
   for (int i = 0; i < 100; ++i) {
     Add(joint, 100 + (i % 2 == 0 ? 3 : -3));
     Add(joint, 50);
@@ -49,8 +37,8 @@ TEST(JointDemand, IsTheSumAndKnowsHowFarItWasOff) {
   EXPECT_GE(shown.ahead(0).p90(), shown.ahead(0).p50());
 }
 
-TEST(JointDemand, APartThatLeavesIsNoMistake) {
-  JointDemand joint;
+TEST(ScoredDemand, APartThatLeavesIsNoMistake) {
+  ScoredDemand joint;
   for (int i = 0; i < 50; ++i) {
     Add(joint, 100);
     Add(joint, 900);
@@ -64,8 +52,8 @@ TEST(JointDemand, APartThatLeavesIsNoMistake) {
   EXPECT_NEAR(joint.Show("cpu", 1, 0, 1).ahead(0).error(), 0, 1e-6);
 }
 
-TEST(JointDemand, TravelsAsASummary) {
-  JointDemand joint;
+TEST(ScoredDemand, TravelsAsASummary) {
+  ScoredDemand joint;
   for (int i = 0; i < 20; ++i) {
     Add(joint, 123456789.0 + i, 1000);
     joint.End();
