@@ -39,7 +39,7 @@ _starling() {
   done
 
   case $previous in
-    --socket | --shared | --ship | --encrypt-key | --directory | --traces | --out | --plots | --policy | --svg | --authority) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+    --socket | --shared | --ship | --encrypt-key | --directory | --traces | --decision | --out | --plots | --policy | --svg | --authority) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
     --user) mapfile -t COMPREPLY < <(compgen -u -- "$current"); return ;;
     --transport | --provider) mapfile -t COMPREPLY < <(compgen -W "verbs roce tcp" -- "$current"); return ;;
     --to) if [[ $command == checkpoint ]]; then
@@ -79,11 +79,11 @@ _starling() {
     report) options="$options --json" ;;
     forecast) options="$options --pool --json" ;;
     leases) options="$options --json" ;;
-    why) options="$options --last --json" ;;
+    why) options="$options --last --replay --json" ;;
     info) options="$options --json --peers" ;;
     bench) options="$options --to --provider --no-tools --svg --json" ;;
     cert) options="$options --address --out --authority --days" ;;
-    replay) options="$options --traces --out --plots --ablations --summary-tolerance --half --cluster \
+    replay) options="$options --traces --decision --out --plots --ablations --summary-tolerance --half --cluster \
                     --hosts --components --steps --seed --policy --forecast-only" ;;
   esac
   if [[ $command == restore && $current != -* && -z $name ]]; then

@@ -23,6 +23,9 @@ constexpr std::array<absl::string_view, 7> kActionNames = {
 
 // What is left to a component that is degraded.
 constexpr double kDegradedShare = 0.5;
+// Calm for so many steps, before what was taken is given back: an agent that has just begun has
+// seen nothing that could worry it yet.
+constexpr double kRestoreSteps = 2;
 // How long somebody is expected to stay degraded.
 constexpr double kDegradedFor_s = 300;
 // What a move asks for: enough for three quarters of what may come. The rest is the target's to
@@ -524,6 +527,15 @@ class Decider {
     }
   }
 
+  // Whether more is in use than a rule of present use bears, for however short a time.
+  bool AboveNow() const {
+    return std::any_of(p_.rules.begin(), p_.rules.end(), [&](const Rule& rule) {
+      const auto r = static_cast<size_t>(rule.resource);
+      return rule.percent == 0 && s_.capacity.of[r] > 0 &&
+             s_.demand[r].now > Capacity(r) * Threshold(rule, 0);
+    });
+  }
+
   // Nothing is short, and nothing will be: what was taken from others goes back.
   void Calm(Decision& decision) {
     const Shortage close = Expected(p_.reserve.within_s, p_.hysteresis, false);
@@ -535,7 +547,7 @@ class Decider {
           {Action::kGiveBack, lease.component, lease.host, lease.id, 0, lease.amount, 0,
            absl::StrFormat("no shortage has been expected for %.0f s", s_.calm_s)});
     }
-    if (close.any()) return;
+    if (close.any() || s_.calm_s < kRestoreSteps * s_.step_s || AboveNow()) return;
     for (const ComponentView& component : s_.components) {
       if (!component.degraded) continue;
       Step step;

@@ -134,6 +134,43 @@ absl::StatusOr<LoggedDecision> ReadDecision(absl::string_view line) {
   }
 }
 
+std::string ReplayDecision(const LoggedDecision& logged) {
+  const Decision again = Decide(logged.situation, logged.policy);
+  const Decision& before = logged.decision;
+  if (again == before) return "";
+  if (again.reason != before.reason) {
+    return absl::StrCat("the reason was \"", before.reason, "\" and is \"", again.reason, "\"");
+  }
+  const auto tell = [](const Decision& decision, size_t i) {
+    if (i >= decision.steps.size()) return std::string("nothing");
+    const Step& step = decision.steps[i];
+    return absl::StrCat(Name(step.action), " ", step.component,
+                        step.host.empty() ? "" : absl::StrCat(" on host ", step.host), " (",
+                        reservations::Show(step.amount), ", cost ", step.cost, ")");
+  };
+  for (size_t i = 0; i < std::max(before.steps.size(), again.steps.size()); ++i) {
+    const bool both = i < before.steps.size() && i < again.steps.size();
+    if (both && before.steps[i] == again.steps[i]) continue;
+    return absl::StrCat("step ", i + 1, " was ", tell(before, i), " and is ", tell(again, i));
+  }
+  return absl::StrCat("what stays short was ", reservations::Show(before.left), " and is ",
+                      reservations::Show(again.left), ", or which shortage it is");
+}
+
+absl::StatusOr<std::vector<LoggedDecision>> DecisionLog::ReadAll(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  std::vector<LoggedDecision> all;
+  int number = 0;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    ++number;
+    if (line.empty()) continue;
+    auto logged = ReadDecision(line);
+    if (!logged.ok()) return Annotate(logged.status(), absl::StrCat(path, ":", number));
+    all.push_back(std::move(*logged));
+  }
+  return all;
+}
+
 absl::Status DecisionLog::Append(const LoggedDecision& logged) {
   const std::string line = WriteDecision(logged) + "\n";
   struct stat st = {};

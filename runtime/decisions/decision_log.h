@@ -20,6 +20,11 @@ struct LoggedDecision {
   Decision decision;
 };
 
+// Makes the decision again, of what was logged, and says what came out differently: for people,
+// empty when nothing did. Something does where the log is of another build than this one, or was
+// altered.
+std::string ReplayDecision(const LoggedDecision& logged);
+
 // One line, without its end.
 std::string WriteDecision(const LoggedDecision& logged);
 // kInvalidArgument for a line that is none.
@@ -38,6 +43,10 @@ class DecisionLog {
   // Lines that are no decisions, such as a last one that was cut off, are passed over.
   absl::StatusOr<std::vector<LoggedDecision>> Read(const std::string& component,
                                                    size_t limit) const;
+
+  // All decisions of one such file, or of a copy of one. kInvalidArgument, with the line's number,
+  // for what is no decision.
+  static absl::StatusOr<std::vector<LoggedDecision>> ReadAll(const std::string& path);
 
  private:
   const std::string path_;

@@ -554,6 +554,10 @@ absl::StatusOr<v1::WhyResponse> Loop::Why(const v1::WhyRequest& request) const {
     once->set_short_now(logged.decision.short_now);
     once->set_short_later(logged.decision.short_later);
     once->set_threshold_shift(logged.situation.threshold_shift);
+    if (request.replay()) {
+      const std::string differs = decisions::ReplayDecision(logged);
+      once->set_again(differs.empty() ? "same" : differs);
+    }
     for (const Step& step : logged.decision.steps) {
       if (!request.name().empty() && step.component != request.name()) continue;
       v1::DecidedStep* shown = once->add_steps();

@@ -17,6 +17,7 @@
 #include "runtime/security/certificates.h"
 #include "runtime/spec.h"
 #include "tools/replay/cluster_replay.h"
+#include "tools/replay/decision_replay.h"
 #include "tools/replay/replay.h"
 
 namespace starling::cli {
@@ -216,7 +217,8 @@ is left out. Tables go to standard output.
 Examples:
   starling replay --traces traces --out replay.json
   starling replay --traces traces --out replay.json --plots plots --ablations
-  starling replay --traces traces --cluster --out cluster.json)";
+  starling replay --traces traces --cluster --out cluster.json
+  starling replay --decision /var/lib/starling/loop/decisions.jsonl)";
 
 // Options of all commands, filled by the parser.
 struct Options {
@@ -287,6 +289,8 @@ struct Options {
 
   replay::ReplayOptions replay;
   bool cluster = false;
+  std::string decisions;  // a log of them
+  bool again = false;
   replay::ClusterOptions cluster_replay;
 };
 
@@ -605,6 +609,8 @@ class Parser {
         ->type_name("N")
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
+    why_->add_flag("--replay", options.again,
+                   "Make each of them again, of what was logged, and say whether it is the same");
     AddJson(why_, options);
 
     info_ = Add("info", "Say what this host's agent is", "");
@@ -649,10 +655,19 @@ class Parser {
 
     replay_ =
         Add("replay", "Run recorded traces through the predictor and score it", kReplayFooter);
-    replay_->add_option("--traces", options.replay.traces, "Folder of traces")
-        ->required()
-        ->type_name("FOLDER")
-        ->check(CLI::ExistingDirectory);
+    CLI::Option* traces = replay_->add_option("--traces", options.replay.traces, "Folder of traces")
+                              ->type_name("FOLDER")
+                              ->check(CLI::ExistingDirectory);
+    CLI::Option* decisions =
+        replay_
+            ->add_option("--decision", options.decisions,
+                         "Make the decisions of this log again instead, and compare")
+            ->type_name("FILE")
+            ->check(CLI::ExistingFile)
+            ->excludes(traces);
+    replay_->callback([traces, decisions] {
+      if (traces->empty() && decisions->empty()) throw CLI::RequiredError("--traces");
+    });
     replay_->add_option("--out", options.replay.out, "Write all figures to this file, as JSON")
         ->type_name("FILE");
     replay_->add_option("--plots", options.replay.plots, "Write charts (SVG) into this folder")
@@ -905,6 +920,7 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     v1::WhyRequest why;
     why.set_name(options.name);
     why.set_last(static_cast<uint32_t>(options.last));
+    why.set_replay(options.again);
     return Why(session, why, format);
   }
   if (parser.Chose(parser.ghost_)) {
@@ -963,6 +979,11 @@ int RunCli(const std::vector<std::string>& arguments, Io& io, Interrupter& inter
     return static_cast<int>(Fail(io, ExitCode::kUsage, wrong));
   }
   if (parser.Chose(parser.replay_)) {
+    if (!options.decisions.empty()) {
+      const absl::Status same = replay::ReplayDecisions(options.decisions, io.out);
+      return static_cast<int>(same.ok() ? ExitCode::kOk
+                                        : Fail(io, ExitCode::kFailed, std::string(same.message())));
+    }
     options.cluster_replay.traces = options.replay.traces;
     options.cluster_replay.out = options.replay.out;
     options.cluster_replay.half = options.replay.half;

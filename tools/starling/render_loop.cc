@@ -234,8 +234,9 @@ std::string WhyText(const std::string& name, const v1::WhyResponse& why) {
                     name.empty() ? "" : absl::StrCat(" about ", Printable(name)), " yet.\n");
   }
   for (const v1::DecidedOnce& once : why.decisions()) {
-    absl::StrAppend(&text, When(once.time()), "  ", Printable(once.reason()),
-                    once.act() ? "" : "  (observed)", "\n");
+    absl::StrAppend(
+        &text, When(once.time()), "  ", Printable(once.reason()), once.act() ? "" : "  (observed)",
+        once.again().empty() ? "" : absl::StrCat("  [again: ", Printable(once.again()), "]"), "\n");
     for (const v1::DecidedStep& step : once.steps()) {
       const char* to = step.action() == "give-back" ? " on " : " to ";
       absl::StrAppend(&text, "  ", Printable(step.action()), " ", Printable(step.component()),
@@ -264,6 +265,7 @@ std::string WhyJson(const v1::WhyResponse& why) {
     one["short_now"] = once.short_now();
     one["short_later"] = once.short_later();
     one["threshold_shift"] = Number(once.threshold_shift());
+    if (!once.again().empty()) one["again"] = once.again();
     one["steps"] = Json::array();
     for (const v1::DecidedStep& step : once.steps()) {
       one["steps"].push_back({{"action", step.action()},

@@ -211,7 +211,21 @@ TEST(DecideTest, DegradesOnlyLowerPrioritiesAndGivesBack) {
   EXPECT_EQ(Only(Decide(s, Policy())), "degrade a");
   s.demand = Quiet().demand;
   s.components[0].degraded = true;
+  s.calm_s = 3 * s.step_s;
   EXPECT_EQ(Only(Decide(s, Policy())), "restore a");
+}
+
+TEST(DecideTest, GivesNothingBackBeforeItHasLooked) {
+  Situation s = Quiet();
+  s.components[0].degraded = true;
+  EXPECT_EQ(Only(Decide(s, Policy())), "") << "the first decision of an agent that was killed";
+  s.calm_s = 3 * s.step_s;
+  Policy policy;
+  policy.rules = {{Resource::kCpu, 0, 0.6, 60}};
+  s.demand[kCpu].now = 0.7 * static_cast<double>(s.capacity[Resource::kCpu]);
+  EXPECT_EQ(Only(Decide(s, policy)), "") << "above the rule, though not for as long as it bears";
+  s.demand[kCpu].now = 0.5 * static_cast<double>(s.capacity[Resource::kCpu]);
+  EXPECT_EQ(Only(Decide(s, policy)), "restore a");
 }
 
 TEST(DecideTest, HigherPriorityIsMovedLast) {
@@ -413,9 +427,39 @@ TEST(DecisionLogTest, EveryDecisionCanBeMadeAgainFromItsLog) {
   size_t with_steps = 0;
   for (const LoggedDecision& logged : *read) {
     ASSERT_EQ(Decide(logged.situation, logged.policy), logged.decision);
+    ASSERT_EQ(ReplayDecision(logged), "");
     with_steps += !logged.decision.steps.empty();
   }
   EXPECT_GT(with_steps, 100u);
+}
+
+TEST(DecisionLogTest, SaysWhatComesOutDifferently) {
+  Scratch scratch;
+  DecisionLog log(scratch / "decisions.jsonl");
+  std::mt19937 random(7);
+  LoggedDecision logged;
+  do {
+    logged.situation = Random(random);
+    logged.decision = Decide(logged.situation, logged.policy);
+  } while (logged.decision.steps.empty());
+  LoggedDecision other = logged;
+  other.decision.steps[0].cost += 1;
+  EXPECT_THAT(ReplayDecision(other), HasSubstr("step 1 was"));
+  other = logged;
+  other.decision.steps.pop_back();
+  EXPECT_THAT(ReplayDecision(other), HasSubstr("was nothing and is"));
+  other = logged;
+  other.situation.capacity[Resource::kCpu] *= 1000;
+  other.situation.capacity[Resource::kMemory] *= 1000;
+  EXPECT_NE(ReplayDecision(other), "");
+  ASSERT_TRUE(log.Append(logged).ok());
+  const auto read = DecisionLog::ReadAll(scratch / "decisions.jsonl");
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->size(), 1u);
+  EXPECT_EQ(ReplayDecision((*read)[0]), "");
+  { std::ofstream(scratch / "decisions.jsonl", std::ios::app) << "{}\n"; }
+  EXPECT_THAT(DecisionLog::ReadAll(scratch / "decisions.jsonl").status().ToString(),
+              HasSubstr("decisions.jsonl:2"));
 }
 
 TEST(DecisionLogTest, IsBoundedAndFindsWhatIsAskedFor) {

@@ -6,9 +6,11 @@
 
 #include "base/file.h"
 #include "nlohmann/json.hpp"
+#include "runtime/decisions/decision_log.h"
 #include "tests/runtime/scratch.h"
 #include "tools/replay/cluster_load.h"
 #include "tools/replay/cluster_replay.h"
+#include "tools/replay/decision_replay.h"
 
 namespace starling::replay {
 namespace {
@@ -30,6 +32,24 @@ void WriteTraces(const Scratch& scratch) {
       file << 300 * t << "," << cpu << "," << 500000 + 200000 * wave << ",0,0\n";
     }
   }
+}
+
+TEST(DecisionReplayTest, MakesEachAgainAndFailsWhenOneDiffers) {
+  Scratch scratch;
+  const std::string file = scratch / "decisions.jsonl";
+  decisions::DecisionLog log(file);
+  decisions::LoggedDecision logged;
+  logged.situation.capacity[reservations::Resource::kCpu] = 1000;
+  logged.decision = decisions::Decide(logged.situation, logged.policy);
+  ASSERT_TRUE(log.Append(logged).ok());
+  std::ostringstream text;
+  EXPECT_TRUE(ReplayDecisions(file, text).ok());
+  EXPECT_EQ(text.str(), "1 decisions with 0 steps were made again, 0 came out differently\n");
+  logged.decision.reason = "a whim";
+  ASSERT_TRUE(log.Append(logged).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(ReplayDecisions(file, text)));
+  EXPECT_NE(text.str().find("decision 2"), std::string::npos) << text.str();
+  EXPECT_FALSE(ReplayDecisions(scratch / "none", text).ok());
 }
 
 TEST(ClusterLoadTest, IsOfTheSizeAskedFor) {
