@@ -79,6 +79,8 @@ absl::Status PrepareCgroupParent(const std::string& root, const std::string& fol
       // Only for those who ask for --auto-converge, and refused where tasks have real-time
       // priority.
       if (controller == "cpu") (void)WriteKnob(knob, "+cpu");
+      // For who confines components to some processors; nobody is by it alone.
+      if (controller == "cpuset") (void)WriteKnob(knob, "+cpuset");
     }
   }
   return absl::OkStatus();

@@ -145,8 +145,15 @@ absl::Status Actor::Do(const Step& step, const Terms& terms) {
       host_.Event(step.component, pages ? "loop-paged-out" : "loop-degraded", step.reason);
       return absl::OkStatus();
     }
-    case Action::kProcessors:
-      return absl::UnimplementedError("components are not moved between processors");
+    case Action::kProcessors: {
+      const std::string cgroup = parts_.cgroup(step.component);
+      if (cgroup.empty()) return absl::NotFoundError("it is not here any more");
+      const std::string processors = parts_.processors(step.group);
+      RETURN_IF_ERROR(limits_.Confine(step.component, cgroup, processors));
+      host_.Event(step.component, "loop-processors",
+                  absl::StrCat("to processors ", processors, ": ", step.reason));
+      return absl::OkStatus();
+    }
   }
   return absl::OkStatus();
 }

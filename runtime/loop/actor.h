@@ -28,6 +28,8 @@ class Actor {
     std::function<std::string(const std::string& component)> cgroup;
     // A lease was given back that nothing came of.
     std::function<void()> in_vain;
+    // The processors of a group, in the kernel's notation.
+    std::function<std::string(int group)> processors;
   };
   Actor(agent::Agent& agent, Limits& limits, Parts parts);
   ~Actor();

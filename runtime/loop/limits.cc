@@ -12,14 +12,22 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "runtime/loop/processors.h"
 #include "runtime/names.h"
 
 namespace starling::loop {
 namespace {
 
-constexpr int kSchema = 1;
+constexpr int kSchema = 2;
+constexpr char kWeight[] = "cpu.weight";
+constexpr char kProcessors[] = "cpuset.cpus";
 
-std::string WeightOf(const std::string& cgroup) { return cgroup + "/cpu.weight"; }
+// Whether this can have been in such a file: what is written down may be damaged.
+bool CanBe(const std::string& knob, const std::string& text) {
+  int weight = 0;
+  if (knob == kWeight) return absl::SimpleAtoi(text, &weight);
+  return knob == kProcessors && ParseProcessors(text).has_value();
+}
 
 }  // namespace
 
@@ -32,15 +40,15 @@ absl::StatusOr<std::unique_ptr<Limits>> Limits::Open(std::string path) {
     const auto json = nlohmann::json::parse(*text);
     if (json.at("schema") != kSchema) throw std::invalid_argument("of another version");
     for (const auto& [name, entry] : json.at("taken").items()) {
-      Taken taken{entry.at("cgroup"), entry.at("weight")};
-      int weight = 0;
-      if (CheckComponentName(name).ok() && CheckAbsolutePath(taken.cgroup).ok() &&
-          absl::SimpleAtoi(taken.weight, &weight)) {
-        limits->taken_[name] = std::move(taken);
-      }
+      Taken taken{entry.at("cgroup"), entry.at("before")};
+      const bool sane = CheckComponentName(name).ok() && CheckAbsolutePath(taken.cgroup).ok() &&
+                        std::all_of(taken.before.begin(), taken.before.end(), [](const auto& knob) {
+                          return CanBe(knob.first, knob.second);
+                        });
+      if (sane) limits->taken_[name] = std::move(taken);
     }
   } catch (const std::exception& error) {
-    // What it said is lost; the weights stay until their components end.
+    // What it said is lost; the limits stay until their components end.
     spdlog::warn("{}: is passed over: {}", limits->path_, error.what());
   }
   return limits;
@@ -49,15 +57,33 @@ absl::StatusOr<std::unique_ptr<Limits>> Limits::Open(std::string path) {
 absl::Status Limits::Write() const {
   nlohmann::json json = {{"schema", kSchema}, {"taken", nlohmann::json::object()}};
   for (const auto& [name, taken] : taken_) {
-    json["taken"][name] = {{"cgroup", taken.cgroup}, {"weight", taken.weight}};
+    json["taken"][name] = {{"cgroup", taken.cgroup}, {"before", taken.before}};
   }
   return Annotate(WriteFileAtomic(path_, json.dump(), 0600), path_);
 }
 
+absl::Status Limits::Take(const std::string& component, const std::string& cgroup,
+                          const std::string& knob, const std::string& before,
+                          const std::string& value) {
+  Taken& taken = taken_[component];
+  taken.cgroup = cgroup;
+  const bool first = taken.before.emplace(knob, before).second;
+  absl::Status done = first ? Write() : absl::OkStatus();
+  if (done.ok()) done = WriteKnob(absl::StrCat(cgroup, "/", knob), value);
+  if (!done.ok() && first) {
+    taken.before.erase(knob);
+    if (taken.before.empty()) taken_.erase(component);
+  }
+  return done;
+}
+
 absl::Status Limits::Degrade(const std::string& component, const std::string& cgroup) {
   std::lock_guard lock(mutex_);
-  if (taken_.contains(component)) return absl::OkStatus();
-  const absl::StatusOr<std::string> text = ReadFile(WeightOf(cgroup));
+  if (const auto found = taken_.find(component);
+      found != taken_.end() && found->second.before.contains(kWeight)) {
+    return absl::OkStatus();
+  }
+  const absl::StatusOr<std::string> text = ReadFile(absl::StrCat(cgroup, "/", kWeight));
   if (!text.ok()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "component ", component, " has no cpu.weight to be lowered: ", text.status().message()));
@@ -65,42 +91,60 @@ absl::Status Limits::Degrade(const std::string& component, const std::string& cg
   const std::string before(absl::StripAsciiWhitespace(*text));
   int weight = 0;
   if (!absl::SimpleAtoi(before, &weight)) {
-    return absl::FailedPreconditionError(absl::StrCat(WeightOf(cgroup), ": is no number"));
+    return absl::FailedPreconditionError(absl::StrCat(cgroup, "/", kWeight, ": is no number"));
   }
-  taken_[component] = {cgroup, before};
-  absl::Status done = Write();
-  if (done.ok()) done = WriteKnob(WeightOf(cgroup), absl::StrCat(std::max(1, weight / 2)));
-  if (!done.ok()) taken_.erase(component);
-  return done;
+  return Take(component, cgroup, kWeight, before, absl::StrCat(std::max(1, weight / 2)));
+}
+
+absl::Status Limits::Confine(const std::string& component, const std::string& cgroup,
+                             const std::string& processors) {
+  std::lock_guard lock(mutex_);
+  const absl::StatusOr<std::string> text = ReadFile(absl::StrCat(cgroup, "/", kProcessors));
+  if (!text.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("component ", component,
+                     " has no cpuset.cpus to be confined by: ", text.status().message()));
+  }
+  return Take(component, cgroup, kProcessors, std::string(absl::StripAsciiWhitespace(*text)),
+              processors);
+}
+
+absl::Status Limits::GiveBack(const std::string& component, const std::string& knob) {
+  const auto found = taken_.find(component);
+  if (found == taken_.end()) return absl::OkStatus();
+  Taken& taken = found->second;
+  const auto before = taken.before.find(knob);
+  if (before == taken.before.end()) return absl::OkStatus();
+  // One that ended took its limits along.
+  if (::access(taken.cgroup.c_str(), F_OK) == 0) {
+    // An empty list of processors is a line of its own: a write of nothing is none.
+    const std::string value = before->second.empty() ? "\n" : before->second;
+    RETURN_IF_ERROR(WriteKnob(absl::StrCat(taken.cgroup, "/", knob), value));
+  }
+  taken.before.erase(before);
+  if (taken.before.empty()) taken_.erase(found);
+  return Write();
 }
 
 absl::Status Limits::Restore(const std::string& component) {
   std::lock_guard lock(mutex_);
-  const auto found = taken_.find(component);
-  if (found == taken_.end()) return absl::OkStatus();
-  const Taken& taken = found->second;
-  // One that ended took its limits along.
-  if (::access(taken.cgroup.c_str(), F_OK) == 0) {
-    RETURN_IF_ERROR(WriteKnob(WeightOf(taken.cgroup), taken.weight));
-  }
-  taken_.erase(found);
-  return Write();
+  return GiveBack(component, kWeight);
 }
 
 absl::Status Limits::RestoreAll() {
-  std::map<std::string, Taken> all;
-  {
-    std::lock_guard lock(mutex_);
-    all = taken_;
-  }
+  std::lock_guard lock(mutex_);
+  const std::map<std::string, Taken> all = taken_;
   absl::Status first;
-  for (const auto& [name, taken] : all) first.Update(Restore(name));
+  for (const auto& [name, taken] : all) {
+    for (const auto& [knob, before] : taken.before) first.Update(GiveBack(name, knob));
+  }
   return first;
 }
 
 bool Limits::degraded(const std::string& component) const {
   std::lock_guard lock(mutex_);
-  return taken_.contains(component);
+  const auto found = taken_.find(component);
+  return found != taken_.end() && found->second.before.contains(kWeight);
 }
 
 void Limits::KeepOnly(const std::function<bool(const std::string&)>& lives) {

@@ -22,8 +22,14 @@ class Limits {
   // Half the weight (cpu.weight) that it had among those that want the processors. Again is fine.
   // kFailedPrecondition where the cgroup has no such controller.
   absl::Status Degrade(const std::string& component, const std::string& cgroup);
-  // As it was before. Fine for one of which nothing was taken.
+  // Confines it to these processors (cpuset.cpus), in the kernel's notation. Again, and to others,
+  // is fine: what was before the first time is what it gets back. kFailedPrecondition where the
+  // cgroup has no such controller.
+  absl::Status Confine(const std::string& component, const std::string& cgroup,
+                       const std::string& processors);
+  // Its weight as it was before. Fine for one of which nothing was taken.
   absl::Status Restore(const std::string& component);
+  // All that was taken of all of them.
   absl::Status RestoreAll();
   bool degraded(const std::string& component) const;
   // What is known of others is forgotten: their cgroups are gone.
@@ -36,8 +42,13 @@ class Limits {
  private:
   struct Taken {
     std::string cgroup;
-    std::string weight;  // before
+    // By the file of the cgroup: what was in it before.
+    std::map<std::string, std::string> before;
   };
+  // Writes it down, then does it.
+  absl::Status Take(const std::string& component, const std::string& cgroup,
+                    const std::string& knob, const std::string& before, const std::string& value);
+  absl::Status GiveBack(const std::string& component, const std::string& knob);
   explicit Limits(std::string path) : path_(std::move(path)) {}
   absl::Status Write() const;
 

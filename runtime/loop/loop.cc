@@ -103,6 +103,7 @@ Loop::Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelSh
       leases_(leases),
       shelf_(shelf),
       past_moves_(config_.LoopPath() + "/moves.json"),
+      groups_(ProcessorGroups()),
       policy_(config_.loop.policy),
       log_(config_.LoopPath() + "/decisions.jsonl") {}
 
@@ -119,6 +120,9 @@ absl::Status Loop::Start() {
   watch_ = std::make_unique<HostWatch>(Seconds(config_.loop.period), hints_.get());
   Actor::Parts parts;
   parts.cgroup = [this](const std::string& component) { return CgroupOf(component); };
+  parts.processors = [this](int group) {
+    return WriteProcessors(groups_.at(static_cast<size_t>(group)));
+  };
   parts.in_vain = [this] {
     std::lock_guard lock(mutex_);
     in_vain_ = true;
@@ -361,7 +365,7 @@ void Loop::DescribeComponent(TimePoint now, const std::set<std::string>& busy,
   view.bears_blackout_s = here.spec.bears_blackout_s() > 0 ? here.spec.bears_blackout_s()
                                                            : Seconds(config_.loop.bears_blackout);
   view.degraded = limits_->degraded(view.name);
-  view.group = -1;
+  view.group = GroupOf(here.cgroup, groups_);
   const double memory = view.use[static_cast<size_t>(Resource::kMemory)].now;
   const decisions::MoveCost cost = past_moves_.Expect(view.name, memory);
   view.move_bytes = cost.bytes;
@@ -425,6 +429,14 @@ Situation Loop::Describe(TimePoint now, const std::vector<Neighbour>& neighbours
     swap_left -= view.idle_bytes;
   }
   idle_.KeepOnly(names);
+  for (const Processors& group : groups_) {
+    situation.groups.push_back({1000.0 * static_cast<double>(group.size()), 0});
+  }
+  for (const decisions::ComponentView& view : situation.components) {
+    if (view.group < 0) continue;
+    situation.groups[static_cast<size_t>(view.group)].demand +=
+        view.use[static_cast<size_t>(Resource::kCpu)].at[0][kP90];
+  }
   std::set<std::string> seen;
   for (const Neighbour& neighbour : neighbours) {
     if (neighbour.heard) DescribePeer(now, neighbour, situation);

@@ -21,6 +21,7 @@
 #include "runtime/loop/limits.h"
 #include "runtime/loop/neighbours.h"
 #include "runtime/loop/past_moves.h"
+#include "runtime/loop/processors.h"
 #include "runtime/reservations/lease_desk.h"
 #include "runtime/shadow/model_shelf.h"
 
@@ -84,12 +85,13 @@ class Loop {
   std::unique_ptr<hints::HintListener> hints_;
   std::unique_ptr<Limits> limits_;
   PastMoves past_moves_;
+  const std::vector<Processors> groups_;  // of processors
 
   // One thread works with these; what it shows of them is guarded by mutex_.
   mutable std::mutex mutex_;
   std::unique_ptr<HostWatch> watch_;       // guarded by mutex_
   std::map<std::string, Here> here_;       // guarded by mutex_
-  ScoredDemand pool_cpu_, pool_memory_;     // guarded by mutex_
+  ScoredDemand pool_cpu_, pool_memory_;    // guarded by mutex_
   double pool_cpus_ = 0, pool_bytes_ = 0;  // capacity; guarded by mutex_
   std::set<std::string> in_pool_;          // guarded by mutex_
   std::set<std::string> silent_;           // guarded by mutex_

@@ -60,6 +60,25 @@ TEST_F(LimitsTest, TheNextAgentKnows) {
   EXPECT_FALSE(limits_->degraded("one"));
 }
 
+TEST_F(LimitsTest, ConfinesAndGivesTheFirstPlaceBack) {
+  const std::string knob = scratch_ / "one/cpuset.cpus";
+  EXPECT_EQ(limits_->Confine("one", scratch_ / "one", "2,3").code(),
+            absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(WriteFileAtomic(knob, "0-1\n").ok());
+  ASSERT_TRUE(limits_->Confine("one", scratch_ / "one", "2,3").ok());
+  EXPECT_EQ(ReadFile(knob).value_or("").substr(0, 3), "2,3");
+  EXPECT_FALSE(limits_->degraded("one"));
+  ASSERT_TRUE(limits_->Confine("one", scratch_ / "one", "4,5").ok());
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  // Each by itself, and over a killed agent.
+  Open();
+  ASSERT_TRUE(limits_->Restore("one").ok());
+  EXPECT_EQ(Weight("one"), "10");
+  EXPECT_EQ(ReadFile(knob).value_or("").substr(0, 3), "4,5");
+  ASSERT_TRUE(limits_->RestoreAll().ok());
+  EXPECT_EQ(ReadFile(knob).value_or("").substr(0, 3), "0-1");
+}
+
 TEST_F(LimitsTest, WhoIsGoneHasNone) {
   ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
   limits_->KeepOnly([](const std::string&) { return false; });
@@ -77,9 +96,12 @@ TEST_F(LimitsTest, WithoutTheControllerNothingIsTaken) {
 
 TEST_F(LimitsTest, DamageIsPassedOver) {
   for (const char* text :
-       {"", "nonsense", "[]", "{\"schema\":2}", "{\"schema\":1}", "{\"schema\":1,\"taken\":[1]}",
-        "{\"schema\":1,\"taken\":{\"one\":{\"cgroup\":\"../x\",\"weight\":\"100\"}}}",
-        "{\"schema\":1,\"taken\":{\"one\":{\"cgroup\":\"/x\",\"weight\":\"much\"}}}"}) {
+       {"", "nonsense", "[]", "{\"schema\":2}", "{\"schema\":1}", "{\"schema\":2,\"taken\":[1]}",
+        "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"../"
+        "x\",\"before\":{\"cpu.weight\":\"100\"}}}}",
+        "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"/"
+        "x\",\"before\":{\"cpu.weight\":\"much\"}}}}",
+        "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"/x\",\"before\":{\"../x\":\"1\"}}}}"}) {
     ASSERT_TRUE(WriteFileAtomic(scratch_ / "limits.json", text).ok());
     Open();
     EXPECT_FALSE(limits_->degraded("one")) << text;
