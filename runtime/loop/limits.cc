@@ -105,8 +105,13 @@ absl::Status Limits::Confine(const std::string& component, const std::string& cg
         absl::StrCat("component ", component,
                      " has no cpuset.cpus to be confined by: ", text.status().message()));
   }
-  return Take(component, cgroup, kProcessors, std::string(absl::StripAsciiWhitespace(*text)),
-              processors);
+  const std::string before(absl::StripAsciiWhitespace(*text));
+  // The kernel takes no empty list while there are processes: it could not be given back.
+  if (before.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("component ", component, " was not confined before"));
+  }
+  return Take(component, cgroup, kProcessors, before, processors);
 }
 
 absl::Status Limits::GiveBack(const std::string& component, const std::string& knob) {
@@ -117,9 +122,7 @@ absl::Status Limits::GiveBack(const std::string& component, const std::string& k
   if (before == taken.before.end()) return absl::OkStatus();
   // One that ended took its limits along.
   if (::access(taken.cgroup.c_str(), F_OK) == 0) {
-    // An empty list of processors is a line of its own: a write of nothing is none.
-    const std::string value = before->second.empty() ? "\n" : before->second;
-    RETURN_IF_ERROR(WriteKnob(absl::StrCat(taken.cgroup, "/", knob), value));
+    RETURN_IF_ERROR(WriteKnob(absl::StrCat(taken.cgroup, "/", knob), before->second));
   }
   taken.before.erase(before);
   if (taken.before.empty()) taken_.erase(found);
