@@ -153,8 +153,12 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   }();
   if (!response.ok()) {
     (void)host_.journal.Abort(ghost->row.id, response.status().message());
-    std::lock_guard busy(ghost->busy);
-    Discard(*ghost);
+    {
+      std::lock_guard busy(ghost->busy);
+      Discard(*ghost);
+    }
+    // Nothing of it is left that the component's next arrival would have to wait for.
+    (void)host_.journal.Settle(ghost->row.id);
     return response.status();
   }
   std::lock_guard lock(mutex_);
