@@ -125,9 +125,11 @@ def run(machines, arguments, note):
     comparison.rehearse(place, names, note)
     samples, failures = [], []
     for repetition in range(repetitions):
-        link = rate_bytes_per_s if repetition == 0 else beds.verbs_rate(machines)
         for kind, size, wanted in _cells(sizes, names):
             note(f"repetition {repetition + 1} of {repetitions}: {size} MiB, {kind}")
+            # What is held against the link has it measured right before: where processors are
+            # shared, a quarter of an hour changes its rate by half.
+            link = beds.verbs_rate(machines) if kind == "idle" else rate_bytes_per_s
             load = Writer(size, pages_per_s if kind == "load" else 0, arguments.rate,
                           arguments.seed + repetition)
             done, failed = comparison.measure(place, load, wanted, rate_bytes_per_s, note)
