@@ -121,10 +121,12 @@ class Test:
         digest = self.ask("DEBUG DIGEST")
         third = self.checkpoint(self.one, name, store, "--keep", "2")
         expect(third["number"] == 3 and third["dropped"] == 1, f"the oldest was to go: {third}")
-        # Nothing happens between these two, but what Redis does by itself.
+        # What is left of packs that the load has made useless by half is written anew, once.
         fourth = self.checkpoint(self.one, name, store, "--keep", "2")
-        expect(fourth["bytes_written"] < first["bytes_written"] / 4,
-               f"without load hardly anything is to be written: {first} {fourth}")
+        # Nothing happens between these two, but what Redis does by itself.
+        fifth = self.checkpoint(self.one, name, store, "--keep", "2")
+        expect(fifth["bytes_written"] < first["bytes_written"] / 4,
+               f"without load hardly anything is to be written: {first} {fourth} {fifth}")
         self.ask("SET greeting later")
         # One copy at a time.
         self.refused(self.one, "only one copy", 4, "restore", store)
@@ -145,7 +147,7 @@ class Test:
             self.one.shell(f"cp -a /tmp/whole {path}")
             expect(self.one.components()[name]["state"] != "running", "something was started")
         restored = json.loads(self.one.starling("restore", store, "--json").out)
-        expect(restored["number"] == 4, f"not the newest: {restored}")
+        expect(restored["number"] == 5, f"not the newest: {restored}")
         self.runs(self.one, name)
         self.answers()
         expect(self.ask("GET greeting") == "hello", "not the value of the checkpoint's instant")
@@ -172,7 +174,7 @@ class Test:
         self.answers()
         expect(self.ask("GET greeting") == "hello", "not the value of the encrypted checkpoint")
         self.two.shell("rm -rf /shared/store /shared/key")
-        taken = (first, second, third, fourth)
+        taken = (first, second, third, fourth, fifth)
         return (f"held {', '.join('%.2f' % one['held_s'] for one in taken)} s; wrote "
                 f"{', '.join(str(one['bytes_written']) for one in taken)} bytes")
 
