@@ -18,10 +18,10 @@ constexpr float kDamping = 0.95f;
 }  // namespace
 
 const char* ExpertName(int expert) {
-  constexpr const char* kNames[] = {
-      "last-value", "smooth-05",    "smooth-15", "smooth-40",       "median-7",
-      "median-25",  "regression",   "seasonal",  "seasonal-median", "seasonal-found",
-      "arima",      "holt-winters", "recurrent"};
+  constexpr const char* kNames[] = {"last-value",      "smooth-05",      "smooth-15",  "smooth-40",
+                                    "median-7",        "median-25",      "regression", "seasonal",
+                                    "seasonal-median", "seasonal-found", "trend",      "arima",
+                                    "holt-winters",    "recurrent"};
   static_assert(std::size(kNames) == kExpertCount);
   return expert >= 0 && expert < kExpertCount ? kNames[expert] : "?";
 }

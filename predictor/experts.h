@@ -18,6 +18,7 @@ enum Expert : int {
   kSeasonal,        // the value a season ago
   kSeasonalMedian,  // of the last three seasons
   kSeasonalFound,   // the value a season ago, with the season found in the values
+  kTrend,           // the change of the last steps goes on
   kArima,           // on differences, learned by gradient steps
   kHoltWinters,     // damped trend and season
   kRecurrent,       // a small GRU, its weights shared between components

@@ -11,6 +11,8 @@ namespace {
 constexpr float kSmoothRates[] = {0.05f, 0.15f, 0.4f};
 constexpr int kLags = 5;  // of the regression
 static_assert(kLags + 3 == LeastAbsolute::kFeatures);
+constexpr int kTrendSteps = 12;  // over which a trend is measured
+static_assert(kTrendSteps + kLongest < History::kRecent);
 static_assert(kLags + kLongest < History::kRecent && 25 < History::kRecent);
 constexpr float kFeatureBound = 20;    // in spreads
 constexpr float kSpreadSteps = 400;    // memory of centre and spread
@@ -134,6 +136,14 @@ float Forecaster::SeasonalMedian(int ahead, int offset, float otherwise) const {
   return MedianOf3(first, second, state_.history.At(back + 2 * season));
 }
 
+// As far as the series went in the last steps, in proportion.
+float Forecaster::Trend(int ahead, int offset) const {
+  const float from = state_.history.Recent(offset);
+  if (!state_.history.Has(offset + kTrendSteps)) return from;
+  return from + (from - state_.history.Recent(offset + kTrendSteps)) *
+                    (static_cast<float>(ahead) / kTrendSteps);
+}
+
 void Forecaster::PastRow(int horizon, Row& row) const {
   const int h = kHorizons[horizon];
   // The place that was written h steps ago: this step writes state_.place[2] next.
@@ -146,6 +156,7 @@ void Forecaster::PastRow(int horizon, Row& row) const {
   row[kSeasonal] = SeasonsAgo(state_.season, h, h, row[kLastValue]);
   row[kSeasonalMedian] = SeasonalMedian(h, h, row[kLastValue]);
   row[kSeasonalFound] = SeasonsAgo(FoundSeason(), h, h, row[kLastValue]);
+  row[kTrend] = Trend(h, h);
   for (int i = kArima; i < kSlots; ++i) row[i] = 0;
   if (extras_ != nullptr) {
     row[kArima] = extras_->arima_past.at(horizon, own);
@@ -164,6 +175,7 @@ void Forecaster::CurrentRow(int horizon, float value, Row& row) const {
   row[kSeasonal] = SeasonsAgo(state_.season, h, 0, value);
   row[kSeasonalMedian] = SeasonalMedian(h, 0, value);
   row[kSeasonalFound] = SeasonsAgo(FoundSeason(), h, 0, value);
+  row[kTrend] = Trend(h, 0);
   for (int i = kArima; i < kSlots; ++i) row[i] = 0;
   if (extras_ != nullptr) {
     row[kArima] = extras_->arima_past.at(horizon, own);
@@ -265,6 +277,16 @@ void Forecaster::Update(float value) {
     state_.block_least[1] = state_.block_least[0];
     state_.block_most[1] = state_.block_most[0];
     state_.block_least[0] = state_.block_most[0] = value;
+    for (auto& moves : state_.moves) {
+      moves[1] = moves[0];
+      moves[0] = 0;
+    }
+  }
+  for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
+    const int h = kHorizons[horizon];
+    if (!state_.history.Has(h)) continue;
+    float& most = state_.moves[horizon][0];
+    most = std::max(most, std::abs(value - state_.history.Recent(h)));
   }
   state_.block_least[0] = std::min(state_.block_least[0], value);
   state_.block_most[0] = std::max(state_.block_most[0], value);
@@ -275,7 +297,7 @@ float Forecaster::Blend(const Row& row, int horizon) {
   const float* losses = state_.losses[horizon];
   float least = losses[kLastValue];
   for (int i = 0; i < kExpertCount; ++i) {
-    if (Uses(i) && !Resting(i)) least = std::min(least, losses[i]);
+    if (Counts(i, horizon)) least = std::min(least, losses[i]);
   }
   least += 1e-12f;
   const int found = FoundSeason();
@@ -283,7 +305,7 @@ float Forecaster::Blend(const Row& row, int horizon) {
   int count = 0;
   float total = 0;
   for (int i = 0; i < kExpertCount; ++i) {
-    if (!Uses(i) || Resting(i) || (i == kSeasonalFound && found < 2)) continue;
+    if (!Counts(i, horizon) || (i == kSeasonalFound && found < 2)) continue;
     float weight = least / (losses[i] + 1e-12f);
     weight *= weight;
     weight *= weight;
@@ -334,6 +356,7 @@ void Forecaster::Predict(float value) {
   for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
     alignas(16) Row row;
     CurrentRow(horizon, value, row);
+    BoundRegression(horizon, row);
     for (float& forecast : row) forecast = std::min(std::max(forecast, floor), ceiling);
     const int own = state_.place[horizon];
     state_.regression.at(horizon, own) = row[kRegression];
@@ -352,6 +375,20 @@ void Forecaster::Predict(float value) {
     state_.high.at(horizon, own) = high;
     state_.scale.at(horizon, own) = interval.scale();
   }
+}
+
+// The regression may see a jump that another expert sees as well; by itself it goes no farther than
+// the series lately went in as many steps. Weights that were learned from a calm make of the first
+// steps of a rise whatever they like.
+void Forecaster::BoundRegression(int horizon, Row& row) const {
+  const float most = std::max(state_.moves[horizon][0], state_.moves[horizon][1]);
+  float low = row[kLastValue] - most, high = row[kLastValue] + most;
+  for (int i = 1; i < kArima; ++i) {
+    if (i == kRegression) continue;
+    low = std::min(low, row[i]);
+    high = std::max(high, row[i]);
+  }
+  row[kRegression] = std::clamp(row[kRegression], low, high);
 }
 
 float Forecaster::Below(float forecast) const {
@@ -426,11 +463,11 @@ double Forecaster::Weight(int expert, int horizon) const {
   const float* losses = state_.losses[horizon];
   float least = losses[kLastValue];
   for (int i = 0; i < kExpertCount; ++i) {
-    if (Uses(i) && !Resting(i)) least = std::min(least, losses[i]);
+    if (Counts(i, horizon)) least = std::min(least, losses[i]);
   }
   double total = 0, own = 0;
   for (int i = 0; i < kExpertCount; ++i) {
-    if (!Uses(i) || Resting(i)) continue;
+    if (!Counts(i, horizon)) continue;
     double weight = std::pow((least + 1e-12) / (losses[i] + 1e-12), 8);
     if (i == kLastValue) weight *= kLastValueFavour;
     total += weight;
@@ -455,6 +492,8 @@ double Forecaster::ExpertForecast(int expert, int horizon) const {
       return SeasonalMedian(h, 0, otherwise);
     case kSeasonalFound:
       return SeasonsAgo(FoundSeason(), h, 0, otherwise);
+    case kTrend:
+      return Trend(h, 0);
     default:
       return extras_ == nullptr ? now : extras_->Past(expert).at(horizon, Last(horizon));
   }
@@ -488,6 +527,9 @@ bool Forecaster::Valid() const {
     for (const float value : line) {
       if (!std::isfinite(value)) return false;
     }
+  }
+  for (const auto& moves : s.moves) {
+    if (!(moves[0] >= 0 && moves[1] >= 0) || !std::isfinite(moves[0] + moves[1])) return false;
   }
   for (const float value : {s.center, s.spread, s.change, s.least, s.most, s.block_least[0],
                             s.block_least[1], s.block_most[0], s.block_most[1]}) {

@@ -128,6 +128,9 @@ class Forecaster {
     float change = 0;              // mean absolute step, over about 50
     float least = 0, most = 0;     // of all values
     float block_least[2] = {}, block_most[2] = {};  // of this block of 64 steps, of the one before
+    // The farthest move in as many steps as each horizon, of this block of steps and the one
+    // before.
+    float moves[kHorizonCount][2] = {};
     double last_time_s = 0;
     int32_t place[kHorizonCount] = {};  // step modulo horizon
     int32_t season = 0;
@@ -142,6 +145,10 @@ class Forecaster {
   bool Uses(int expert) const { return (options_.experts & Only(expert)) != 0; }
   static int RestIndex(int expert);
   bool Resting(int expert) const;
+  // For a single step the trend of many is worth nothing.
+  bool Counts(int expert, int horizon) const {
+    return Uses(expert) && !Resting(expert) && (expert != kTrend || kHorizons[horizon] > 1);
+  }
 
   void Step(float value, bool learn);
   void LearnOutcomes(float value);
@@ -152,6 +159,8 @@ class Forecaster {
   // How far the series lately went under and over a forecast.
   float Below(float forecast) const;
   float Above(float forecast) const;
+  float Trend(int ahead, int offset) const;
+  void BoundRegression(int horizon, Row& row) const;
   void TakeRests();
   // Past forecasts of all experts, whose outcome is the newest value.
   void PastRow(int horizon, Row& row) const;

@@ -17,7 +17,7 @@ namespace starling::predictor {
 // another version, or a build that lays them out differently, is refused and learns afresh.
 class ModelCodec {
  public:
-  static constexpr uint16_t kVersion = 1;
+  static constexpr uint16_t kVersion = 2;
 
   static std::string Save(const Forecaster& forecaster);
   // kInvalidArgument: not a model, damaged, or of values no forecaster can have;

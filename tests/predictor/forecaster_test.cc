@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "predictor/gru.h"
 
 namespace {
@@ -181,6 +182,42 @@ TEST(Forecaster, ItsIntervalsStayWhereTheSeriesIs) {
     for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
       ASSERT_LE(forecaster.At(horizon).high, 82 + 80 + 1) << i;
       ASSERT_LE(forecaster.Quantile(horizon, 0.99), 82 + 80 + 1) << i;
+    }
+  }
+}
+
+// How far the forecast goes beyond the newest value, as a share of what the rise will really add.
+double Foreseen(const Forecaster& forecaster, int horizon, double now, double slope) {
+  return (forecaster.At(horizon).median - now) / (slope * kHorizons[static_cast<size_t>(horizon)]);
+}
+
+// A component that rested and then grows steadily: farther horizons see it, and see no more of it.
+TEST(Forecaster, FollowsASteadyRiseAfterACalm) {
+  for (const int calm : {20, 60, 300, 2000}) {
+    for (const double level : {0.0, 1e2, 1e8}) {
+      for (const double noise : {0.0, 1e-4, 1e-2}) {
+        const double unit = level > 0 ? level : 1, slope = 0.02 * unit;
+        Noise random(3);
+        Forecaster forecaster{ForecasterOptions()};
+        // It had grown before, too.
+        for (int t = 0; t < 30; ++t) forecaster.Observe(level * t / 30);
+        for (int t = 0; t < calm; ++t) forecaster.Observe(level + noise * unit * random());
+        for (int t = 1; t <= 150; ++t) {
+          const double now = level + slope * t + noise * unit * random();
+          forecaster.Observe(now);
+          for (int horizon = 1; horizon < kHorizonCount; ++horizon) {
+            const double foreseen = Foreseen(forecaster, horizon, now, slope);
+            const std::string where = absl::StrCat("calm ", calm, ", level ", level, ", noise ",
+                                                   noise, ", step ", t, ", horizon ", horizon);
+            if (t >= 3) {
+              EXPECT_LT(foreseen, 2) << where;
+            }
+            if (t >= 60) {
+              EXPECT_GT(foreseen, 0.5) << where;
+            }
+          }
+        }
+      }
     }
   }
 }
