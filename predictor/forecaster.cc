@@ -1,7 +1,10 @@
 #include "predictor/forecaster.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "predictor/forecaster_extras.h"
 
@@ -35,6 +38,14 @@ constexpr float kRestWeight = 0.02f;  // weight that keeps it awake
 
 // Relative to the level below which a spread is rounding.
 float LeastSpread(float center) { return 1e-6f * std::abs(center) + 1e-12f; }
+
+// Four numbers that are computed with at once, and what a comparison of them gives.
+using Lanes = float __attribute__((vector_size(16)));
+using Mask = int __attribute__((vector_size(16)));
+
+Lanes Where(Mask mask, Lanes values) {
+  return std::bit_cast<Lanes>(mask & std::bit_cast<Mask>(values));
+}
 
 float MedianOf3(float a, float b, float c) {
   return std::max(std::min(a, b), std::min(std::max(a, b), c));
@@ -292,44 +303,59 @@ void Forecaster::Update(float value) {
   state_.block_most[0] = std::max(state_.block_most[0], value);
 }
 
-// The weighted median of a row.
-float Forecaster::Blend(const Row& row, int horizon) {
+// 1 for those that are asked, for the farther horizons; 0 for others.
+void Forecaster::Asked(Row& asked) const {
+  for (int i = 0; i < kSlots; ++i) asked[i] = 0;
+  for (int i = 0; i < kExpertCount; ++i) asked[i] = Uses(i) && !Resting(i) ? 1 : 0;
+  if (FoundSeason() < 2) asked[kSeasonalFound] = 0;
+}
+
+// The weighted median of a row. Without a sort: its branches would cost more than all pairs do.
+float Forecaster::Blend(const Row& row, const Row& asked, int horizon) {
   const float* losses = state_.losses[horizon];
   float least = losses[kLastValue];
-  for (int i = 0; i < kExpertCount; ++i) {
-    if (Counts(i, horizon)) least = std::min(least, losses[i]);
-  }
+  for (int i = 0; i < kSlots; ++i) least = std::min(least, asked[i] > 0 ? losses[i] : least);
   least += 1e-12f;
-  const int found = FoundSeason();
-  float values[kSlots], weights[kSlots];
-  int count = 0;
-  float total = 0;
-  for (int i = 0; i < kExpertCount; ++i) {
-    if (!Counts(i, horizon) || (i == kSeasonalFound && found < 2)) continue;
-    float weight = least / (losses[i] + 1e-12f);
+  alignas(16) Row weights;
+  for (int i = 0; i < kSlots; ++i) {
+    float weight = asked[i] * (least / (losses[i] + 1e-12f));
     weight *= weight;
     weight *= weight;
     weight *= weight;
-    if (i == kLastValue) weight *= kLastValueFavour;
-    if (const int index = RestIndex(i); index >= 0 && weight > kRestWeight) {
-      state_.rest[index].idle = 0;
-    }
-    if (weight < kNoWeight) continue;
-    int place = count++;
-    for (; place > 0 && values[place - 1] > row[i]; --place) {
-      values[place] = values[place - 1];
-      weights[place] = weights[place - 1];
-    }
-    values[place] = row[i];
-    weights[place] = weight;
-    total += weight;
+    weights[i] = weight;
   }
-  float sum = 0;
-  for (int i = 0; i < count; ++i) {
-    sum += weights[i];
-    if (sum >= 0.5f * total) return values[i];
+  for (const int expert : {int{kRegression}, int{kArima}, int{kHoltWinters}, int{kRecurrent}}) {
+    if (weights[expert] > kRestWeight) state_.rest[RestIndex(expert)].idle = 0;
   }
-  return row[kLastValue];
+  weights[kLastValue] *= kLastValueFavour;
+
+  constexpr int kLanes = 4, kGroups = kSlots / kLanes;
+  Lanes values[kGroups], own[kGroups], up_to[kGroups];
+  std::memcpy(values, row, sizeof(values));
+  std::memcpy(own, weights, sizeof(own));
+  Lanes sums = {};
+  for (int g = 0; g < kGroups; ++g) {
+    own[g] = Where(own[g] >= kNoWeight, own[g]);
+    sums += own[g];
+    up_to[g] = Lanes{};
+  }
+  const float half = 0.5f * (sums[0] + sums[1] + sums[2] + sums[3]);
+  for (int g = 0; g < kGroups; ++g) {
+    for (int i = 0; i < kLanes && kLanes * g + i < kExpertCount; ++i) {
+      for (int k = 0; k < kGroups; ++k) {
+        up_to[k] += Where(values[k] >= values[g][i], Lanes{} + own[g][i]);
+      }
+    }
+  }
+  // The least of those with half of the weight up to them.
+  Lanes least_value = Lanes{} + std::numeric_limits<float>::max();
+  for (int g = 0; g < kGroups; ++g) {
+    const Mask fits = (up_to[g] >= half) & (own[g] > 0) & (values[g] < least_value);
+    least_value = Where(fits, values[g]) + Where(~fits, least_value);
+  }
+  const float median =
+      std::min(std::min(least_value[0], least_value[1]), std::min(least_value[2], least_value[3]));
+  return median < std::numeric_limits<float>::max() ? median : row[kLastValue];
 }
 
 void Forecaster::Predict(float value) {
@@ -353,14 +379,18 @@ void Forecaster::Predict(float value) {
 
   const float floor = state_.least >= 0 ? 0 : kMostOf * state_.least;
   const float ceiling = state_.most <= 0 ? 0 : kMostOf * state_.most;
+  alignas(16) Row asked;
+  Asked(asked);
   for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
-    alignas(16) Row row;
+    alignas(16) Row row, here;
+    for (int i = 0; i < kSlots; ++i) here[i] = asked[i];
+    if (!Counts(kTrend, horizon)) here[kTrend] = 0;
     CurrentRow(horizon, value, row);
     BoundRegression(horizon, row);
     for (float& forecast : row) forecast = std::min(std::max(forecast, floor), ceiling);
     const int own = state_.place[horizon];
     state_.regression.at(horizon, own) = row[kRegression];
-    float median = Blend(row, horizon);
+    float median = Blend(row, here, horizon);
     if (horizon == 0) {
       state_.blend_next = median;
       // Prices and the like are moved by rare news, which a short memory takes for a pattern.

@@ -155,7 +155,8 @@ class Forecaster {
   void LearnExperts(float value);
   void Update(float value);
   void Predict(float value);
-  float Blend(const Row& row, int horizon);
+  void Asked(Row& asked) const;
+  float Blend(const Row& row, const Row& asked, int horizon);
   // How far the series lately went under and over a forecast.
   float Below(float forecast) const;
   float Above(float forecast) const;
