@@ -49,9 +49,10 @@ class Writer(rows.Load):
     port = 6379
     settle_s = SETTLE_S
 
-    def __init__(self, mib, pages_per_s, rate, seed):
+    def __init__(self, mib, pages_per_s, rate, seed, idle=False):
         super().__init__(rate, mib, seed)
         self.pages_per_s = pages_per_s
+        self.idle = idle
 
     def command(self, bed):
         return [bed.node_binary("starling-writer"), "--mib", str(self.mib), "--rate",
@@ -75,8 +76,12 @@ class Writer(rows.Load):
                "print((more - steps) / (ended - began))\n")
 
     def look(self, bed):
-        return {"pages_per_s": float(bed.client("/usr/bin/python3", "-c", self.PROGRAM,
+        seen = {"pages_per_s": float(bed.client("/usr/bin/python3", "-c", self.PROGRAM,
                                                 bed.component_address, str(self.port)))}
+        if self.idle:
+            # Heartbeats and client want their share of the processors whoever sends.
+            seen["link_beside_bytes_per_s"] = beds.verbs_rate(bed)
+        return seen
 
 
 def _cells(sizes, names):
@@ -131,7 +136,7 @@ def run(machines, arguments, note):
             # shared, a quarter of an hour changes its rate by half.
             link = beds.verbs_rate(machines) if kind == "idle" else rate_bytes_per_s
             load = Writer(size, pages_per_s if kind == "load" else 0, arguments.rate,
-                          arguments.seed + repetition)
+                          arguments.seed + repetition, idle=kind == "idle")
             done, failed = comparison.measure(place, load, wanted, rate_bytes_per_s, note)
             done = [_completed(row, kind, size, repetition, link) for row in done]
             samples += done

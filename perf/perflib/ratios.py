@@ -58,6 +58,8 @@ def ratios(samples, sizes):
                                           of("criu-precopy", "p99_back_s")),
         "bulk_vs_ib_write_bw": _median_of(
             lambda row: overhead.bulk_rate(row) / row["link_bytes_per_s"], idle),
+        "bulk_vs_ib_write_bw_beside": _median_of(
+            lambda row: overhead.bulk_rate(row) / row["link_beside_bytes_per_s"], idle),
         "wire_overhead": _median_of(overhead.wire_overhead, loaded),
         "wire_framing": _median_of(overhead.wire_framing, loaded),
     }

@@ -168,9 +168,9 @@ def _measure(place, load, name, move):
     witness = _watch(place, load, name)
     try:
         witness.wait_ready()
+        seen = load.look(place.bed)
         quiet_began, quiet = time.monotonic(), place.bed.wire_bytes()
         witnesses.settle(load.settle_s)
-        seen = load.look(place.bed)
         wire = place.bed.wire_bytes()
         began = time.monotonic()
         quiet_bytes_per_s = (wire - quiet) / (began - quiet_began)
