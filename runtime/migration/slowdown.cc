@@ -19,8 +19,11 @@ constexpr double kMore = 0.1;
 constexpr double kLeastShare = 0.25;
 // For how long what was used is averaged, roughly.
 constexpr double kMemoryS = 0.3;
-// Below this share of what it used before, a component gets less done.
+// Below this share of what it used before, a component gets less done,
 constexpr double kAsMuchAsBefore = 0.9;
+// where that is at least so many processors less. A scheduler gives those who want little what they
+// want, if late; one that beats a thousand times a second then leaves some beats out.
+constexpr double kLeastLoss = 0.1;
 constexpr auto kMostWork = std::chrono::milliseconds(5);
 constexpr double kLeastProcessors = 0.05;
 constexpr int64_t kPeriodUs = 100'000;
@@ -76,8 +79,8 @@ void SlowdownGovernor::Look(TimePoint now, const ProcessorTimes& times) {
     const Duration elapsed = now - looked_;
     const ProcessorShares shares = SharesBetween(times_, times, elapsed);
     used_ += (shares.used - used_) * std::min(1.0, Seconds(elapsed) / kMemoryS);
-    const bool slowed =
-        shares.stalled > usual_.stalled + bound_ && used_ < kAsMuchAsBefore * usual_.used;
+    const double enough = std::min(kAsMuchAsBefore * usual_.used, usual_.used - kLeastLoss);
+    const bool slowed = shares.stalled > usual_.stalled + bound_ && used_ < enough;
     // Quickly down and slowly up, as with any resource that others need as well.
     share_ = slowed ? std::max(kLeastShare, share_ * kLess) : std::min(1.0, share_ + kMore);
     lowest_ = std::min(lowest_, share_);

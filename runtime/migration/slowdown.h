@@ -30,8 +30,9 @@ ProcessorShares SharesBetween(const ProcessorTimes& before, const ProcessorTimes
 
 // Decides for what share of their time reading threads may work, so that the component does not
 // wait for a processor in more than `bound` of the time beyond what it did before and gets less
-// done for it. One that waits now and then and has as much processor time as before is not slowed
-// down: it was idle in between. Pure. One thread at a time.
+// done for it: a tenth less of processor time, and of a processor, than before. One that waits now
+// and then and has as much as before is not slowed down: it was idle in between. Pure. One thread
+// at a time.
 class SlowdownGovernor {
  public:
   // `usual`: what the component did before; a bound of 1 or more: none.
