@@ -122,15 +122,7 @@ void LaneSink::Tell() {
 
 LaneCounts LaneSink::counts() const {
   LaneCounts all;
-  for (const auto& writer : writers_) {
-    const LaneCounts& one = writer->counts();
-    all.pages += one.pages;
-    all.repeated_pages += one.repeated_pages;
-    all.zero_pages += one.zero_pages;
-    all.packed_in += one.packed_in;
-    all.packed_out += one.packed_out;
-    all.resent_pages += one.resent_pages;
-  }
+  for (const auto& writer : writers_) all += writer->counts();
   return all;
 }
 

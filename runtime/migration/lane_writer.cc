@@ -28,6 +28,9 @@ constexpr size_t kAskEvery = kMostOutstanding / 2;
 constexpr uint64_t kSampleCopies = 32;
 // Packed batches that have not shrunk below this share go as they are.
 constexpr double kWorthPacking = 0.9;
+// Runs of fewer pages than this on average are scattered: a write for each would be acknowledged
+// one by one.
+constexpr uint64_t kScatteredPages = 4;
 
 }  // namespace
 
@@ -111,7 +114,9 @@ void LaneWriter::BeginBatch() {
     batch_.encoding = Encoding::kRing;
     if (chooser_.Compress()) batch_.encoding = Encoding::kRingLz4;
   } else {
-    batch_.encoding = chooser_.Compress() ? Encoding::kRingLz4 : Encoding::kInPlace;
+    batch_.encoding = Encoding::kInPlace;
+    if (scattered_ && pool_.packed && !ring_.slots.empty()) batch_.encoding = Encoding::kRing;
+    if (chooser_.Compress()) batch_.encoding = Encoding::kRingLz4;
   }
   copies_ =
       batch_.encoding == Encoding::kInPlace && (copies_worth_ > 0 || batches_ % kSampleCopies == 0);
@@ -136,6 +141,7 @@ absl::Status LaneWriter::PutAll(std::span<const PageRun> runs) {
   if (pages == 0 || !free_ || pages * kPageSize > pool_.slab_bytes - used_) {
     return absl::InternalError(absl::StrCat(pages, " pages were put that were not acquired"));
   }
+  scattered_ = pages < kScatteredPages * runs.size();
   for (const PageRun& run : runs) RETURN_IF_ERROR(Place(run));
   if (progress_) progress_();
   return absl::OkStatus();
@@ -236,7 +242,7 @@ absl::Status LaneWriter::WaitForRingSlot(uint32_t& slot) {
 }
 
 // Compresses and seals what the batch has in the slab, as it was chosen, and writes it into the
-// ring.
+// ring: in one piece, however scattered its pages are.
 absl::Status LaneWriter::Pack() {
   Slab& slab = slabs_[current_];
   const std::span<std::byte> in = slab.memory.subspan(begin_, used_ - begin_);
@@ -265,6 +271,9 @@ absl::Status LaneWriter::Pack() {
     const std::span<std::byte> sealed = packed.first(out.size());
     RETURN_IF_ERROR(channel_->SealPages(batch_.sequence, out, sealed, batch_.tag));
     out = sealed;
+  }
+  if (batch_.encoding == Encoding::kRing && !channel_->sealed()) {
+    counts_.staged_pages += in.size() / kPageSize;
   }
   RETURN_IF_ERROR(WaitForRingSlot(batch_.ring_slot));
   batch_.packed_bytes = static_cast<uint32_t>(out.size());

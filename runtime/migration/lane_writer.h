@@ -41,6 +41,28 @@ struct LaneCounts {
   uint64_t packed_in = 0;   // bytes that were compressed
   uint64_t packed_out = 0;  // to how many
   uint64_t resent_pages = 0;
+  uint64_t staged_pages = 0;  // scattered ones that went through the ring as they are
+
+  LaneCounts& operator+=(const LaneCounts& other) {
+    pages += other.pages;
+    repeated_pages += other.repeated_pages;
+    zero_pages += other.zero_pages;
+    packed_in += other.packed_in;
+    packed_out += other.packed_out;
+    resent_pages += other.resent_pages;
+    staged_pages += other.staged_pages;
+    return *this;
+  }
+  LaneCounts& operator-=(const LaneCounts& other) {
+    pages -= other.pages;
+    repeated_pages -= other.repeated_pages;
+    zero_pages -= other.zero_pages;
+    packed_in -= other.packed_in;
+    packed_out -= other.packed_out;
+    resent_pages -= other.resent_pages;
+    staged_pages -= other.staged_pages;
+    return *this;
+  }
 };
 
 // One connection's part of a LaneSink: pages are written by RDMA into their slots of the target's
@@ -125,7 +147,8 @@ class LaneWriter final : public checkpoint::PageLane {
   bool begun_ = false;  // this batch has its encoding
   Batch batch_;
   EncodingChooser chooser_;
-  Duration waited_{};  // for the link
+  Duration waited_{};       // for the link
+  bool scattered_ = false;  // what is being put
   bool damage_ = false;
 
   // Repeated content within a batch: what lies where in the slab.

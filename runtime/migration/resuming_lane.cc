@@ -31,15 +31,6 @@ constexpr uint32_t kMostAttempts = 255;
 // our own Shutdown() are something else.
 bool Lost(const absl::Status& status) { return absl::IsUnavailable(status); }
 
-void Add(const LaneCounts& one, LaneCounts& all) {
-  all.pages += one.pages;
-  all.repeated_pages += one.repeated_pages;
-  all.zero_pages += one.zero_pages;
-  all.packed_in += one.packed_in;
-  all.packed_out += one.packed_out;
-  all.resent_pages += one.resent_pages;
-}
-
 }  // namespace
 
 std::vector<PageRun> Merge(std::vector<PageRun> runs) {
@@ -126,7 +117,7 @@ absl::Status ResumingLane::Resume(const absl::Status& why, std::span<const PageR
   uint64_t pages = 0;
   for (const PageRun& run : unanswered) pages += run.pages;
   refused_.insert(refused_.end(), unanswered.begin(), unanswered.end());
-  Add(writer_->counts(), before_);
+  before_ += writer_->counts();
   before_.resent_pages += pages;
   spdlog::warn("a data connection was lost and is made again; {} pages were not answered for: {}",
                pages, why.ToString());
@@ -175,7 +166,7 @@ absl::StatusOr<std::unique_ptr<LaneWriter>> ResumingLane::Reopen(const absl::Sta
 
 LaneCounts ResumingLane::counts() const {
   LaneCounts all = before_;
-  if (writer_ != nullptr) Add(writer_->counts(), all);
+  if (writer_ != nullptr) all += writer_->counts();
   return all;
 }
 

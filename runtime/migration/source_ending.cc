@@ -23,17 +23,6 @@ constexpr auto kLookAgain = std::chrono::milliseconds(500);
 // How long a target is told of an end before it is left to notice by itself.
 constexpr auto kTellTimeout = std::chrono::seconds(2);
 
-// What was counted after `before`.
-LaneCounts Since(LaneCounts now, const LaneCounts& before) {
-  now.pages -= before.pages;
-  now.repeated_pages -= before.repeated_pages;
-  now.zero_pages -= before.zero_pages;
-  now.packed_in -= before.packed_in;
-  now.packed_out -= before.packed_out;
-  now.resent_pages -= before.resent_pages;
-  return now;
-}
-
 }  // namespace
 
 absl::Status SourceMigration::AskToCommit() {
@@ -113,7 +102,8 @@ void SourceMigration::FinishReport() {
   uint64_t lanes = 0;
   v1::SentBytes& sent = *report_.mutable_sent();
   if (sink_) {
-    const LaneCounts counts = Since(sink_->counts(), counts_as_ghost_);
+    LaneCounts counts = sink_->counts();
+    counts -= counts_as_ghost_;
     lanes = sink_->bytes_sent() - sent_as_ghost_;
     report_.set_encrypted(sink_->sealed());
     report_.set_zero_pages(counts.zero_pages);

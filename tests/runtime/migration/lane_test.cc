@@ -178,6 +178,37 @@ TEST_F(LaneTest, SendsARoomFullOfScatteredPagesBeyondABatch) {
   ExpectArenaHasAll();
 }
 
+// A write for each page would be acknowledged for each page: they go in one piece and are put in
+// place by the target.
+TEST_F(LaneTest, ScatteredPagesAreStagedWhereThereIsARing) {
+  Open({}, 4 << 20, 1, {.ring = true});
+  constexpr uint64_t kRounds = 20;
+  for (uint64_t round = 0; round < kRounds; ++round) {
+    auto span = sink_->Acquire(8);
+    ASSERT_TRUE(span.ok()) << span.status();
+    std::vector<PageRun> runs;
+    for (uint64_t i = 0; i < 8; ++i) {
+      const uint64_t address = (round * 8 + i) * 3 * kPageSize;
+      std::byte* const page = span->data() + i * kPageSize;
+      std::mt19937_64 random(address);  // not to be compressed
+      for (size_t at = 0; at < kPageSize; at += 8) {
+        const uint64_t word = random();
+        std::memcpy(page + at, &word, sizeof(word));
+      }
+      std::memcpy(page, &address, sizeof(address));
+      want_[address] = static_cast<uint8_t>(page[kPageSize - 1]);
+      runs.push_back({kSpace, address, 1});
+    }
+    ASSERT_TRUE(sink_->PutAll(runs).ok());
+  }
+  const uint64_t scattered = kRounds * 8;
+  ASSERT_TRUE(Put(1 << 30, 64, 5).ok());  // one run
+  ASSERT_TRUE(sink_->Flush(Soon()).ok());
+  EXPECT_GE(sink_->counts().staged_pages, scattered / 2) << "but for the batches that sample";
+  EXPECT_LE(sink_->counts().staged_pages, scattered);
+  ExpectArenaHasAll();
+}
+
 TEST_F(LaneTest, GrowsTheArenaWhenItIsFull) {
   Open({}, 1 << 20, 2);
   const uint64_t before = receiver_->arena().slots();
