@@ -9,6 +9,8 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -141,6 +143,8 @@ class Server {
   // False: the stream ended before the first byte, which is only in order where nothing is owed.
   absl::StatusOr<bool> Receive(std::byte* data, size_t size);
   absl::Status Answer(uint32_t value, size_t size);
+  // Until the socket is ready for `events`, or the deadline: `late` is what the error then says.
+  absl::Status Await(short events, std::string_view late);
   absl::Status ReceivePages(const PageRun& run);
   absl::Status ReceiveInto(std::span<std::byte> room, const PageRun& run);
   absl::Status Drain(uint64_t pages);
@@ -171,24 +175,34 @@ absl::StatusOr<bool> Server::Receive(std::byte* data, size_t size) {
     if (errno == EINTR) continue;
     if (errno == ECONNRESET) return absl::DataLossError("CRIU's page stream was cut");
     if (errno != EAGAIN && errno != EWOULDBLOCK) return ErrnoStatus("receive pages from CRIU");
-    pollfd event{job_.socket, POLLIN, 0};
-    const int ready = ::poll(&event, 1, static_cast<int>(job_.deadline.Left().count()));
-    if (ready < 0 && errno != EINTR) return ErrnoStatus("wait for CRIU's pages");
-    if (ready == 0 && job_.deadline.Passed()) {
-      return absl::DeadlineExceededError("CRIU did not send its pages in time");
-    }
+    RETURN_IF_ERROR(Await(POLLIN, "CRIU did not send its pages in time"));
   }
   return true;
+}
+
+absl::Status Server::Await(short events, std::string_view late) {
+  pollfd event{job_.socket, events, 0};
+  const int ready = ::poll(&event, 1, static_cast<int>(job_.deadline.Left().count()));
+  if (ready < 0 && errno != EINTR) return ErrnoStatus("wait for CRIU's page stream");
+  if (ready == 0 && job_.deadline.Passed()) return absl::DeadlineExceededError(std::string(late));
+  return absl::OkStatus();
 }
 
 absl::Status Server::Answer(uint32_t value, size_t size) {
   char bytes[4];
   for (size_t i = 0; i < sizeof(bytes); ++i) bytes[i] = static_cast<char>(value >> (8 * i));
-  ssize_t sent;
-  do {
-    sent = ::send(job_.socket, bytes, size, MSG_NOSIGNAL);
-  } while (sent < 0 && errno == EINTR);
-  if (sent < 0) return ErrnoStatus("answer CRIU's page stream");
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t sent =
+        ::send(job_.socket, bytes + done, size - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent > 0) {
+      done += static_cast<size_t>(sent);
+      continue;
+    }
+    if (sent < 0 && errno == EINTR) continue;
+    if (errno != EAGAIN && errno != EWOULDBLOCK) return ErrnoStatus("answer CRIU's page stream");
+    RETURN_IF_ERROR(Await(POLLOUT, "CRIU did not take the answers to its page stream in time"));
+  }
   return absl::OkStatus();
 }
 

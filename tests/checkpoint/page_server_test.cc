@@ -242,6 +242,17 @@ TEST_F(PageServerTest, SilenceEndsAtTheDeadline) {
             absl::StatusCode::kDeadlineExceeded);
 }
 
+// An answer once waited for its reader without end, past the deadline and any cancelling by it.
+TEST_F(PageServerTest, AnswersThatNobodyReadsEndAtTheDeadline) {
+  const int least = 1;  // the kernel makes it its smallest
+  ASSERT_EQ(::setsockopt(server_.get(), SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)), 0);
+  std::string questions;
+  for (int i = 0; i < 1000; ++i) questions += Of(kParent, 0, 0, Pid(5));
+  PageServerJob job = Job(false);
+  job.deadline = Deadline::After(std::chrono::milliseconds(30));
+  EXPECT_EQ(Serve(job, questions, *sink_).status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
 // Fails at its nth page.
 class FailingSink : public LocalSink {
  public:
