@@ -26,6 +26,7 @@
 #include "runtime/bench/bench_service.h"
 #include "runtime/loop/loop.h"
 #include "runtime/loop/loop_service.h"
+#include "runtime/migration/images.h"
 #include "runtime/migration/offers.h"
 #include "runtime/names.h"
 #include "runtime/reservations/lease_desk.h"
@@ -99,6 +100,8 @@ absl::Status Serve(const Config& config) {
   for (const std::string& folder : {config.state_dir, config.run_dir, config.log_dir}) {
     RETURN_IF_ERROR(MakeDirectories(folder, 0755));
   }
+  if (const absl::Status mounted = migration::MountImages(config.run_dir); !mounted.ok())
+    spdlog::warn("images stay on the file system of run_dir: {}", mounted.ToString());
   ASSIGN_OR_RETURN(const std::string boot_id, ReadBootId());
   ASSIGN_OR_RETURN(const std::unique_ptr<Journal> journal,
                    Journal::Open(config.JournalPath(), boot_id));

@@ -1,8 +1,12 @@
 #include "runtime/migration/images.h"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +15,32 @@
 #include "base/xxh3.h"
 
 namespace starling::migration {
+namespace {
+
+constexpr unsigned long kMountFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+// What a host grants to arenas is bounded by its reservations, not here.
+constexpr char kMountOptions[] = "mode=0700,size=100%";
+
+}  // namespace
+
+absl::Status MountImages(const std::string& run_dir) {
+  const std::string folder = absl::StrCat(run_dir, "/images");
+  RETURN_IF_ERROR(MakeDirectories(run_dir));
+  RETURN_IF_ERROR(MakeDirectories(folder, 0700));
+  struct stat above, here;
+  if (::stat(run_dir.c_str(), &above) != 0 || ::stat(folder.c_str(), &here) != 0)
+    return ErrnoStatus(absl::StrCat("stat ", folder));
+  std::error_code error;
+  if (above.st_dev != here.st_dev || !std::filesystem::is_empty(folder, error) || error)
+    return absl::OkStatus();
+  const auto mount = [&folder](const std::string& options) {
+    return ::mount("starling-images", folder.c_str(), "tmpfs", kMountFlags, options.c_str()) == 0;
+  };
+  // A kernel without huge pages for tmpfs does not know the option.
+  if (mount(absl::StrCat(kMountOptions, ",huge=within_size")) || mount(kMountOptions))
+    return absl::OkStatus();
+  return ErrnoStatus(absl::StrCat("mount a tmpfs at ", folder));
+}
 
 std::string ImagesPath(const std::string& run_dir, const std::string& migration_id,
                        absl::string_view way) {

@@ -8,8 +8,8 @@
 #include "base/fd.h"
 #include "runtime/proto/starling.pb.h"
 
-// The skeleton of a component on its way: CRIU's image files without memory, in a folder on the run
-// folder's tmpfs.
+// A component on its way: CRIU's image files, and at the target the arena beside them, in folders
+// on a tmpfs.
 
 namespace starling::migration {
 
@@ -18,6 +18,13 @@ inline constexpr size_t kLogTailBytes = 1u << 20;
 // A skeleton larger than this is refused by the target: something else than a skeleton is being
 // sent.
 inline constexpr uint64_t kMaxImageBytes = uint64_t{1} << 30;
+
+// Makes RUN_DIR/images a tmpfs of its own, unless it is one already or has something in it. An
+// arena on it is made of huge pages where the kernel has them for tmpfs: to clear, to map and to
+// pin 2 MiB costs little more than 4 KiB. And it may be as large as memory, where a system's /run
+// is often a tenth of that. Not thread-safe. Errors: kPermissionDenied and the like where mounting
+// is not allowed; RUN_DIR/images can be used all the same.
+absl::Status MountImages(const std::string& run_dir);
 
 // RUN_DIR/images/MIGRATION.WAY, where way is "out" at the source and "in" at the target.
 std::string ImagesPath(const std::string& run_dir, const std::string& migration_id,

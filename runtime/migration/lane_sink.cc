@@ -14,7 +14,7 @@ using checkpoint::PageRun;
 
 namespace {
 
-constexpr auto kTellEvery = std::chrono::milliseconds(100);
+constexpr auto kTellEvery = std::chrono::milliseconds(500);
 // One that is filled while another is on its way.
 constexpr int kFewestSlabs = 2;
 

@@ -1,8 +1,15 @@
 #include "runtime/migration/images.h"
 
 #include <gtest/gtest.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <xxhash.h>
+
+#include <algorithm>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
@@ -64,6 +71,34 @@ TEST(SkeletonImage, LeavesOutMemoryAndLogs) {
   EXPECT_FALSE(IsSkeletonImage("pagemap-shmem-3.img"));
   EXPECT_FALSE(IsSkeletonImage("criu.log"));
   EXPECT_FALSE(IsSkeletonImage("stats-dump"));
+}
+
+TEST_F(ImagesTest, MountsItsOwnTmpfsOnceAndHidesNothing) {
+  if (::geteuid() != 0) GTEST_SKIP() << "a mount namespace needs root";
+  // What is mounted goes with the thread.
+  std::thread([this] {
+    ASSERT_EQ(::unshare(CLONE_NEWNS), 0);
+    ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+    const auto mounts = [] {
+      const std::string all = ReadFile("/proc/thread-self/mounts").value();
+      return std::count(all.begin(), all.end(), '\n');
+    };
+    const auto before = mounts();
+    ASSERT_TRUE(MakeDirectories(folder_ + "/used/images/m1.in").ok());
+    EXPECT_TRUE(MountImages(folder_ + "/used").ok());
+    EXPECT_EQ(mounts(), before);
+    EXPECT_EQ(::access((folder_ + "/used/images/m1.in").c_str(), F_OK), 0);
+
+    for (int i = 0; i < 2; ++i) {
+      const absl::Status status = MountImages(folder_ + "/fresh");
+      ASSERT_TRUE(status.ok()) << status;
+      EXPECT_EQ(mounts(), before + 1);
+    }
+    struct statfs of;
+    ASSERT_EQ(::statfs((folder_ + "/fresh/images").c_str(), &of), 0);
+    EXPECT_EQ(of.f_type, TMPFS_MAGIC);
+    EXPECT_EQ(::umount((folder_ + "/fresh/images").c_str()), 0);
+  }).join();
 }
 
 TEST_F(ImagesTest, ReadsTheEndOfALog) {
