@@ -239,7 +239,8 @@ class Server {
       if (count < 1 || count > 3) return false;
       for (int i = 0; i < count; ++i) {
         if (!TakeLine(text, line)) return true;
-        const int size = std::atoi(std::string(line.substr(std::min<size_t>(1, line.size()))).c_str());
+        const int size =
+            std::atoi(std::string(line.substr(std::min<size_t>(1, line.size()))).c_str());
         if (size < 0 || static_cast<size_t>(size) > kMostValueBytes) return false;
         if (text.size() < static_cast<size_t>(size) + 2) return true;
         words.push_back(text.substr(0, static_cast<size_t>(size)));
@@ -281,7 +282,7 @@ class Server {
 
   Memory& memory_;
   size_t keys_;
-  size_t stride_;  // pages from one key's to the next one's
+  size_t stride_;                // pages from one key's to the next one's
   std::vector<pollfd> waiting_;  // the listener first
   std::vector<std::string> in_;  // of each of them
   std::string out_;
@@ -317,6 +318,8 @@ int main(int argc, char** argv) {
   Memory memory(static_cast<size_t>(mib), static_cast<uint64_t>(seed));
   Pace pace = {&memory, rate, static_cast<uint64_t>(seed)};
   pthread_t writer;
-  if (pthread_create(&writer, nullptr, WriteForEver, &pace) != 0) Die("cannot start a thread");
+  // Without writes to make there is nothing to wake up for.
+  if (rate > 0 && pthread_create(&writer, nullptr, WriteForEver, &pace) != 0)
+    Die("cannot start a thread");
   Server(memory, static_cast<uint16_t>(port), static_cast<size_t>(keys)).Run();
 }

@@ -23,6 +23,10 @@ FLOOR_MIB = 1  # next to no memory
 
 KEYS = 128  # of the client, each in another page of the component
 VALUE_BYTES = 1024
+# What an idle component still does, so that its connection and its content are watched. A thousand
+# heartbeats a second would keep an emulated processor busy for a tenth of its time.
+IDLE_BEAT_EVERY = "50ms"
+IDLE_REQUESTS_PER_S = 10
 # Long enough for the client's 99th percentile to come back, and to know it before.
 SETTLE_S = 8
 
@@ -50,9 +54,11 @@ class Writer(rows.Load):
     settle_s = SETTLE_S
 
     def __init__(self, mib, pages_per_s, rate, seed, idle=False):
-        super().__init__(rate, mib, seed)
+        super().__init__(IDLE_REQUESTS_PER_S if idle else rate, mib, seed)
         self.pages_per_s = pages_per_s
         self.idle = idle
+        if idle:
+            self.beat_every = IDLE_BEAT_EVERY
 
     def command(self, bed):
         return [bed.node_binary("starling-writer"), "--mib", str(self.mib), "--rate",
@@ -79,7 +85,7 @@ class Writer(rows.Load):
         seen = {"pages_per_s": float(bed.client("/usr/bin/python3", "-c", self.PROGRAM,
                                                 bed.component_address, str(self.port)))}
         if self.idle:
-            # Heartbeats and client want their share of the processors whoever sends.
+            # What it still does wants its share of the processors whoever sends.
             seen["link_beside_bytes_per_s"] = beds.verbs_rate(bed)
         return seen
 

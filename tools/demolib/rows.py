@@ -28,6 +28,7 @@ class Load:
     component = "redis"
     port = REDIS_PORT
     settle_s = SETTLE_S  # of load before the move, and after it
+    beat_every = "1ms"  # how finely its blackout is seen
 
     def __init__(self, rate, mib, seed=1):
         self.rate = rate
@@ -147,14 +148,14 @@ class CriuPair:
             self.clean()
 
 
-def _heartbeat(place):
+def _heartbeat(place, every="1ms"):
     return [place.bed.node_binary("starling-heartbeat"), "--to",
-            f"{place.bed.client_address}:{witnesses.HEARTBEAT_PORT}"]
+            f"{place.bed.client_address}:{witnesses.HEARTBEAT_PORT}", "--every", every]
 
 
 def component(place, load):
     """The component's command line."""
-    return [*_heartbeat(place), "--", *load.command(place.bed)]
+    return [*_heartbeat(place, load.beat_every), "--", *load.command(place.bed)]
 
 
 def _watch(place, load, name):
