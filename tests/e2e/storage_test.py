@@ -300,7 +300,9 @@ class Test:
         self.run(self.one, name, f"{POSTGRESQL}/postgres", "-D", SHIPPED, "-h", "0.0.0.0", "-p",
                  str(PORT), "-k", "", "-c", "dynamic_shared_memory_type=mmap", "-c",
                  "shared_buffers=32MB", options=("--user", "postgres", "--ship", SHIPPED))
-        self.answers()
+        # It answers long before it takes anybody in.
+        wait_until("PostgreSQL takes connections", lambda: self.bed.client(
+            f"{POSTGRESQL}/pg_isready", "-h", ADDRESS, "-p", str(PORT), check=False).code == 0)
         pgbench = [f"{POSTGRESQL}/pgbench", "-h", ADDRESS, "-p", str(PORT), "-U", "postgres"]
         self.bed.client(*pgbench, "-i", "-q", "postgres")
         load = self.bed.start_client(*pgbench, "-c", "3", "-T", "60", "postgres",
