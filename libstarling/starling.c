@@ -102,3 +102,14 @@ int starling_phase(const char* name) {
   strcpy(hint.phase, name);
   return send_hint(&hint);
 }
+
+static int send_user(enum starling_wire_kind kind, const char* user) {
+  if (user == NULL || *user == '\0' || strlen(user) > STARLING_MOST_USER) return invalid();
+  struct starling_wire hint = {.kind = (uint16_t)kind};
+  strcpy(hint.phase, user);
+  return send_hint(&hint);
+}
+
+int starling_connected(const char* user) { return send_user(STARLING_WIRE_CONNECTED, user); }
+
+int starling_disconnected(const char* user) { return send_user(STARLING_WIRE_DISCONNECTED, user); }

@@ -28,6 +28,9 @@ extern "C" {
 /* The longest name of a phase, in bytes. */
 #define STARLING_MOST_PHASE 31
 
+/* The longest name of a user, in bytes. */
+#define STARLING_MOST_USER 31
+
 enum starling_resource {
   STARLING_CPU = 0,        /* processors */
   STARLING_MEMORY = 1,     /* bytes */
@@ -56,6 +59,13 @@ int starling_not_now(double for_s);
 
 /* A new phase of work begins, named in up to STARLING_MOST_PHASE bytes. */
 int starling_phase(const char* name);
+
+/* This user works with the component from now on, or does no longer. Names are of A-Z, a-z, 0-9,
+ * '.', '_', '@' and '-', up to STARLING_MOST_USER bytes, beginning with a letter or digit. Nothing
+ * is kept of a user who has not consented. An agent that is started anew, or another one after a
+ * move, knows of nobody: tell it again now and then. */
+int starling_connected(const char* user);
+int starling_disconnected(const char* user);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,11 @@ inline bool GoodMoment(Seconds length) { return starling_good_moment(length.coun
 inline bool NotNow(Seconds length) { return starling_not_now(length.count()) == 0; }
 inline bool Phase(const std::string& name) { return starling_phase(name.c_str()) == 0; }
 
+inline bool Connected(const std::string& user) { return starling_connected(user.c_str()) == 0; }
+inline bool Disconnected(const std::string& user) {
+  return starling_disconnected(user.c_str()) == 0;
+}
+
 // Asks not to be moved while it lives, for at most so long.
 class NotNowScope {
  public:

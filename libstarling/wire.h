@@ -14,6 +14,8 @@ enum starling_wire_kind {
   STARLING_WIRE_GOOD_MOMENT = 3,
   STARLING_WIRE_NOT_NOW = 4,
   STARLING_WIRE_PHASE = 5,
+  STARLING_WIRE_CONNECTED = 6,
+  STARLING_WIRE_DISCONNECTED = 7,
 };
 
 struct starling_wire {
@@ -24,7 +26,7 @@ struct starling_wire {
   double seconds;    /* NEED: from now; GOOD_MOMENT, NOT_NOW: for how long */
   uint32_t moves, clicks, scrolls, keys, frames; /* ACTIVITY */
   uint32_t unused;
-  char phase[32]; /* PHASE; ends with a zero */
+  char phase[32]; /* PHASE; CONNECTED, DISCONNECTED: the user; ends with a zero */
 };
 
 #endif

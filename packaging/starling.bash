@@ -61,7 +61,7 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why info bench cert replay" -- "$current")
+          "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why profile info bench cert replay" -- "$current")
         return
       fi ;;
     run) options="$options --user --ip --memory --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers" ;;
@@ -80,6 +80,7 @@ _starling() {
     forecast) options="$options --pool --json" ;;
     leases) options="$options --json" ;;
     why) options="$options --last --replay --json" ;;
+    profile) options="$options --on --off --out --json" ;;
     info) options="$options --json --peers" ;;
     bench) options="$options --to --provider --no-tools --svg --json" ;;
     cert) options="$options --address --out --authority --days" ;;
@@ -91,6 +92,11 @@ _starling() {
     mapfile -t COMPREPLY < <(compgen -d -- "$current")
   elif [[ $command == cert && -z $name && $current != -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "authority host" -- "$current")
+  elif [[ $command == profile && -z $name && $current != -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "list show export delete consent calendar" -- "$current")
+  elif [[ $command == profile && $previous != calendar && $current != -* && ${COMP_WORDS[COMP_CWORD - 2]} == calendar ]]; then
+    compopt -o filenames
+    mapfile -t COMPREPLY < <(compgen -f -- "$current")
   elif [[ $command == ghost && -z $name && $current != -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "add list drop" -- "$current")
   elif [[ $command == ghost && $name =~ ^(add|list|drop)$ && $current != -* ]]; then

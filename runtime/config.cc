@@ -124,6 +124,7 @@ const std::vector<TomlKey<Config>>& Keys() {
             return text.empty() ? absl::OkStatus() : CheckAbsolutePath(text);
           }),
       TimeKey<Config>("loop", "bears_blackout_ms", MEMBER(loop.bears_blackout), 1e-3, 1, 600000),
+      IntegerKey<Config>("profiles", "keep_days", MEMBER(profiles.keep_days), 0, 3650),
       TextKey<Config>("criu", "binary", "an absolute path", MEMBER(criu.binary), CheckFolder),
       TextKey<Config>(
           "keeper", "binary", "an absolute path, or \"\" for the one beside starlingd",

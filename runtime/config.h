@@ -149,6 +149,12 @@ struct Config {
     Duration bears_blackout = std::chrono::seconds(2);
   } loop;
 
+  // What is remembered of users and components over weeks; docs/predictor.md.
+  struct Profiles {
+    // What was not seen for so many days is forgotten, 1 to 3650; 0: no profiles are kept.
+    int keep_days = 180;
+  } profiles;
+
   struct Criu {
     // Absolute path of criu (3.17 or later).
     std::string binary = "/usr/sbin/criu";
@@ -191,6 +197,8 @@ struct Config {
   std::string HintsPath() const { return run_dir + "/hints"; }
   // Leases, what was learned, the log of decisions: state_dir/loop.
   std::string LoopPath() const { return state_dir + "/loop"; }
+  // Who works with what, and when: state_dir/loop/profiles.db.
+  std::string ProfilesPath() const { return LoopPath() + "/profiles.db"; }
   // Of components' ghosts at other hosts: state_dir/ghosts.
   std::string GhostsPath() const { return state_dir + "/ghosts"; }
   // Of migrations away from here: state_dir/reports.

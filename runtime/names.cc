@@ -68,6 +68,18 @@ absl::Status CheckHostName(absl::string_view name) {
                    "'-', beginning with a letter or digit"));
 }
 
+absl::Status CheckProfileUser(absl::string_view name) {
+  if (!name.empty() && name.size() <= 31 && absl::ascii_isalnum(name[0]) && AllOf(name, [](char c) {
+        return absl::ascii_isalnum(c) || c == '-' || c == '.' || c == '_' || c == '@';
+      })) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(name),
+                   " cannot name a user: 1 to 31 of A-Z, a-z, 0-9, '.', '_', '@' and "
+                   "'-', beginning with a letter or digit"));
+}
+
 absl::Status CheckMigrationId(absl::string_view id) {
   if (!id.empty() && id.size() <= 64 && AllOf(id, [](char c) {
         return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f') || c == '-';

@@ -18,6 +18,9 @@ absl::Status CheckComponentName(absl::string_view name);
 // [A-Za-z0-9][A-Za-z0-9._-]{0,63}.
 absl::Status CheckHostName(absl::string_view name);
 
+// A person, of whom there may be a profile: [A-Za-z0-9][A-Za-z0-9._@-]{0,30}.
+absl::Status CheckProfileUser(absl::string_view name);
+
 // [0-9a-f-]{1,64}.
 absl::Status CheckMigrationId(absl::string_view id);
 

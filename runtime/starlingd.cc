@@ -29,6 +29,7 @@
 #include "runtime/migration/images.h"
 #include "runtime/migration/offers.h"
 #include "runtime/names.h"
+#include "runtime/profiles/profile_service.h"
 #include "runtime/reservations/lease_desk.h"
 #include "runtime/shadow/model_shelf.h"
 #include "transport/roce_fabric.h"
@@ -75,6 +76,25 @@ absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenFabric(const std::string&
                                 .traffic_class = static_cast<uint8_t>(config.roce.traffic_class)});
   }
   return transport::OpenVerbs(config.data.device);
+}
+
+// Without profiles the agent does all else.
+absl::StatusOr<std::unique_ptr<ProfileKeeper>> OpenProfiles(const Config& config) {
+  if (config.profiles.keep_days == 0) {
+    return absl::FailedPreconditionError(
+        "no profiles are kept here: profiles.keep_days is 0 in the agent's configuration");
+  }
+  if (!config.loop.enabled) {
+    return absl::FailedPreconditionError(
+        "no profiles are kept here: loop.enabled is false in the agent's configuration");
+  }
+  auto profiles = ProfileKeeper::Open(config.ProfilesPath(), config.profiles.keep_days);
+  if (profiles.ok()) return profiles;
+  const absl::Status why = absl::FailedPreconditionError(
+      absl::StrCat("no profiles are kept here: ", profiles.status().message(),
+                   "; mend or move the file aside and restart the agent"));
+  spdlog::error("{}", why.message());
+  return why;
 }
 
 void SaySecurity(const Config& config, const agent::ControlSecurity& security) {
@@ -161,11 +181,13 @@ absl::Status Serve(const Config& config) {
   migration::Targets targets(host);
   agent::Agent agent(host, targets);
   agent_of_exits = &agent;
-  loop::Loop loop(agent, *leases, *shelf);
+  const absl::StatusOr<std::unique_ptr<ProfileKeeper>> profiles = OpenProfiles(config);
+  loop::Loop loop(agent, *leases, *shelf, profiles.ok() ? profiles->get() : nullptr);
   host.reported = [&loop](const v1::MigrationReport& report) { loop.Reported(report); };
   RETURN_IF_ERROR(targets.Recover());
   RETURN_IF_ERROR(agent.Recover());
   RETURN_IF_ERROR(loop.Start());
+  if (profiles.ok()) (*profiles)->Start();
   bench::Grants bench_grants(host);
   RETURN_IF_ERROR(targets.Start([&](const std::string& provider, auto& incoming) {
     return offers.Take(provider, incoming) || bench_grants.Take(provider, incoming);
@@ -179,6 +201,9 @@ absl::Status Serve(const Config& config) {
   bench::BenchPeerService bench_peers(host, bench_grants);
   loop::LoopService loop_local(loop);
   loop::LoopPeerService loop_peers(host, loop, *leases);
+  ProfileService profile_service(
+      config.host, config.profiles.keep_days,
+      profiles.ok() ? absl::StatusOr<ProfileKeeper*>(profiles->get()) : profiles.status());
   grpc::ServerBuilder local_builder;
   const std::string socket = config.SocketPath();
   // Nobody may connect before the rights are set.
@@ -188,6 +213,7 @@ absl::Status Serve(const Config& config) {
   local_builder.RegisterService(&ghosts);
   local_builder.RegisterService(&bench);
   local_builder.RegisterService(&loop_local);
+  local_builder.RegisterService(&profile_service);
   const std::unique_ptr<grpc::Server> local_server = local_builder.BuildAndStart();
   ::umask(mask);
   if (local_server == nullptr)
@@ -221,6 +247,10 @@ absl::Status Serve(const Config& config) {
   sigwait(&wait_for, &signal_number);
   // Nothing new is begun.
   loop.Stop();
+  if (profiles.ok()) {
+    const absl::Status written = (*profiles)->Stop();
+    if (!written.ok()) spdlog::warn("profiles are not written: {}", written.ToString());
+  }
   if (agent.Draining()) {
     spdlog::info(
         "going down on signal {} once all that components left behind here is fetched; another "

@@ -7,6 +7,7 @@
 
 #include "absl/strings/ascii.h"
 #include "libstarling/wire.h"
+#include "runtime/names.h"
 
 namespace starling::hints {
 namespace {
@@ -83,6 +84,19 @@ bool ComponentHints::Take(TimePoint now, absl::string_view datagram) {
         return false;
       }
       phase_ = std::string(name);
+      break;
+    }
+    case STARLING_WIRE_CONNECTED:
+    case STARLING_WIRE_DISCONNECTED: {
+      const std::string user(hint.phase, strnlen(hint.phase, sizeof(hint.phase)));
+      if (!CheckProfileUser(user).ok()) return false;
+      if (hint.kind == STARLING_WIRE_DISCONNECTED) {
+        users_.erase(user);
+      } else if (users_.size() < kMostUsers || users_.contains(user)) {
+        users_.insert(user);
+      } else {
+        return false;
+      }
       break;
     }
     default:

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -23,6 +24,8 @@ class ComponentHints {
   // "Not now" counts for at most a quarter of the time, and so long at once.
   static constexpr double kNotNowShare = 0.25;
   static constexpr Duration kMostNotNow = std::chrono::seconds(60);
+  // Connected at once; of more nothing is known.
+  static constexpr size_t kMostUsers = 64;
 
   ComponentHints() : rate_(kPerSecond, kBurst) {}
 
@@ -32,6 +35,8 @@ class ComponentHints {
   Duration NotNowLeft(TimePoint now) const { return Left(not_now_until_, now); }
   bool GoodMoment(TimePoint now) const { return good_until_ > now; }
   const std::string& phase() const { return phase_; }
+  // Who is connected, as far as it told.
+  const std::set<std::string>& users() const { return users_; }
   // Sums since the last call.
   predictor::Activity TakeActivity();
   // What it will need; amounts in the units of reservations::Resource.
@@ -56,6 +61,7 @@ class ComponentHints {
   double not_now_budget_s_ = Seconds(kMostNotNow);
   TimePoint budget_at_{};
   std::string phase_;
+  std::set<std::string> users_;
   predictor::Activity activity_;
   std::array<predictor::Hints, reservations::kResources> needs_;
   uint64_t taken_ = 0, refused_ = 0;

@@ -20,6 +20,8 @@ using reservations::Resource;
 constexpr size_t kCpuIndex = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemoryIndex = static_cast<size_t>(Resource::kMemory);
 constexpr double kLately_s = 60;
+// Thousandths of a processor from which a component is at work.
+constexpr double kWorks = 50;
 // How much one gap of a user's teaches, compared with a fit over all of them.
 constexpr double kFollowRate = 0.1;
 
@@ -117,8 +119,10 @@ void HostWatch::SeeActivity(TimePoint now, const std::string& name, Watched& wat
   hints_->With(name, [&](hints::ComponentHints& hints) {
     activity = hints.TakeActivity();
     watched.phase = hints.phase();
+    watched.users = hints.users();
   });
-  if (Any(activity)) {
+  watched.input = Any(activity);
+  if (watched.input) {
     if (watched.activity.Step(Seconds(now - begun_), activity) && watched.active) {
       idle_.Learn(watched.features, watched.activity.last_gap_s(), kFollowRate);
     }
@@ -157,10 +161,12 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
   for (auto& [name, watched] : components_) {
     const absl::Status sampled =
         watched.shadow->Step(now, time_s, [](shadow::Metric, const uint8_t*, size_t) {});
+    watched.sampled = sampled.ok();
     if (!sampled.ok()) continue;
     SeeActivity(now, name, watched);
     const Part of_cpu = Foresee(now, name, watched, shadow::kCpu, Resource::kCpu, kCpuScale);
     const Part of_memory = Foresee(now, name, watched, shadow::kMemory, Resource::kMemory, 1);
+    watched.cpu_lately += std::min(1.0, step_s_ / kLately_s) * (of_cpu.value - watched.cpu_lately);
     cpu += of_cpu.value;
     memory += of_memory.value;
     if (watched.leaving) continue;
@@ -233,6 +239,15 @@ void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
       view.good_moment = hints.GoodMoment(now);
     });
   }
+}
+
+std::vector<ProfileSeen> HostWatch::Presence() const {
+  std::vector<ProfileSeen> all;
+  for (const auto& [name, watched] : components_) {
+    if (!watched.sampled) continue;
+    all.push_back({name, watched.users, "", watched.input, watched.cpu_lately >= kWorks});
+  }
+  return all;
 }
 
 std::vector<v1::ForecastOf> HostWatch::ShowComponents() const {

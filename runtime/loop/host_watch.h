@@ -16,6 +16,7 @@
 #include "runtime/decisions/situation.h"
 #include "runtime/hints/hint_listener.h"
 #include "runtime/loop/scored_demand.h"
+#include "runtime/profiles/profile_keeper.h"
 #include "runtime/proto/loop.pb.h"
 #include "runtime/reservations/lease_desk.h"
 #include "runtime/shadow/host_sampler.h"
@@ -57,6 +58,8 @@ class HostWatch {
 
   // Fills in capacity, demand, step and components, by name, with what their shadows and hints say.
   void Describe(TimePoint now, decisions::Situation& situation) const;
+  // What profiles are made of: of each component that was sampled in the last step.
+  std::vector<ProfileSeen> Presence() const;
   std::vector<v1::ForecastOf> ShowComponents() const;
   v1::ForecastOf ShowAll() const;
 
@@ -65,6 +68,10 @@ class HostWatch {
     std::unique_ptr<shadow::Shadow> shadow;
     decisions::Outlooks use = {};
     bool leaving = false;
+    bool sampled = false;         // in the last step
+    bool input = false;           // in the last step
+    double cpu_lately = 0;        // thousandths of a processor, over about a minute
+    std::set<std::string> users;  // connected, as it says
     // Of its user, when the component tells.
     predictor::InputActivity activity;
     predictor::IdleFeatures features = {};

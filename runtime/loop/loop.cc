@@ -96,12 +96,14 @@ Kind KindOf(const std::string& name) {
 
 }  // namespace
 
-Loop::Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelShelf& shelf)
+Loop::Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelShelf& shelf,
+           ProfileKeeper* profiles)
     : agent_(agent),
       host_(agent.host()),
       config_(host_.config),
       leases_(leases),
       shelf_(shelf),
+      profiles_(profiles),
       past_moves_(config_.LoopPath() + "/moves.json"),
       groups_(ProcessorGroups()),
       policy_(config_.loop.policy),
@@ -185,6 +187,7 @@ void Loop::Tick(TimePoint now) {
   }
   Complain("leases", Measure(now));
   if (!config_.loop.enabled) return;
+  TellProfiles();
   const std::vector<Neighbour> neighbours = neighbours_->All();
   JoinPool(neighbours);
   ReadPolicy();
@@ -295,6 +298,20 @@ void Loop::Keep() {
     return host_.components->Busy(name) || host_.components->Find(name) != nullptr;
   });
   Complain("models", shelf_.Flush());
+}
+
+void Loop::TellProfiles() {
+  if (profiles_ == nullptr) return;
+  std::vector<ProfileSeen> seen;
+  {
+    std::lock_guard lock(mutex_);
+    seen = watch_->Presence();
+    for (ProfileSeen& one : seen) {
+      const auto found = here_.find(one.component);
+      if (found != here_.end()) one.runs_as = found->second.spec.user();
+    }
+  }
+  profiles_->See(LocalTime(UnixTime()), seen);
 }
 
 void Loop::JoinPool(const std::vector<Neighbour>& neighbours) {
@@ -409,6 +426,7 @@ Situation Loop::Describe(TimePoint now, const std::vector<Neighbour>& neighbours
   for (const auto& copy : host_.components->All()) {
     if (host_.components->Busy(copy->name())) busy.insert(copy->name());
   }
+  const std::set<std::string> usual = profiles_ ? profiles_->Usual() : std::set<std::string>();
   std::lock_guard lock(mutex_);
   situation.price_per_hour = decisions::PriceOf(policy_.policy(), policy_.prices(), config_.host,
                                                 situation.time_s, situation.minute_of_week);
@@ -422,6 +440,7 @@ Situation Loop::Describe(TimePoint now, const std::vector<Neighbour>& neighbours
   auto swap_left = static_cast<int64_t>(use.swap_free);
   for (decisions::ComponentView& view : situation.components) {
     DescribeComponent(now, busy, view);
+    view.usual = usual.contains(view.name);
     names.insert(view.name);
     if (!scarce || busy.contains(view.name)) continue;
     idle_.Look(view.name, here_.at(view.name).cgroup, now);

@@ -22,6 +22,7 @@
 #include "runtime/loop/neighbours.h"
 #include "runtime/loop/past_moves.h"
 #include "runtime/loop/processors.h"
+#include "runtime/profiles/profile_keeper.h"
 #include "runtime/reservations/lease_desk.h"
 #include "runtime/shadow/model_shelf.h"
 
@@ -32,7 +33,9 @@ namespace starling::loop {
 class Loop {
  public:
   // All of them outlive it.
-  Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelShelf& shelf);
+  // `profiles` may be nullptr: then nothing is remembered of who works with what, and when.
+  Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelShelf& shelf,
+       ProfileKeeper* profiles = nullptr);
   ~Loop();
 
   // The first look at the host, from which on others may ask for leases; then goes on by itself.
@@ -73,6 +76,8 @@ class Loop {
   void CarryOut(const decisions::Decision& decision, const decisions::Situation& situation,
                 const std::vector<Neighbour>& neighbours);
   void Keep();
+  // What was seen of users, to the profiles.
+  void TellProfiles();
   std::string CgroupOf(const std::string& component) const;
   // To the log once for each text of the kind.
   void Complain(const std::string& kind, const absl::Status& status);
@@ -82,6 +87,7 @@ class Loop {
   const Config& config_;
   reservations::LeaseDesk& leases_;
   shadow::ModelShelf& shelf_;
+  ProfileKeeper* const profiles_;
   std::unique_ptr<hints::HintListener> hints_;
   std::unique_ptr<Limits> limits_;
   PastMoves past_moves_;

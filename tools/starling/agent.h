@@ -11,6 +11,7 @@
 #include "runtime/proto/bench.grpc.pb.h"
 #include "runtime/proto/ghost.grpc.pb.h"
 #include "runtime/proto/loop.grpc.pb.h"
+#include "runtime/proto/profile.grpc.pb.h"
 #include "runtime/proto/starling.grpc.pb.h"
 #include "tools/starling/exit_code.h"
 
@@ -37,6 +38,7 @@ class Agent {
   std::unique_ptr<v1::Bench::Stub> bench() const { return v1::Bench::NewStub(channel_); }
   std::unique_ptr<v1::Ghosts::Stub> ghosts() const { return v1::Ghosts::NewStub(channel_); }
   std::unique_ptr<v1::Loop::Stub> loop() const { return v1::Loop::NewStub(channel_); }
+  std::unique_ptr<v1::Profiles::Stub> profiles() const { return v1::Profiles::NewStub(channel_); }
 
   // Whether the status that ended a call is the agent's own word, or made up here because the
   // connection broke: gRPC itself does not tell. To be asked at once.

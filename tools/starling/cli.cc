@@ -191,6 +191,28 @@ Examples:
   starling why redis
   starling why --last 50 --json | jq '.decisions[].reason')";
 
+constexpr char kProfileFooter[] =
+    R"(What this host remembers over weeks: when a user is there, from when to when, and with which
+components; when a component is worked with. NAME is a user's; a component is component:NAME. What
+is usual at this hour goes before other things when room is short.
+
+Of a user nothing is kept before `consent --on`; `consent --off` deletes what there is. Days that
+have a whole-day event in the user's calendar (an iCalendar file) are exceptions: nothing is
+expected on them and nothing learned from them. What the events are called is not kept.
+
+  list              of whom and what there is a profile
+  show NAME         one of them
+  export NAME       all that is kept of it, as JSON
+  delete NAME       forget it; a user's consent stays
+  consent NAME      a user's word: --on or --off
+  calendar NAME FILE
+
+Examples:
+  starling profile consent ann --on
+  starling profile calendar ann holidays.ics
+  starling profile show ann
+  starling profile export component:desk --out desk.json)";
+
 constexpr char kBenchFooter[] =
     R"(Measures between the agents of the two hosts, over data connections as a migration has them
 (data.queue_pairs of them): the rate of writes of 4 KiB to 8 MiB, and how long a small message takes
@@ -251,6 +273,10 @@ struct Options {
   int priority = 0;
   double bears_blackout_ms = 0;
   std::vector<std::string> near, apart, prefers;
+
+  ProfileOptions profile;
+  bool consent_on = false;
+  bool consent_off = false;
 
   bool pool = false;
   int last = 10;
@@ -613,6 +639,25 @@ class Parser {
                    "Make each of them again, of what was logged, and say whether it is the same");
     AddJson(why_, options);
 
+    profile_ = Add("profile", "Show and govern what is remembered of users and components",
+                   kProfileFooter);
+    profile_
+        ->add_option("WHAT", options.profile.what, "list, show, export, delete, consent, calendar")
+        ->required()
+        ->check(CLI::IsMember({"list", "show", "export", "delete", "consent", "calendar"}));
+    profile_->add_option("NAME", options.profile.name, "A user, or component:NAME");
+    profile_->add_option("FILE", options.profile.file, "The iCalendar file")
+        ->check(CLI::ExistingFile);
+    CLI::Option* const consent_on =
+        profile_->add_flag("--on", options.consent_on, "With consent: the user agrees");
+    profile_
+        ->add_flag("--off", options.consent_off,
+                   "With consent: the user does not; what there is is deleted")
+        ->excludes(consent_on);
+    profile_->add_option("--out", options.profile.out, "With export: write to this file")
+        ->type_name("FILE");
+    AddJson(profile_, options);
+
     info_ = Add("info", "Say what this host's agent is", "");
     AddJson(info_, options);
     info_->add_flag("--peers", options.peers, "Only the names of its peers, one a line");
@@ -737,6 +782,7 @@ class Parser {
   CLI::App* forecast_;
   CLI::App* leases_;
   CLI::App* why_;
+  CLI::App* profile_;
   CLI::App* info_;
   CLI::App* bench_;
   CLI::App* cert_;
@@ -789,6 +835,27 @@ std::string Complete(const Parser& parser, Options& options,
                       options.ghost_every_s > 0 || options.checkpoint_every_s > 0;
     if (options.ghost_what != "add" && made)
       return "only `starling ghost add` says what it is to be";
+  }
+  if (parser.Chose(parser.profile_)) {
+    const ProfileOptions& profile = options.profile;
+    if ((profile.what == "list") != profile.name.empty()) {
+      return profile.what == "list"
+                 ? "`starling profile list` names all; `show NAME` shows one"
+                 : absl::StrCat("say whose: starling profile ", profile.what, " NAME",
+                                profile.what == "calendar" ? " FILE" : "");
+    }
+    if ((profile.what == "consent") != (options.consent_on || options.consent_off)) {
+      return profile.what == "consent" ? "say --on or --off: whether the user agrees to a profile"
+                                       : "only `starling profile consent` takes --on or --off";
+    }
+    if ((profile.what == "calendar") != !profile.file.empty()) {
+      return profile.what == "calendar"
+                 ? "say which file: starling profile calendar NAME FILE"
+                 : "only `starling profile calendar` takes a file after the name";
+    }
+    if (profile.what != "export" && !profile.out.empty()) {
+      return "only `starling profile export` writes to a file";
+    }
   }
   if (parser.Chose(parser.cert_)) {
     const bool host = options.cert_what == "host";
@@ -922,6 +989,12 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     why.set_last(static_cast<uint32_t>(options.last));
     why.set_replay(options.again);
     return Why(session, why, format);
+  }
+  if (parser.Chose(parser.profile_)) {
+    ProfileOptions profile = options.profile;
+    profile.consent = options.consent_on;
+    profile.format = format;
+    return Profile(session, profile);
   }
   if (parser.Chose(parser.ghost_)) {
     GhostOptions ghost;

@@ -76,6 +76,16 @@ ExitCode Forecast(Session& session, const v1::ForecastRequest& request, Format f
 ExitCode Leases(Session& session, Format format);
 ExitCode Why(Session& session, const v1::WhyRequest& request, Format format);
 
+struct ProfileOptions {
+  std::string what;  // list, show, export, delete, consent or calendar
+  std::string name;  // a user, or component:NAME
+  bool consent = false;
+  std::string file;  // calendar: to read
+  std::string out;   // export: to write; empty: to Io::out
+  Format format = Format::kText;
+};
+ExitCode Profile(Session& session, const ProfileOptions& options);
+
 struct GhostOptions {
   std::string what;  // add, list or drop
   v1::GhostWish wish;

@@ -1,3 +1,5 @@
+#include "runtime/hints/component_hints.h"
+
 #include <errno.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -13,7 +15,6 @@
 
 #include "libstarling/starling.hpp"
 #include "libstarling/wire.h"
-#include "runtime/hints/component_hints.h"
 #include "runtime/hints/hint_listener.h"
 #include "tests/runtime/scratch.h"
 
@@ -35,6 +36,30 @@ starling_wire Hint(uint16_t kind, double amount = 0, double seconds = 0) {
   hint.amount = amount;
   hint.seconds = seconds;
   return hint;
+}
+
+TEST(ComponentHintsTest, KnowWhoIsConnected) {
+  ComponentHints hints;
+  TimePoint now{seconds(1000)};
+  const auto tell = [&](uint16_t kind, const std::string& user) {
+    now += seconds(1);
+    starling_wire hint = Hint(kind);
+    std::memcpy(hint.phase, user.data(), std::min(user.size(), sizeof(hint.phase)));
+    return hints.Take(now, Bytes(hint));
+  };
+  EXPECT_TRUE(tell(STARLING_WIRE_CONNECTED, "ann"));
+  EXPECT_TRUE(tell(STARLING_WIRE_CONNECTED, "bob@example"));
+  EXPECT_TRUE(tell(STARLING_WIRE_CONNECTED, "ann"));
+  EXPECT_EQ(hints.users(), (std::set<std::string>{"ann", "bob@example"}));
+  EXPECT_TRUE(tell(STARLING_WIRE_DISCONNECTED, "ann"));
+  EXPECT_EQ(hints.users(), std::set<std::string>{"bob@example"});
+  for (const std::string bad : {"", "a b", "../x", "\x1b[2J", "-x"}) {
+    EXPECT_FALSE(tell(STARLING_WIRE_CONNECTED, bad)) << bad;
+  }
+  EXPECT_FALSE(tell(STARLING_WIRE_CONNECTED, std::string(32, 'a')));
+  // However many it tells of, only so many are kept.
+  for (int i = 0; i < 1000; ++i) tell(STARLING_WIRE_CONNECTED, "user" + std::to_string(i));
+  EXPECT_EQ(hints.users().size(), ComponentHints::kMostUsers);
 }
 
 TEST(ComponentHintsTest, AreTakenAsTheyAreMeant) {

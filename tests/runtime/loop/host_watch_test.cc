@@ -183,12 +183,29 @@ TEST_F(HostWatchTest, KnowsAnIdleUser) {
     listener_->With("one", [&](hints::ComponentHints& hints) { taken = hints.taken(); });
     return taken;
   };
-  while (heard() < 1) usleep(1000);
+  EXPECT_EQ(starling_connected("ann"), 0);
+  while (heard() < 2) usleep(1000);
   Second(10, 200 << 10);
+  const auto seen = watch_->Presence();
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_TRUE(seen[0].input);
+  EXPECT_EQ(seen[0].users, std::set<std::string>{"ann"});
+  EXPECT_FALSE(seen[0].works);
   const double soon = Situation().components[0].idle_probability;
   EXPECT_GT(soon, 0);
   for (int i = 0; i < 120; ++i) Second(10, 200 << 10);
   EXPECT_NE(Situation().components[0].idle_probability, soon);
+  EXPECT_FALSE(watch_->Presence()[0].input);
+  EXPECT_EQ(watch_->Presence()[0].users, std::set<std::string>{"ann"});
+  EXPECT_EQ(starling_disconnected("ann"), 0);
+  while (heard() < 3) usleep(1000);
+  // One that works although nobody touches it.
+  for (int i = 1; i <= 60; ++i) {
+    Use("one", int64_t{200000} * i, 100 << 20);
+    Second(10, 200 << 10);
+  }
+  EXPECT_TRUE(watch_->Presence()[0].users.empty());
+  EXPECT_TRUE(watch_->Presence()[0].works);
 }
 
 }  // namespace

@@ -67,7 +67,7 @@ class CompletionTest : public testing::Test {
 
 TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"re"}), ElementsAre("restore", "resolve", "report", "replay"));
-  EXPECT_EQ(Offered({""}).size(), 21u);
+  EXPECT_EQ(Offered({""}).size(), 22u);
   EXPECT_THAT(Offered({"migrate", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "w"}), ElementsAre("web"));
   EXPECT_THAT(Offered({"migrate", "web", "--to", ""}), ElementsAre("node2", "node3"));
@@ -77,6 +77,7 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"migrate", "--max-rounds", ""}), IsEmpty());
   EXPECT_THAT(Offered({"migrate", "--transport", ""}), ElementsAre("verbs", "roce", "tcp"));
   EXPECT_THAT(Offered({"cert", ""}), ElementsAre("authority", "host"));
+  EXPECT_THAT(Offered({"profile", "co"}), ElementsAre("consent"));
   EXPECT_THAT(Offered({"ghost", ""}), ElementsAre("add", "list", "drop"));
   EXPECT_THAT(Offered({"ghost", "add", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"ghost", "add", "web", "--on", ""}), ElementsAre("node2", "node3"));
@@ -87,9 +88,9 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
 // Every long option that --help shows is offered, and none that it does not.
 TEST_F(CompletionTest, OffersTheOptionsThatThereAre) {
   for (const std::string command :
-       {"run", "ps", "check", "migrate", "checkpoint", "restore", "cancel", "resolve", "stop",
-        "logs", "events", "ghost", "failover", "report", "forecast", "leases", "why", "info", "bench", "cert",
-        "replay"}) {
+       {"run",  "ps",      "check",  "migrate", "checkpoint", "restore", "cancel",   "resolve",
+        "stop", "logs",    "events", "ghost",   "failover",   "report",  "forecast", "leases",
+        "why",  "profile", "info",   "bench",   "cert",       "replay"}) {
     const std::string help = Output(absl::StrCat(STARLING_PROGRAM, " ", command, " --help"));
     std::set<std::string> known = {"--socket"};
     const std::regex option(R"(\n  (?:-\w,)?(--[a-z-]+))");
