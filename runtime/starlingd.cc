@@ -93,7 +93,7 @@ absl::StatusOr<std::unique_ptr<ProfileKeeper>> OpenProfiles(const Config& config
   const absl::Status why = absl::FailedPreconditionError(
       absl::StrCat("no profiles are kept here: ", profiles.status().message(),
                    "; mend or move the file aside and restart the agent"));
-  spdlog::error("{}", why.message());
+  spdlog::error("{}", std::string(why.message()));
   return why;
 }
 

@@ -19,6 +19,8 @@ using reservations::Resource;
 
 constexpr size_t kCpuIndex = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemoryIndex = static_cast<size_t>(Resource::kMemory);
+constexpr size_t kGpuIndex = static_cast<size_t>(Resource::kGpu);
+constexpr size_t kGpuMemoryIndex = static_cast<size_t>(Resource::kGpuMemory);
 constexpr double kLately_s = 60;
 // Thousandths of a processor from which a component is at work.
 constexpr double kWorks = 50;
@@ -33,6 +35,25 @@ Forecaster MakeForecaster(double step_s) {
 
 double Known(double value) { return std::isfinite(value) ? value : 0; }
 
+// The resource that a metric is of, of those that are counted.
+std::optional<Resource> ResourceOf(shadow::Metric metric) {
+  switch (metric) {
+    case shadow::kCpu:
+      return Resource::kCpu;
+    case shadow::kMemory:
+      return Resource::kMemory;
+    case shadow::kGpu:
+      return Resource::kGpu;
+    case shadow::kGpuMemory:
+      return Resource::kGpuMemory;
+    default:
+      return std::nullopt;
+  }
+}
+
+// In thousandths.
+bool Counted(Resource resource) { return resource == Resource::kCpu || resource == Resource::kGpu; }
+
 bool Any(const predictor::Activity& activity) {
   return activity.moves > 0 || activity.drags > 0 || activity.clicks > 0 || activity.scrolls > 0 ||
          activity.keys > 0;
@@ -40,30 +61,45 @@ bool Any(const predictor::Activity& activity) {
 
 }  // namespace
 
-HostWatch::HostWatch(double step_s, hints::HintListener* hints, std::string proc)
+HostWatch::Gpus::Gpus(std::unique_ptr<shadow::Nvml> library, double step_s)
+    : nvml(std::move(library)),
+      rest_share(MakeForecaster(step_s)),
+      rest_memory(MakeForecaster(step_s)) {}
+
+HostWatch::HostWatch(double step_s, hints::HintListener* hints, std::string proc,
+                     std::unique_ptr<shadow::Nvml> nvml)
     : step_s_(step_s),
       hints_(hints),
       proc_(proc),
       host_(std::move(proc)),
       rest_cpu_(MakeForecaster(step_s)),
-      rest_memory_(MakeForecaster(step_s)) {}
+      rest_memory_(MakeForecaster(step_s)) {
+  if (nvml != nullptr) gpus_ = std::make_unique<Gpus>(std::move(nvml), step_s);
+}
+
+void HostWatch::Changed() {
+  cpu_.Changed();
+  memory_.Changed();
+  if (!gpus_) return;
+  gpus_->share.Changed();
+  gpus_->memory.Changed();
+}
 
 absl::Status HostWatch::Add(const std::string& name, const std::string& cgroup,
                             std::optional<pid_t> pid, const shadow::ModelShelf::Models& models) {
   shadow::Shadow::Options options;
   options.step_s = step_s_;
+  options.gpus = gpus_ != nullptr;
   Watched& watched = components_[name];
   watched = Watched();
   watched.shadow = std::make_unique<shadow::Shadow>(shadow::Sampler(cgroup, proc_, pid), options);
-  cpu_.Changed();
-  memory_.Changed();
+  Changed();
   return watched.shadow->Restore(models);
 }
 
 void HostWatch::Remove(const std::string& name) {
   if (components_.erase(name) == 0) return;
-  cpu_.Changed();
-  memory_.Changed();
+  Changed();
 }
 
 void HostWatch::SetLeaving(const std::set<std::string>& leaving) {
@@ -71,8 +107,7 @@ void HostWatch::SetLeaving(const std::set<std::string>& leaving) {
     const bool leaves = leaving.contains(name);
     if (watched.leaving == leaves) continue;
     watched.leaving = leaves;
-    cpu_.Changed();
-    memory_.Changed();
+    Changed();
   }
 }
 
@@ -122,6 +157,11 @@ void HostWatch::SeeActivity(TimePoint now, const std::string& name, Watched& wat
     watched.users = hints.users();
   });
   watched.input = Any(activity);
+  // What only the shadow sees of it.
+  const shadow::Sample& sample = watched.shadow->last();
+  activity.network_bytes =
+      step_s_ * (Known(sample.values[shadow::kNetIn]) + Known(sample.values[shadow::kNetOut]));
+  activity.gpu = Known(sample.values[shadow::kGpu]);
   if (watched.input) {
     if (watched.activity.Step(Seconds(now - begun_), activity) && watched.active) {
       idle_.Learn(watched.features, watched.activity.last_gap_s(), kFollowRate);
@@ -157,10 +197,19 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
     const double weight = processors_lately_ == 0 ? 1 : std::min(1.0, step_s_ / kLately_s);
     processors_lately_ += weight * (processors - processors_lately_);
   }
-  double cpu = 0, memory = 0;
+  const shadow::GpuReading* gpus = nullptr;
+  if (gpus_) {
+    auto reading = gpus_->nvml->Take();
+    gpu_status_ = reading.status();
+    if (reading.ok()) {
+      gpus_->reading = *std::move(reading);
+      gpus = &gpus_->reading;
+    }
+  }
+  double cpu = 0, memory = 0, gpu = 0, gpu_memory = 0;
   for (auto& [name, watched] : components_) {
-    const absl::Status sampled =
-        watched.shadow->Step(now, time_s, [](shadow::Metric, const uint8_t*, size_t) {});
+    const absl::Status sampled = watched.shadow->Step(
+        now, time_s, [](shadow::Metric, const uint8_t*, size_t) {}, gpus);
     watched.sampled = sampled.ok();
     if (!sampled.ok()) continue;
     SeeActivity(now, name, watched);
@@ -169,10 +218,21 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
     watched.cpu_lately += std::min(1.0, step_s_ / kLately_s) * (of_cpu.value - watched.cpu_lately);
     cpu += of_cpu.value;
     memory += of_memory.value;
+    std::optional<Part> of_gpu, of_gpu_memory;
+    if (gpus != nullptr) {
+      of_gpu = Foresee(now, name, watched, shadow::kGpu, Resource::kGpu, kCpuScale);
+      of_gpu_memory = Foresee(now, name, watched, shadow::kGpuMemory, Resource::kGpuMemory, 1);
+      gpu += of_gpu->value;
+      gpu_memory += of_gpu_memory->value;
+    }
     if (watched.leaving) continue;
     cpu_.Add(of_cpu.value, of_cpu.forecasts);
     memory_.Add(of_memory.value, of_memory.forecasts);
+    if (!of_gpu) continue;
+    gpus_->share.Add(of_gpu->value, of_gpu->forecasts);
+    gpus_->memory.Add(of_gpu_memory->value, of_gpu_memory->forecasts);
   }
+  if (gpus != nullptr) EndGpus(time_s, gpu, gpu_memory);
   const Part rest_memory =
       FromRest(time_s, rest_memory_, std::max(0.0, static_cast<double>(use_.memory_used) - memory),
                Resource::kMemory);
@@ -186,6 +246,19 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
   return absl::OkStatus();
 }
 
+void HostWatch::EndGpus(double time_s, double share, double memory) {
+  const shadow::GpuReading::Use& used = gpus_->reading.used;
+  const Part rest_share = FromRest(time_s, gpus_->rest_share,
+                                   std::max(0.0, kCpuScale * used.share - share), Resource::kGpu);
+  const Part rest_memory =
+      FromRest(time_s, gpus_->rest_memory, std::max(0.0, static_cast<double>(used.memory) - memory),
+               Resource::kGpuMemory);
+  gpus_->share.Add(rest_share.value, rest_share.forecasts);
+  gpus_->share.End();
+  gpus_->memory.Add(rest_memory.value, rest_memory.forecasts);
+  gpus_->memory.End();
+}
+
 std::set<std::string> HostWatch::names() const {
   std::set<std::string> names;
   for (const auto& [name, watched] : components_) names.insert(name);
@@ -196,6 +269,10 @@ Amounts HostWatch::Capacity() const {
   Amounts capacity;
   capacity[Resource::kCpu] = static_cast<int64_t>(kCpuScale * use_.processors);
   capacity[Resource::kMemory] = static_cast<int64_t>(use_.memory);
+  if (gpus_) {
+    capacity[Resource::kGpu] = static_cast<int64_t>(kCpuScale * gpus_->reading.gpus);
+    capacity[Resource::kGpuMemory] = static_cast<int64_t>(gpus_->reading.memory);
+  }
   return capacity;
 }
 
@@ -203,6 +280,10 @@ Amounts HostWatch::AllUsed() const {
   Amounts used;
   used[Resource::kCpu] = static_cast<int64_t>(kCpuScale * processors_lately_);
   used[Resource::kMemory] = static_cast<int64_t>(use_.memory_used);
+  if (gpus_) {
+    used[Resource::kGpu] = static_cast<int64_t>(kCpuScale * gpus_->reading.used.share);
+    used[Resource::kGpuMemory] = static_cast<int64_t>(gpus_->reading.used.memory);
+  }
   return used;
 }
 
@@ -212,6 +293,8 @@ std::map<std::string, Amounts> HostWatch::Used() const {
     Amounts& used = all[name];
     used[Resource::kCpu] = static_cast<int64_t>(watched.use[kCpuIndex].now);
     used[Resource::kMemory] = static_cast<int64_t>(watched.use[kMemoryIndex].now);
+    used[Resource::kGpu] = static_cast<int64_t>(watched.use[kGpuIndex].now);
+    used[Resource::kGpuMemory] = static_cast<int64_t>(watched.use[kGpuMemoryIndex].now);
   }
   return all;
 }
@@ -227,6 +310,10 @@ void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
   situation.capacity = Capacity();
   situation.demand[kCpuIndex] = cpu_.outlook();
   situation.demand[kMemoryIndex] = memory_.outlook();
+  if (gpus_) {
+    situation.demand[kGpuIndex] = gpus_->share.outlook();
+    situation.demand[kGpuMemoryIndex] = gpus_->memory.outlook();
+  }
   for (const auto& [name, watched] : components_) {
     if (watched.leaving) continue;
     decisions::ComponentView& view = situation.components.emplace_back();
@@ -256,7 +343,7 @@ std::vector<v1::ForecastOf> HostWatch::ShowComponents() const {
     v1::ForecastOf& shown = all.emplace_back();
     shown.set_name(name);
     shown.set_phase(watched.phase);
-    for (int m = 0; m < shadow::kMetricCount; ++m) {
+    for (int m = 0; m < watched.shadow->metrics(); ++m) {
       const auto metric = static_cast<shadow::Metric>(m);
       const Forecaster& forecaster = watched.shadow->forecaster(metric);
       // One that has never been seen, as the network of a component without an address.
@@ -277,10 +364,10 @@ std::vector<v1::ForecastOf> HostWatch::ShowComponents() const {
         ahead->set_outcomes(forecaster.interval(h).outcomes());
       }
       // By hints, where there are any.
-      const bool is_cpu = metric == shadow::kCpu;
-      if (!is_cpu && metric != shadow::kMemory) continue;
-      const decisions::Outlook& outlook = watched.use[is_cpu ? kCpuIndex : kMemoryIndex];
-      const double scale = is_cpu ? 1 / kCpuScale : 1;
+      const std::optional<Resource> resource = ResourceOf(metric);
+      if (!resource) continue;
+      const decisions::Outlook& outlook = watched.use[static_cast<size_t>(*resource)];
+      const double scale = Counted(*resource) ? 1 / kCpuScale : 1;
       for (int h = 0; h < kHorizonCount; ++h) {
         const auto& levels = outlook.at[static_cast<size_t>(h)];
         v1::ForecastAhead* ahead = of_metric->mutable_ahead(h);
@@ -300,6 +387,11 @@ v1::ForecastOf HostWatch::ShowAll() const {
       cpu_.Show("cpu", 1 / kCpuScale, static_cast<double>(capacity[Resource::kCpu]), step_s_);
   *shown.add_metrics() =
       memory_.Show("memory", 1, static_cast<double>(capacity[Resource::kMemory]), step_s_);
+  if (!gpus_) return shown;
+  *shown.add_metrics() = gpus_->share.Show("gpu", 1 / kCpuScale,
+                                           static_cast<double>(capacity[Resource::kGpu]), step_s_);
+  *shown.add_metrics() = gpus_->memory.Show(
+      "gpu-memory", 1, static_cast<double>(capacity[Resource::kGpuMemory]), step_s_);
   return shown;
 }
 

@@ -21,6 +21,7 @@
 #include "runtime/reservations/lease_desk.h"
 #include "runtime/shadow/host_sampler.h"
 #include "runtime/shadow/model_shelf.h"
+#include "runtime/shadow/nvml.h"
 #include "runtime/shadow/shadow.h"
 
 namespace starling::loop {
@@ -29,8 +30,10 @@ namespace starling::loop {
 // the joint demand of all of it. It watches and touches nothing. Not thread-safe.
 class HostWatch {
  public:
-  // `hints` may be nullptr. `proc`: the /proc to look into.
-  HostWatch(double step_s, hints::HintListener* hints, std::string proc = "/proc");
+  // `hints` may be nullptr, and so may `nvml`: then there are no GPUs. `proc`: the /proc to look
+  // into.
+  HostWatch(double step_s, hints::HintListener* hints, std::string proc = "/proc",
+            std::unique_ptr<shadow::Nvml> nvml = nullptr);
 
   // A component came. The status says what of `models` could not be taken; it is watched anyway.
   absl::Status Add(const std::string& name, const std::string& cgroup, std::optional<pid_t> pid,
@@ -42,6 +45,9 @@ class HostWatch {
   // Samples everything. An error is the host's own; components that are gone are passed over until
   // they are removed.
   absl::Status Step(TimePoint now, double time_s);
+
+  // Of the last step: why nothing is known of the GPUs; OK where there are none.
+  const absl::Status& gpu_status() const { return gpu_status_; }
 
   std::set<std::string> names() const;
   const shadow::HostUse& use() const { return use_; }
@@ -79,6 +85,14 @@ class HostWatch {
     double idle_probability = 0;
     std::string phase;
   };
+  // The GPUs of a host that has some.
+  struct Gpus {
+    Gpus(std::unique_ptr<shadow::Nvml> library, double step_s);
+    std::unique_ptr<shadow::Nvml> nvml;
+    shadow::GpuReading reading;
+    predictor::Forecaster rest_share, rest_memory;
+    ScoredDemand share, memory;  // thousandths of a GPU, bytes
+  };
   struct Part {
     double value = 0;
     predictor::Forecast forecasts[predictor::kHorizonCount];
@@ -88,6 +102,10 @@ class HostWatch {
   // What a component will use of one resource, moved by its hints.
   Part Foresee(TimePoint now, const std::string& name, Watched& watched, shadow::Metric metric,
                reservations::Resource resource, double scale);
+  // Sums of GPUs' parts, and what of them no component uses.
+  void EndGpus(double time_s, double share, double memory);
+  // A part came or went.
+  void Changed();
   void SeeActivity(TimePoint now, const std::string& name, Watched& watched);
   // The same of what is not a component.
   Part FromRest(double time_s, predictor::Forecaster& forecaster, double value,
@@ -102,6 +120,8 @@ class HostWatch {
   std::map<std::string, Watched> components_;
   predictor::Forecaster rest_cpu_, rest_memory_;
   ScoredDemand cpu_, memory_;
+  std::unique_ptr<Gpus> gpus_;  // nullptr: there are none
+  absl::Status gpu_status_;
   predictor::IdleModel idle_;
   TimePoint begun_{};
 };

@@ -119,7 +119,14 @@ absl::Status Loop::Start() {
   RETURN_IF_ERROR(MakeDirectories(config_.LoopPath(), 0700));
   ASSIGN_OR_RETURN(hints_, hints::HintListener::Start(config_.HintsPath()));
   ASSIGN_OR_RETURN(limits_, Limits::Open(config_.LoopPath() + "/limits.json"));
-  watch_ = std::make_unique<HostWatch>(Seconds(config_.loop.period), hints_.get());
+  auto nvml = shadow::Nvml::Load();
+  if (!nvml.ok()) {
+    // Most hosts have none; one whose driver does not work wants to be told.
+    spdlog::log(absl::IsNotFound(nvml.status()) ? spdlog::level::info : spdlog::level::warn,
+                "GPUs are not sampled: {}", std::string(nvml.status().message()));
+  }
+  watch_ = std::make_unique<HostWatch>(Seconds(config_.loop.period), hints_.get(), "/proc",
+                                       nvml.ok() ? *std::move(nvml) : nullptr);
   Actor::Parts parts;
   parts.cgroup = [this](const std::string& component) { return CgroupOf(component); };
   parts.processors = [this](int group) {
@@ -184,6 +191,7 @@ void Loop::Tick(TimePoint now) {
     leaving.merge(actor_->Moving());
     watch_->SetLeaving(leaving);
     Complain("sampling the host", watch_->Step(now, UnixTime()));
+    Complain("sampling the GPUs", watch_->gpu_status());
   }
   Complain("leases", Measure(now));
   if (!config_.loop.enabled) return;

@@ -4,7 +4,9 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/status.h"
 
@@ -17,8 +19,8 @@ constexpr size_t kMostText = 1 << 20;
 }  // namespace
 
 const char* MetricName(int metric) {
-  constexpr const char* kNames[] = {"cpu",        "memory", "disk-read",
-                                    "disk-write", "net-in", "net-out"};
+  constexpr const char* kNames[] = {"cpu",    "memory",  "disk-read", "disk-write",
+                                    "net-in", "net-out", "gpu",       "gpu-memory"};
   static_assert(std::size(kNames) == kMetricCount);
   return metric >= 0 && metric < kMetricCount ? kNames[metric] : "?";
 }
@@ -40,7 +42,20 @@ double Sampler::PressureOf(const char* file) const {
   return pressure ? pressure->some_avg10 : kUnknown;
 }
 
-absl::StatusOr<Sample> Sampler::Take(std::chrono::steady_clock::time_point now) {
+// Of the processes of the cgroup, as this process sees them.
+std::vector<pid_t> Sampler::Pids() const {
+  std::vector<pid_t> pids;
+  const auto text = ReadFile(cgroup_ + "/cgroup.procs", kMostText);
+  if (!text.ok()) return pids;
+  for (const absl::string_view line : absl::StrSplit(*text, '\n', absl::SkipEmpty())) {
+    int32_t pid = 0;
+    if (absl::SimpleAtoi(line, &pid) && pid > 0) pids.push_back(pid);
+  }
+  return pids;
+}
+
+absl::StatusOr<Sample> Sampler::Take(std::chrono::steady_clock::time_point now,
+                                     const GpuReading* gpus) {
   Sample sample;
   std::fill(sample.values, sample.values + kMetricCount, kUnknown);
   const double elapsed_s = taken_ ? std::chrono::duration<double>(now - *taken_).count() : 0;
@@ -74,6 +89,11 @@ absl::StatusOr<Sample> Sampler::Take(std::chrono::steady_clock::time_point now) 
         sample.values[kNetOut] = Rate(bytes->sent, sent_, elapsed_s);
       }
     }
+  }
+  if (gpus != nullptr) {
+    const GpuReading::Use use = gpus->processes.empty() ? GpuReading::Use() : gpus->Of(Pids());
+    sample.values[kGpu] = use.share;
+    sample.values[kGpuMemory] = static_cast<double>(use.memory);
   }
   sample.cpu_pressure = PressureOf("cpu.pressure");
   sample.memory_pressure = PressureOf("memory.pressure");

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "runtime/shadow/nvml.h"
 #include "runtime/shadow/readings.h"
 
 namespace starling::shadow {
@@ -18,6 +19,8 @@ enum Metric : int {
   kDiskWrite,
   kNetIn,
   kNetOut,
+  kGpu,        // GPUs in use; like the next only where the host has any
+  kGpuMemory,  // bytes
   kMetricCount,
 };
 const char* MetricName(int metric);
@@ -37,13 +40,15 @@ class Sampler {
   // is that of the namespace of `pid`, if one is given.
   Sampler(std::string cgroup, std::string proc, std::optional<pid_t> pid);
 
-  // kNotFound: the cgroup is gone.
-  absl::StatusOr<Sample> Take(std::chrono::steady_clock::time_point now);
+  // kNotFound: the cgroup is gone. `gpus`: of the same moment; nullptr: not known.
+  absl::StatusOr<Sample> Take(std::chrono::steady_clock::time_point now,
+                              const GpuReading* gpus = nullptr);
 
  private:
   // Units a second since the last reading.
   double Rate(uint64_t now, std::optional<uint64_t>& last, double elapsed_s) const;
   double PressureOf(const char* file) const;
+  std::vector<pid_t> Pids() const;
 
   const std::string cgroup_, proc_;
   const std::optional<pid_t> pid_;

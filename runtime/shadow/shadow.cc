@@ -13,16 +13,16 @@ namespace starling::shadow {
 Shadow::Shadow(Sampler sampler, const Options& options) : sampler_(std::move(sampler)) {
   predictor::ForecasterOptions forecaster;
   forecaster.step_s = options.step_s;
-  for (int i = 0; i < kMetricCount; ++i) {
+  for (int i = 0; i < (options.gpus ? kMetricCount : kGpu); ++i) {
     forecasters_.emplace_back(forecaster);
     writers_.emplace_back(options.summary_tolerance);
   }
 }
 
 absl::Status Shadow::Step(std::chrono::steady_clock::time_point now, double time_s,
-                          const Tell& tell) {
-  ASSIGN_OR_RETURN(last_, sampler_.Take(now));
-  for (int i = 0; i < kMetricCount; ++i) {
+                          const Tell& tell, const GpuReading* gpus) {
+  ASSIGN_OR_RETURN(last_, sampler_.Take(now, gpus));
+  for (int i = 0; i < metrics(); ++i) {
     predictor::Forecaster& forecaster = forecasters_[i];
     const double value = last_.values[i];
     // Nothing is known of it yet, and nothing is to be told.

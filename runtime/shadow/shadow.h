@@ -19,6 +19,7 @@ class Shadow {
   struct Options {
     double step_s = 1;
     double summary_tolerance = 0.05;  // see predictor::SummaryWriter
+    bool gpus = false;                // the host has some: their metrics too
   };
   // Called with a metric and its message; see predictor::ReadSummary.
   using Tell = std::function<void(Metric, const uint8_t* message, size_t size)>;
@@ -27,8 +28,13 @@ class Shadow {
 
   // One step: kNotFound when the component is gone. `time_s` is the same moment in seconds since
   // 1970: models outlive the agent and go to other hosts, whose monotonic clocks are others.
-  absl::Status Step(std::chrono::steady_clock::time_point now, double time_s, const Tell& tell);
+  absl::Status Step(std::chrono::steady_clock::time_point now, double time_s, const Tell& tell,
+                    const GpuReading* gpus = nullptr);
 
+  // Of Metric: those from here on are not sampled.
+  int metrics() const { return static_cast<int>(forecasters_.size()); }
+
+  // `metric` < metrics().
   const predictor::Forecaster& forecaster(Metric metric) const { return forecasters_[metric]; }
   const Sample& last() const { return last_; }
 

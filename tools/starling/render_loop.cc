@@ -29,9 +29,9 @@ Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(nul
 // As people read it: processors, bytes, bytes a second.
 std::string Amount(const std::string& metric, double value) {
   if (!std::isfinite(value)) return "?";
-  if (metric == "cpu") return absl::StrFormat("%.2f", std::max(0.0, value));
+  if (metric == "cpu" || metric == "gpu") return absl::StrFormat("%.2f", std::max(0.0, value));
   const std::string bytes = FormatBytes(static_cast<uint64_t>(std::clamp(value, 0.0, 1e18)));
-  return metric == "memory" ? bytes : bytes + "/s";
+  return metric == "memory" || metric == "gpu-memory" ? bytes : bytes + "/s";
 }
 
 std::string When(double time) {

@@ -139,6 +139,54 @@ TEST_F(HostWatchTest, AComponentThatIsGoneStopsNothing) {
   EXPECT_EQ(Situation().components[0].use[kMemory].now, 0);
 }
 
+// With the stand-in of tests/runtime/shadow/fake_nvml.c: there is no GPU here.
+TEST_F(HostWatchTest, SeesGpus) {
+  setenv("FAKE_NVML", (scratch_ / "nvml").c_str(), 1);
+  auto nvml = shadow::Nvml::Load(FAKE_NVML_LIBRARY);
+  ASSERT_TRUE(nvml.ok()) << nvml.status();
+  watch_ = std::make_unique<HostWatch>(1, nullptr, scratch_ / "proc", *std::move(nvml));
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  ASSERT_TRUE(watch_->Add("two", Group("two"), std::nullopt, {}).ok());
+  Write(Group("one") + "/cgroup.procs", "11\n12\n");
+  Write(Group("two") + "/cgroup.procs", "13\n");
+  const std::string working =
+      "gpu 0 90 1000 800\ngpu 1 0 1000 0\nprocess 0 11 200 30\nprocess 0 12 100 20\n"
+      "process 0 99 400 40\n";
+  Write(scratch_ / "nvml", working);
+  for (int i = 0; i < 40; ++i) Second(10, 200 << 10);
+  constexpr auto kGpu = static_cast<size_t>(Resource::kGpu);
+  constexpr auto kGpuMemory = static_cast<size_t>(Resource::kGpuMemory);
+  decisions::Situation situation = Situation();
+  EXPECT_EQ(situation.capacity[Resource::kGpu], 2000);
+  EXPECT_EQ(situation.capacity[Resource::kGpuMemory], 2000);
+  EXPECT_NEAR(situation.components[0].use[kGpu].at[2][0], 500, 10);
+  EXPECT_NEAR(situation.components[0].use[kGpuMemory].now, 300, 1);
+  EXPECT_EQ(situation.components[1].use[kGpu].now, 0);
+  // All that is used, by whoever.
+  EXPECT_NEAR(situation.demand[kGpu].now, 900, 1);
+  EXPECT_NEAR(situation.demand[kGpuMemory].at[2][0], 800, 10);
+  EXPECT_EQ(watch_->AllUsed()[Resource::kGpuMemory], 800);
+  EXPECT_EQ(watch_->ShowAll().metrics_size(), 4);
+  EXPECT_EQ(watch_->ShowAll().metrics(2).metric(), "gpu");
+  EXPECT_TRUE(watch_->gpu_status().ok());
+  // A driver that stops answering is said, and stops nothing.
+  Write(scratch_ / "nvml", "gpu 0 0 1000 0\nbroken 0\n");
+  Second(10, 200 << 10);
+  EXPECT_FALSE(watch_->gpu_status().ok());
+  EXPECT_NEAR(Situation().demand[kMemory].now, 200 << 20, 1);
+  Write(scratch_ / "nvml", working);
+  Second(10, 200 << 10);
+  EXPECT_TRUE(watch_->gpu_status().ok());
+  EXPECT_NEAR(Situation().components[0].use[kGpu].now, 500, 1);
+}
+
+TEST_F(HostWatchTest, HasNoGpusWhereThereAreNone) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  Second(10, 200 << 10);
+  EXPECT_EQ(Situation().capacity[Resource::kGpu], 0);
+  EXPECT_EQ(watch_->ShowAll().metrics_size(), 2);
+}
+
 TEST_F(HostWatchTest, ListensToHints) {
   ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
   ASSERT_TRUE(listener_->Add("one", ::getuid()).ok());

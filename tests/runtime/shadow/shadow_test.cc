@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
-#include "runtime/shadow/nvml.h"
 #include "tests/runtime/scratch.h"
 
 namespace starling::shadow {
@@ -115,14 +114,6 @@ TEST_F(ShadowTest, TellsForecastsAndKeepsModels) {
   EXPECT_EQ(other.forecaster(kCpu).At(1).median, shadow.forecaster(kCpu).At(1).median);
   EXPECT_FALSE(other.Restore({"nonsense"}).ok());
   EXPECT_EQ(other.forecaster(kCpu).steps(), shadow.forecaster(kCpu).steps());
-}
-
-TEST(Nvml, IsNotMissedWhereItIsNot) {
-  const auto nvml = Nvml::Load("libthat-is-not-there.so.1");
-  EXPECT_EQ(nvml.status().code(), absl::StatusCode::kNotFound);
-  // A library that is there and is not NVML.
-  const auto other = Nvml::Load("libm.so.6");
-  EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 }  // namespace
