@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace starling::predictor {
 
@@ -76,7 +77,7 @@ void Hints::Observe(double now_s, double value) {
 Forecast Hints::Apply(double at_s, const Forecast& forecast) const {
   Forecast moved = forecast;
   for (const Open& one : open_) {
-    if (at_s < one.hint.time_s - kEarly_s || at_s > one.hint.time_s + kLate_s) continue;
+    if (!Covers(one.hint, at_s)) continue;
     const double reliability = this->reliability(one.hint.source);
     if (reliability < kLeastReliability) continue;
     moved.median += reliability * (one.hint.amount - moved.median);
@@ -85,6 +86,107 @@ Forecast Hints::Apply(double at_s, const Forecast& forecast) const {
     moved.high = std::max(moved.high, one.hint.amount * (1 + one.hint.tolerance));
   }
   return moved;
+}
+
+namespace {
+
+constexpr double kVersion = 1;
+
+// Everything as doubles: a few dozen of them.
+class Doubles {
+ public:
+  explicit Doubles(std::string_view bytes) : bytes_(bytes) {}
+  bool Get(double& value) {
+    if (bytes_.size() < sizeof(value)) return false;
+    std::memcpy(&value, bytes_.data(), sizeof(value));
+    bytes_.remove_prefix(sizeof(value));
+    return std::isfinite(value);
+  }
+  // A whole number from 0 to `most`.
+  bool Count(size_t most, size_t& count) {
+    double value = 0;
+    if (!Get(value) || !(value >= 0 && value <= static_cast<double>(most)) ||
+        value != std::floor(value)) {
+      return false;
+    }
+    count = static_cast<size_t>(value);
+    return true;
+  }
+  bool empty() const { return bytes_.empty(); }
+
+ private:
+  std::string_view bytes_;
+};
+
+}  // namespace
+
+std::string Hints::Save(double now_s) const {
+  std::string bytes;
+  const auto put = [&bytes](double value) {
+    bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+  };
+  put(kVersion);
+  put(static_cast<double>(sources_.size()));
+  for (const Source& source : sources_) {
+    put(source.id);
+    put(source.reliability.hits_);
+    put(source.reliability.hints_);
+  }
+  put(static_cast<double>(open_.size()));
+  for (const Open& one : open_) {
+    put(one.hint.source);
+    put(one.hint.time_s - now_s);
+    put(one.hint.amount);
+    put(one.hint.tolerance);
+    put(one.base);
+    put(one.nearest);
+    put(one.seen ? 1 : 0);
+  }
+  return bytes;
+}
+
+bool Hints::Restore(std::string_view saved, double now_s, double later_s) {
+  Doubles doubles(saved);
+  double version = 0;
+  size_t count = 0;
+  if (!std::isfinite(later_s) || !doubles.Get(version) || version != kVersion ||
+      !doubles.Count(kSources, count)) {
+    return false;
+  }
+  Hints restored;
+  for (size_t i = 0; i < count; ++i) {
+    size_t id = 0;
+    Reliability known;
+    if (!doubles.Count(UINT32_MAX, id) || !doubles.Get(known.hits_) || !doubles.Get(known.hints_) ||
+        known.hits_ < 0 || known.hits_ > known.hints_ ||
+        known.hints_ > 1 / (1 - Reliability::kKeep)) {
+      return false;
+    }
+    restored.sources_.push_back({static_cast<uint32_t>(id), known});
+  }
+  if (!doubles.Count(kOpen, count)) return false;
+  for (size_t i = 0; i < count; ++i) {
+    Open one;
+    size_t source = 0;
+    double ahead_s = 0, seen = 0;
+    if (!doubles.Count(UINT32_MAX, source) || !doubles.Get(ahead_s) ||
+        !doubles.Get(one.hint.amount) || !doubles.Get(one.hint.tolerance) ||
+        !doubles.Get(one.base) || !doubles.Get(one.nearest) || !doubles.Get(seen) ||
+        one.hint.amount < 0 || one.hint.tolerance <= 0) {
+      return false;
+    }
+    one.hint.source = static_cast<uint32_t>(source);
+    one.hint.time_s = now_s + ahead_s - later_s;
+    one.seen = seen != 0;
+    if (restored.Find(one.hint.source) == nullptr) return false;
+    restored.open_.push_back(one);
+  }
+  if (!doubles.empty()) return false;
+  open_ = std::move(restored.open_);
+  open_.reserve(kOpen + 1);
+  sources_ = std::move(restored.sources_);
+  sources_.reserve(kSources);
+  return true;
 }
 
 }  // namespace starling::predictor

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "predictor/forecaster.h"
@@ -19,6 +21,7 @@ class Reliability {
   double value() const { return (hits_ + kPrior) / (hints_ + 2 * kPrior); }
 
  private:
+  friend class Hints;
   static constexpr double kPrior = 1, kKeep = 0.9;
   double hits_ = 0, hints_ = 0;
 };
@@ -49,6 +52,18 @@ class Hints {
   Forecast Apply(double at_s, const Forecast& forecast) const;
   double reliability(uint32_t source) const;
   size_t open() const { return open_.size(); }
+  // i < open(); in no order.
+  const Hint& hint(size_t i) const { return open_[i].hint; }
+  // Whether Apply() at this time listens to this hint, as long as its source is believed.
+  static bool Covers(const Hint& hint, double at_s) {
+    return at_s >= hint.time_s - kEarly_s && at_s <= hint.time_s + kLate_s;
+  }
+
+  // Open hints and what was learned of their sources, as bytes, with times relative to `now_s`: to
+  // be taken up again on another axis.
+  std::string Save(double now_s) const;
+  // What was saved `later_s` ago. False, and nothing changed, when it makes no sense.
+  bool Restore(std::string_view saved, double now_s, double later_s);
 
  private:
   struct Open {

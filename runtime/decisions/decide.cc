@@ -46,7 +46,8 @@ size_t LevelOf(int percent) {
 // What is missing of each resource, and the rule that says so most strongly.
 struct Shortage {
   std::array<double, kResources> missing = {};
-  // Of each resource: the horizon and the quantile by which it is missing; of present use, none.
+  // Of each resource: the horizon (or, beyond them, the need) and the quantile by which it is
+  // missing; of present use, none.
   std::array<std::optional<size_t>, kResources> horizon, level;
   const Rule* rule = nullptr;
   double value = 0, limit = 0, when_s = 0;
@@ -178,8 +179,28 @@ class Decider {
         const size_t at = h == 0 ? level : LevelFor(rule, when_s);
         see(demand.at[static_cast<size_t>(h)][at] + incoming, when_s, static_cast<size_t>(h), at);
       }
+      for (size_t n = 0; n < s_.needs.size(); ++n) {
+        const NeedView& need = s_.needs[n];
+        if (need.resource != r || need.when_s > std::max(rule.within_s, within_s)) continue;
+        const size_t at = need.when_s <= rule.within_s ? level : LevelFor(rule, need.when_s);
+        see(need.demand[at] + incoming, need.when_s, kHorizonCount + n, at);
+      }
     }
     return shortage;
+  }
+
+  using Levels = std::array<double, kLevelCount>;
+  // At a horizon, or at a need beyond them: of all together, and of a component.
+  const Levels& DemandAt(size_t resource, size_t horizon) const {
+    if (horizon < kHorizonCount) return s_.demand[resource].at[horizon];
+    return s_.needs[horizon - kHorizonCount].demand;
+  }
+  const Levels& UseAt(const ComponentView& component, size_t resource, size_t horizon) const {
+    if (horizon < kHorizonCount) return component.use[resource].at[horizon];
+    for (const NeedView::Part& part : s_.needs[horizon - kHorizonCount].parts) {
+      if (part.component == component.name) return part.use;
+    }
+    return component.use[resource].at.back();
   }
 
   // What the host is spared when a component leaves: of present use what it uses; of a quantile of
@@ -194,11 +215,12 @@ class Decider {
         continue;
       }
       const size_t h = *shortage.horizon[r], level = *shortage.level[r];
-      const Outlook& all = s_.demand[r];
-      const double together = std::max(0.0, all.at[h][level] - all.at[h][0]);
-      const double spread = std::clamp(own.at[h][level] - own.at[h][0], 0.0, together);
+      const Levels& all = DemandAt(r, h);
+      const Levels& its = UseAt(component, r, h);
+      const double together = std::max(0.0, all[level] - all[0]);
+      const double spread = std::clamp(its[level] - its[0], 0.0, together);
       relief[r] =
-          std::max(0.0, own.at[h][0]) + together - std::sqrt(together * together - spread * spread);
+          std::max(0.0, its[0]) + together - std::sqrt(together * together - spread * spread);
     }
     return relief;
   }
@@ -230,6 +252,12 @@ class Decider {
         if (h > 0 && kHorizons[static_cast<size_t>(h)] * s_.step_s > within_s) break;
         use[r] = std::max(use[r], outlook.at[static_cast<size_t>(h)][level]);
       }
+    }
+    for (size_t n = 0; n < s_.needs.size(); ++n) {
+      const NeedView& need = s_.needs[n];
+      if (need.when_s > within_s || need.resource >= kResources) continue;
+      use[need.resource] =
+          std::max(use[need.resource], UseAt(component, need.resource, kHorizonCount + n)[level]);
     }
     return use;
   }

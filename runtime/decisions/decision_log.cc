@@ -90,11 +90,13 @@ static void from_json(const json& json, Step& step) {
 DECISION_JSON(ComponentView, name, priority, usual, movable, bears_blackout_s, not_now_s,
               good_moment, idle_probability, degraded, idle_bytes, group, use, move_bytes,
               move_blackout_s, near, apart, affinity)
+DECISION_JSON(NeedView::Part, component, use)
+DECISION_JSON(NeedView, when_s, resource, demand, parts)
 DECISION_JSON(ProcessorGroup, capacity, demand)
 DECISION_JSON(HostView, name, room, strain, price_per_hour, distance_s, bytes_per_s, components)
 DECISION_JSON(LeaseView, id, host, component, kind, amount, age_s)
 DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, threshold_shift, host,
-              price_per_hour, capacity, incoming, demand, groups, components, hosts, leases)
+              price_per_hour, capacity, incoming, demand, groups, components, needs, hosts, leases)
 DECISION_JSON(Hours, from, to)
 DECISION_JSON(PriceRule, host, hours, per_hour)
 DECISION_JSON(Policy::Allow, page_out, processors, degrade, migrate, reserve)
@@ -116,7 +118,7 @@ std::string WriteDecision(const LoggedDecision& logged) {
 }
 
 absl::StatusOr<LoggedDecision> ReadDecision(absl::string_view line) {
-  const json parsed = json::parse(line.begin(), line.end(), nullptr, false);
+  json parsed = json::parse(line.begin(), line.end(), nullptr, false);
   if (parsed.is_discarded() || !parsed.is_object()) {
     return absl::InvalidArgumentError("not a decision: it is no JSON object");
   }
@@ -125,6 +127,8 @@ absl::StatusOr<LoggedDecision> ReadDecision(absl::string_view line) {
       return absl::InvalidArgumentError("not a decision of this schema");
     }
     LoggedDecision logged;
+    // Lines from before there were any.
+    parsed.at("situation").emplace("needs", json::array());
     parsed.at("situation").get_to(logged.situation);
     parsed.at("policy").get_to(logged.policy);
     parsed.at("decision").get_to(logged.decision);

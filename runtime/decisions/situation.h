@@ -52,6 +52,20 @@ struct ComponentView {
   bool operator==(const ComponentView&) const = default;
 };
 
+// What components said they will need at a time that no horizon is near to.
+struct NeedView {
+  struct Part {
+    std::string component;
+    std::array<double, kLevelCount> use = {};
+    bool operator==(const Part&) const = default;
+  };
+  double when_s = 0;                            // from now
+  size_t resource = 0;                          // of reservations::Resource
+  std::array<double, kLevelCount> demand = {};  // of all components together then
+  std::vector<Part> parts;                      // those that said something of it
+  bool operator==(const NeedView&) const = default;
+};
+
 // Processors that share a cache or a memory controller.
 struct ProcessorGroup {
   double capacity = 0;  // thousandths of a processor
@@ -94,6 +108,7 @@ struct Situation {
   Outlooks demand;   // of all components together, with an interval of its own
   std::vector<ProcessorGroup> groups;
   std::vector<ComponentView> components;
+  std::vector<NeedView> needs;  // nearest first, for each resource
   std::vector<HostView> hosts;
   std::vector<LeaseView> leases;
   bool operator==(const Situation&) const = default;

@@ -1,9 +1,13 @@
 #include "runtime/loop/host_watch.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "base/status.h"
 #include "runtime/decisions/outlook.h"
 
@@ -21,6 +25,10 @@ constexpr size_t kCpuIndex = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemoryIndex = static_cast<size_t>(Resource::kMemory);
 constexpr size_t kGpuIndex = static_cast<size_t>(Resource::kGpu);
 constexpr size_t kGpuMemoryIndex = static_cast<size_t>(Resource::kGpuMemory);
+// Of one resource, nearest first.
+constexpr size_t kMostNeeds = 8;
+// What is saved of hints, beside the models of metrics.
+constexpr absl::string_view kHintsMark = "STHINTS1";
 constexpr double kLately_s = 60;
 // Thousandths of a processor from which a component is at work.
 constexpr double kWorks = 50;
@@ -53,6 +61,13 @@ std::optional<Resource> ResourceOf(shadow::Metric metric) {
 
 // In thousandths.
 bool Counted(Resource resource) { return resource == Resource::kCpu || resource == Resource::kGpu; }
+
+// The horizon whose forecast is the best known of a time: the first that is not before it.
+size_t HorizonFor(double when_s, double step_s) {
+  size_t h = 0;
+  while (h + 1 < kHorizons.size() && kHorizons[h] * step_s < when_s) ++h;
+  return h;
+}
 
 bool Any(const predictor::Activity& activity) {
   return activity.moves > 0 || activity.drags > 0 || activity.clicks > 0 || activity.scrolls > 0 ||
@@ -94,7 +109,60 @@ absl::Status HostWatch::Add(const std::string& name, const std::string& cgroup,
   watched = Watched();
   watched.shadow = std::make_unique<shadow::Shadow>(shadow::Sampler(cgroup, proc_, pid), options);
   Changed();
-  return watched.shadow->Restore(models);
+  shadow::ModelShelf::Models metrics = models;
+  if (!metrics.empty() && absl::StartsWith(metrics.back(), kHintsMark)) {
+    watched.hints_before = std::move(metrics.back());
+    metrics.pop_back();
+  }
+  return watched.shadow->Restore(metrics);
+}
+
+std::string HostWatch::SaveHints(const std::string& name) const {
+  std::string saved(kHintsMark);
+  const auto put = [&saved](const void* bytes, size_t size) {
+    saved.append(static_cast<const char*>(bytes), size);
+  };
+  put(&stepped_s_, sizeof(stepped_s_));
+  const bool heard = hints_ != nullptr && hints_->With(name, [&](hints::ComponentHints& hints) {
+    for (size_t r = 0; r < reservations::kResources; ++r) {
+      const std::string needs =
+          hints.needs(static_cast<Resource>(r)).Save(hints::ComponentHints::AxisSeconds(stepped_));
+      const auto size = static_cast<uint32_t>(needs.size());
+      put(&size, sizeof(size));
+      put(needs.data(), needs.size());
+    }
+  });
+  return heard ? saved : "";
+}
+
+// What makes no sense is passed over: it came from elsewhere, and is learned again.
+void HostWatch::TakeUpHints(TimePoint now, double time_s, const std::string& name,
+                            Watched& watched) {
+  if (watched.hints_before.empty() || hints_ == nullptr) return;
+  hints_->With(name, [&](hints::ComponentHints& hints) {
+    const std::string before = std::exchange(watched.hints_before, "");
+    absl::string_view rest = before;
+    rest.remove_prefix(kHintsMark.size());
+    const auto get = [&rest](void* to, size_t size) {
+      if (rest.size() < size) return false;
+      std::memcpy(to, rest.data(), size);
+      rest.remove_prefix(size);
+      return true;
+    };
+    double saved_s = 0;
+    if (!get(&saved_s, sizeof(saved_s))) return;
+    for (size_t r = 0; r < reservations::kResources; ++r) {
+      uint32_t size = 0;
+      if (!get(&size, sizeof(size)) || rest.size() < size) return;
+      // What it said to this agent already is newer.
+      predictor::Hints& needs = hints.needs(static_cast<Resource>(r));
+      if (needs.open() == 0) {
+        (void)needs.Restore({rest.data(), size}, hints::ComponentHints::AxisSeconds(now),
+                            time_s - saved_s);
+      }
+      rest.remove_prefix(size);
+    }
+  });
 }
 
 void HostWatch::Remove(const std::string& name) {
@@ -190,6 +258,8 @@ HostWatch::Part HostWatch::FromRest(double time_s, Forecaster& forecaster, doubl
 
 absl::Status HostWatch::Step(TimePoint now, double time_s) {
   if (begun_ == TimePoint{}) begun_ = now;
+  stepped_ = now;
+  stepped_s_ = time_s;
   ASSIGN_OR_RETURN(use_, host_.Take());
   const bool first = !std::isfinite(use_.processors_used);
   const double processors = Known(use_.processors_used);
@@ -212,6 +282,7 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
         now, time_s, [](shadow::Metric, const uint8_t*, size_t) {}, gpus);
     watched.sampled = sampled.ok();
     if (!sampled.ok()) continue;
+    TakeUpHints(now, time_s, name, watched);
     SeeActivity(now, name, watched);
     const Part of_cpu = Foresee(now, name, watched, shadow::kCpu, Resource::kCpu, kCpuScale);
     const Part of_memory = Foresee(now, name, watched, shadow::kMemory, Resource::kMemory, 1);
@@ -238,12 +309,105 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
                Resource::kMemory);
   memory_.Add(rest_memory.value, rest_memory.forecasts);
   memory_.End();
-  if (first) return absl::OkStatus();
-  const Part rest_cpu =
-      FromRest(time_s, rest_cpu_, std::max(0.0, kCpuScale * processors - cpu), Resource::kCpu);
-  cpu_.Add(rest_cpu.value, rest_cpu.forecasts);
-  cpu_.End();
+  if (!first) {
+    const Part rest_cpu =
+        FromRest(time_s, rest_cpu_, std::max(0.0, kCpuScale * processors - cpu), Resource::kCpu);
+    cpu_.Add(rest_cpu.value, rest_cpu.forecasts);
+    cpu_.End();
+  }
+  LookFarther(now);
   return absl::OkStatus();
+}
+
+const ScoredDemand* HostWatch::JointOf(Resource resource) const {
+  switch (resource) {
+    case Resource::kCpu:
+      return &cpu_;
+    case Resource::kMemory:
+      return &memory_;
+    case Resource::kGpu:
+      return gpus_ ? &gpus_->share : nullptr;
+    case Resource::kGpuMemory:
+      return gpus_ ? &gpus_->memory : nullptr;
+    default:
+      return nullptr;
+  }
+}
+
+void HostWatch::LookFarther(TimePoint now) {
+  needs_.clear();
+  if (hints_ == nullptr) return;
+  std::array<std::vector<double>, reservations::kResources> times;
+  const double axis_s = hints::ComponentHints::AxisSeconds(now);
+  for (const auto& [name, watched] : components_) {
+    if (watched.leaving || !watched.sampled) continue;
+    hints_->With(name, [&](hints::ComponentHints& hints) {
+      for (size_t r = 0; r < reservations::kResources; ++r) {
+        const auto resource = static_cast<Resource>(r);
+        const predictor::Hints& needs = hints.needs(resource);
+        if (needs.open() == 0 || JointOf(resource) == nullptr) continue;
+        for (size_t i = 0; i < needs.open(); ++i) {
+          const predictor::Hint& hint = needs.hint(i);
+          // Near a horizon it is in that one's forecast already.
+          const bool seen = std::any_of(kHorizons.begin(), kHorizons.end(), [&](int steps) {
+            return predictor::Hints::Covers(hint, axis_s + steps * step_s_);
+          });
+          const bool believed =
+              needs.reliability(hint.source) >= predictor::Hints::kLeastReliability;
+          if (!seen && believed && hint.time_s > axis_s) times[r].push_back(hint.time_s - axis_s);
+        }
+      }
+    });
+  }
+  for (size_t r = 0; r < reservations::kResources; ++r) {
+    std::sort(times[r].begin(), times[r].end());
+    double last_s = -std::numeric_limits<double>::infinity();
+    size_t count = 0;
+    for (const double when_s : times[r]) {
+      // What is said of nearly the same time is one need.
+      if (when_s - last_s <= predictor::Hints::kEarly_s) continue;
+      if (++count > kMostNeeds) break;
+      last_s = when_s;
+      AddNeed(now, static_cast<Resource>(r), when_s);
+    }
+  }
+}
+
+void HostWatch::AddNeed(TimePoint now, Resource resource, double when_s) {
+  const auto r = static_cast<size_t>(resource);
+  const size_t h = HorizonFor(when_s, step_s_);
+  const auto most = static_cast<double>(Capacity()[resource]);
+  decisions::NeedView need;
+  need.when_s = when_s;
+  need.resource = r;
+  need.demand = JointOf(resource)->outlook().at[h];
+  for (const auto& [name, watched] : components_) {
+    if (watched.leaving || !watched.sampled) continue;
+    const auto& own = watched.use[r].at[h];
+    hints_->With(name, [&](hints::ComponentHints& hints) {
+      const predictor::Hints& needs = hints.needs(resource);
+      if (needs.open() == 0) return;
+      constexpr size_t kP95 = 3;
+      static_assert(decisions::kLevels[kP95] == 0.95);
+      const Forecast before{own[0], std::max(0.0, 2 * own[0] - own[kP95]), own[kP95]};
+      const double axis_s = hints::ComponentHints::AxisSeconds(now);
+      const Forecast after = needs.Apply(axis_s + when_s, before);
+      if (after.median == before.median && after.high == before.high) return;
+      decisions::NeedView::Part& part = need.parts.emplace_back();
+      part.component = name;
+      part.use = decisions::Quantiles(after);
+      for (size_t level = 0; level < decisions::kLevelCount; ++level) {
+        // A hint says what else is possible, and takes nothing away from what was.
+        part.use[level] =
+            std::min(most, level == 0 ? part.use[level] : std::max(part.use[level], own[level]));
+        need.demand[level] = std::max(0.0, need.demand[level] + part.use[level] - own[level]);
+      }
+    });
+  }
+  for (size_t level = 1; level < decisions::kLevelCount; ++level) {
+    need.demand[level] = std::max(need.demand[level], need.demand[level - 1]);
+  }
+  if (!need.parts.empty()) needs_.push_back(std::move(need));
 }
 
 void HostWatch::EndGpus(double time_s, double share, double memory) {
@@ -301,7 +465,12 @@ std::map<std::string, Amounts> HostWatch::Used() const {
 
 std::map<std::string, shadow::ModelShelf::Models> HostWatch::Save() const {
   std::map<std::string, shadow::ModelShelf::Models> all;
-  for (const auto& [name, watched] : components_) all[name] = watched.shadow->Save();
+  for (const auto& [name, watched] : components_) {
+    shadow::ModelShelf::Models& models = all[name];
+    models = watched.shadow->Save();
+    std::string hints = watched.hints_before.empty() ? SaveHints(name) : watched.hints_before;
+    if (!hints.empty()) models.push_back(std::move(hints));
+  }
   return all;
 }
 
@@ -314,6 +483,7 @@ void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
     situation.demand[kGpuIndex] = gpus_->share.outlook();
     situation.demand[kGpuMemoryIndex] = gpus_->memory.outlook();
   }
+  situation.needs = needs_;
   for (const auto& [name, watched] : components_) {
     if (watched.leaving) continue;
     decisions::ComponentView& view = situation.components.emplace_back();
@@ -337,12 +507,40 @@ std::vector<ProfileSeen> HostWatch::Presence() const {
   return all;
 }
 
+// Farther than the horizons, as hints have it: of its error nothing is known.
+void HostWatch::ShowNeed(double when_s, const std::array<double, decisions::kLevelCount>& levels,
+                         double scale, v1::MetricForecast& metric) {
+  v1::ForecastAhead* ahead = metric.add_ahead();
+  ahead->set_ahead_s(when_s);
+  ahead->set_p50(scale * levels[0]);
+  ahead->set_p90(scale * levels[2]);
+  ahead->set_p99(scale * levels[4]);
+  ahead->set_low(scale * levels[0]);
+  ahead->set_high(scale * levels[3]);
+  ahead->set_hinted(true);
+}
+
+void HostWatch::ShowTrust(const std::string& name, v1::ForecastOf& shown) const {
+  if (hints_ == nullptr) return;
+  hints_->With(name, [&](hints::ComponentHints& hints) {
+    for (size_t r = 0; r < reservations::kResources; ++r) {
+      const predictor::Hints& needs = hints.needs(static_cast<Resource>(r));
+      if (needs.open() == 0 && needs.reliability(0) == predictor::Reliability().value()) continue;
+      v1::HintTrust* trust = shown.add_trust();
+      trust->set_resource(std::string(reservations::Name(static_cast<Resource>(r))));
+      trust->set_reliability(needs.reliability(0));
+      trust->set_open(static_cast<uint32_t>(needs.open()));
+    }
+  });
+}
+
 std::vector<v1::ForecastOf> HostWatch::ShowComponents() const {
   std::vector<v1::ForecastOf> all;
   for (const auto& [name, watched] : components_) {
     v1::ForecastOf& shown = all.emplace_back();
     shown.set_name(name);
     shown.set_phase(watched.phase);
+    ShowTrust(name, shown);
     for (int m = 0; m < watched.shadow->metrics(); ++m) {
       const auto metric = static_cast<shadow::Metric>(m);
       const Forecaster& forecaster = watched.shadow->forecaster(metric);
@@ -375,12 +573,31 @@ std::vector<v1::ForecastOf> HostWatch::ShowComponents() const {
         ahead->set_p90(scale * levels[2]);
         ahead->set_p99(scale * levels[4]);
       }
+      for (const decisions::NeedView& need : needs_) {
+        if (need.resource != static_cast<size_t>(*resource)) continue;
+        for (const decisions::NeedView::Part& part : need.parts) {
+          if (part.component == name) ShowNeed(need.when_s, part.use, scale, *of_metric);
+        }
+      }
     }
   }
   return all;
 }
 
 v1::ForecastOf HostWatch::ShowAll() const {
+  v1::ForecastOf shown = ShowJoint();
+  for (v1::MetricForecast& metric : *shown.mutable_metrics()) {
+    Resource resource;
+    if (!reservations::ParseResource(metric.metric(), resource)) continue;
+    for (const decisions::NeedView& need : needs_) {
+      if (need.resource != static_cast<size_t>(resource)) continue;
+      ShowNeed(need.when_s, need.demand, Counted(resource) ? 1 / kCpuScale : 1, metric);
+    }
+  }
+  return shown;
+}
+
+v1::ForecastOf HostWatch::ShowJoint() const {
   v1::ForecastOf shown;
   const Amounts capacity = Capacity();
   *shown.add_metrics() =

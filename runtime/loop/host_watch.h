@@ -84,6 +84,8 @@ class HostWatch {
     std::optional<TimePoint> active;
     double idle_probability = 0;
     std::string phase;
+    // What was learned of its hints elsewhere or before, until it is listened to.
+    std::string hints_before;
   };
   // The GPUs of a host that has some.
   struct Gpus {
@@ -102,6 +104,18 @@ class HostWatch {
   // What a component will use of one resource, moved by its hints.
   Part Foresee(TimePoint now, const std::string& name, Watched& watched, shadow::Metric metric,
                reservations::Resource resource, double scale);
+  v1::ForecastOf ShowJoint() const;
+  static void ShowNeed(double when_s, const std::array<double, decisions::kLevelCount>& levels,
+                       double scale, v1::MetricForecast& metric);
+  void ShowTrust(const std::string& name, v1::ForecastOf& shown) const;
+  // What was hinted at beyond the horizons, or between them.
+  void LookFarther(TimePoint now);
+  void AddNeed(TimePoint now, reservations::Resource resource, double when_s);
+  // nullptr: nobody measures it.
+  const ScoredDemand* JointOf(reservations::Resource resource) const;
+  // Open hints and their sources' reliability, among the models.
+  std::string SaveHints(const std::string& name) const;
+  void TakeUpHints(TimePoint now, double time_s, const std::string& name, Watched& watched);
   // Sums of GPUs' parts, and what of them no component uses.
   void EndGpus(double time_s, double share, double memory);
   // A part came or went.
@@ -122,6 +136,9 @@ class HostWatch {
   ScoredDemand cpu_, memory_;
   std::unique_ptr<Gpus> gpus_;  // nullptr: there are none
   absl::Status gpu_status_;
+  std::vector<decisions::NeedView> needs_;
+  TimePoint stepped_{};
+  double stepped_s_ = 0;  // the same, since 1970
   predictor::IdleModel idle_;
   TimePoint begun_{};
 };

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <string>
 
 namespace starling::predictor {
 namespace {
@@ -53,6 +54,39 @@ TEST(Hints, ALiarMayBeForgiven) {
   const double low = hints.reliability(3);
   Play(hints, 3, true, 20, now);
   EXPECT_GT(hints.reliability(3), low + 0.4);
+}
+
+TEST(Hints, GoOnElsewhere) {
+  Hints hints;
+  const double now = Play(hints, 0, false, 3);
+  ASSERT_TRUE(hints.Add(now, {0, now + 300, 8, 0.25}));
+  ASSERT_TRUE(hints.Add(now, {7, now + 600, 9, 0.25}));
+  const std::string saved = hints.Save(now);
+  Hints other;
+  // On an axis of its own, and 50 s later.
+  ASSERT_TRUE(other.Restore(saved, 1e6, 50));
+  EXPECT_EQ(other.reliability(0), hints.reliability(0));
+  ASSERT_EQ(other.open(), 2u);
+  EXPECT_DOUBLE_EQ(other.hint(0).time_s, 1e6 + 250);
+  EXPECT_GT(other.Apply(1e6 + 550, {1, 0.5, 1.5}).median, 4);
+  EXPECT_EQ(other.Save(1e6 + 50), hints.Save(now + 100));
+  // What is cut short or damaged changes nothing.
+  for (size_t size = 0; size < saved.size(); ++size) {
+    EXPECT_FALSE(other.Restore(saved.substr(0, size), 0, 0)) << size;
+  }
+  EXPECT_FALSE(other.Restore(saved + saved, 0, 0));
+  uint32_t random = 1;
+  const auto next = [&random] { return (random = random * 1664525u + 1013904223u) >> 8; };
+  for (int round = 0; round < 5000; ++round) {
+    std::string bad = saved;
+    bad[next() % bad.size()] = static_cast<char>(next());
+    Hints tried;
+    if (!tried.Restore(bad, 0, 0)) continue;
+    EXPECT_LE(tried.open(), Hints::kOpen);
+    EXPECT_GE(tried.reliability(0), 0);
+    EXPECT_LE(tried.reliability(0), 1);
+  }
+  EXPECT_EQ(other.open(), 2u);
 }
 
 TEST(Hints, RefusesNonsenseAndKeepsWithinBounds) {

@@ -47,15 +47,17 @@ void AddRows(const v1::ForecastOf& of, bool scored, std::vector<std::vector<std:
     for (const v1::ForecastAhead& ahead : metric.ahead()) {
       const bool first = &ahead == &metric.ahead(0);
       const std::string& name = metric.metric();
-      std::vector<std::string> row = {
-          first ? Printable(of.name()) : "",
-          first ? Printable(name) : "",
-          first ? Amount(name, metric.now()) : "",
-          absl::StrCat("in ", FormatTime(ahead.ahead_s())),
-          Amount(name, ahead.p50()),
-          Amount(name, ahead.p90()),
-          Amount(name, ahead.p99()),
-          ahead.outcomes() == 0 ? "-" : absl::StrFormat("%.0f %%", 100 * ahead.coverage())};
+      std::vector<std::string> row = {first ? Printable(of.name()) : "",
+                                      first ? Printable(name) : "",
+                                      first ? Amount(name, metric.now()) : "",
+                                      absl::StrCat("in ", FormatTime(ahead.ahead_s())),
+                                      Amount(name, ahead.p50()),
+                                      Amount(name, ahead.p90()),
+                                      Amount(name, ahead.p99()),
+                                      ahead.hinted() ? "hint"
+                                      : ahead.outcomes() == 0
+                                          ? "-"
+                                          : absl::StrFormat("%.0f %%", 100 * ahead.coverage())};
       if (scored) row.push_back(ahead.outcomes() == 0 ? "-" : Amount(name, ahead.error()));
       rows.push_back(std::move(row));
     }
@@ -66,6 +68,11 @@ Json ForecastObject(const v1::ForecastOf& of) {
   Json json;
   json["name"] = of.name();
   if (!of.phase().empty()) json["phase"] = of.phase();
+  for (const v1::HintTrust& trust : of.trust()) {
+    json["trust"].push_back({{"resource", trust.resource()},
+                             {"reliability", Number(trust.reliability())},
+                             {"open", trust.open()}});
+  }
   json["metrics"] = Json::array();
   for (const v1::MetricForecast& metric : of.metrics()) {
     Json one;
@@ -84,6 +91,7 @@ Json ForecastObject(const v1::ForecastOf& of) {
            {"high", Number(ahead.high())},
            {"coverage", known ? Number(ahead.coverage()) : Json(nullptr)},
            {"outcomes", ahead.outcomes()},
+           {"hinted", ahead.hinted()},
            {"error", known && ahead.error() > 0 ? Number(ahead.error()) : Json(nullptr)}});
     }
     json["metrics"].push_back(std::move(one));

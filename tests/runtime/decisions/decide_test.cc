@@ -112,6 +112,47 @@ TEST(DecideTest, TheFartherOffTheLikelierAShortageHasToBe) {
   EXPECT_EQ(Only(Decide(s, policy)), "reserve b there");
 }
 
+// A component said what it will need, at a time that is farther off than any horizon.
+TEST(DecideTest, ReservesForWhatAComponentSaidItWillNeed) {
+  Situation s = Quiet();
+  s.components[1].use[kMemory] = Flat(0);
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+  NeedView need;
+  need.when_s = 300;
+  need.resource = kMemory;
+  need.demand.fill(98.0 * kGiB);
+  need.parts.push_back({"a", {}});
+  need.parts[0].use.fill(88.0 * kGiB);
+  s.needs = {need};
+  const Decision decision = Decide(s, Policy());
+  EXPECT_EQ(Only(decision), "reserve a there");
+  EXPECT_THAT(decision.steps[0].reason, HasSubstr("in 300 s"));
+  EXPECT_EQ(decision.steps[0].amount[Resource::kMemory], 88 * static_cast<int64_t>(kGiB));
+  EXPECT_FALSE(decision.short_of);
+  // Within a rule's own reach it moves, for what it will need.
+  s.needs[0].when_s = 50;
+  const Decision near = Decide(s, Policy());
+  EXPECT_EQ(Only(near), "migrate a there");
+  EXPECT_EQ(near.steps[0].amount[Resource::kMemory], 88 * static_cast<int64_t>(kGiB));
+  EXPECT_FALSE(near.left.AnyAboveZero());
+  // Farther off than anything is prepared for.
+  s.needs[0].when_s = 4000;
+  EXPECT_EQ(Only(Decide(s, Policy())), "");
+  // And it can be made again from its log.
+  s.needs[0].when_s = 300;
+  const LoggedDecision logged{s, Policy(), decision};
+  const auto read = ReadDecision(WriteDecision(logged));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->situation, s);
+  EXPECT_EQ(ReplayDecision(*read), "");
+  // A line from before there were needs.
+  std::string old = WriteDecision({Quiet(), Policy(), Decide(Quiet(), Policy())});
+  const size_t at = old.find("\"needs\":[],");
+  ASSERT_NE(at, std::string::npos);
+  old.erase(at, 11);
+  EXPECT_TRUE(ReadDecision(old).ok());
+}
+
 TEST(DecideTest, SpreadsAddUpByTheirSquares) {
   // P90 of all is 2 above the median. That of b has 1.2 of it, and without b it is 1.6: b takes
   // 3 and 0.4 away, not 3 and 1.2.

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "libstarling/starling.h"
@@ -213,6 +215,139 @@ TEST_F(HostWatchTest, ListensToHints) {
   EXPECT_GT(Situation().demand[kMemory].at[2][2], before + (100 << 20));
   EXPECT_GT(Situation().components[0].not_now_s, 0);
   EXPECT_EQ(watch_->ShowComponents()[0].phase(), "solving");
+}
+
+// "In five minutes", sampled every second: twenty times as far as the farthest horizon.
+class FarHintsTest : public HostWatchTest {
+ protected:
+  static constexpr int64_t kUsual = 100 << 20, kNeeded = 400 << 20;
+
+  void SetUp() override {
+    HostWatchTest::SetUp();
+    ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+    ASSERT_TRUE(listener_->Add("one", ::getuid()).ok());
+    setenv("STARLING_HINTS", hints::HintListener::PathOf(scratch_ / "hints", "one").c_str(), 1);
+    Pass(30, kUsual);
+  }
+  void Pass(int steps, int64_t memory) {
+    for (int i = 0; i < steps; ++i) {
+      Use("one", 0, memory);
+      Second(10, (memory + kUsual) >> 10);
+    }
+  }
+  void Need(double in_s) {
+    const auto heard = [&] {
+      uint64_t taken = 0;
+      listener_->With("one", [&](hints::ComponentHints& hints) { taken = hints.taken(); });
+      return taken;
+    };
+    const uint64_t before = heard();
+    // The listener has no other clock than the host's.
+    now_ = Clock::now();
+    EXPECT_EQ(starling_need(STARLING_MEMORY, kNeeded, in_s), 0);
+    while (heard() == before) usleep(1000);
+    Pass(1, kUsual);
+  }
+  static const v1::MetricForecast& Memory(const v1::ForecastOf& of) {
+    for (const v1::MetricForecast& metric : of.metrics()) {
+      if (metric.metric() == "memory") return metric;
+    }
+    ADD_FAILURE() << "no memory";
+    return of.metrics(0);
+  }
+  double Trust(HostWatch& watch) {
+    const auto shown = watch.ShowComponents();
+    return shown.at(0).trust().empty() ? -1 : shown[0].trust(0).reliability();
+  }
+};
+
+TEST_F(FarHintsTest, ShowInTheForecastOfTheirTime) {
+  const decisions::Situation before = Situation();
+  EXPECT_TRUE(before.needs.empty());
+  Need(300);
+  const v1::ForecastOf one = watch_->ShowComponents()[0];
+  const v1::MetricForecast& memory = Memory(one);
+  ASSERT_EQ(memory.ahead_size(), predictor::kHorizonCount + 1);
+  const v1::ForecastAhead& then = memory.ahead(predictor::kHorizonCount);
+  EXPECT_TRUE(then.hinted());
+  EXPECT_NEAR(then.ahead_s(), 300, 5);
+  // Of a source that nothing is known of, half.
+  EXPECT_NEAR(then.p50(), (kUsual + kNeeded) / 2, 5 << 20);
+  EXPECT_GE(then.p99(), kNeeded);
+  // The horizons say what they said.
+  EXPECT_NEAR(memory.ahead(predictor::kHorizonCount - 1).p50(), kUsual, 5 << 20);
+  const v1::ForecastOf all_of_host = watch_->ShowAll();
+  const v1::MetricForecast& all = Memory(all_of_host);
+  ASSERT_EQ(all.ahead_size(), predictor::kHorizonCount + 1);
+  EXPECT_NEAR(all.ahead(predictor::kHorizonCount).p50(), kUsual + (kUsual + kNeeded) / 2, 10 << 20);
+  const decisions::Situation situation = Situation();
+  ASSERT_EQ(situation.needs.size(), 1u);
+  EXPECT_EQ(situation.needs[0].resource, kMemory);
+  ASSERT_EQ(situation.needs[0].parts.size(), 1u);
+  EXPECT_EQ(situation.needs[0].parts[0].component, "one");
+  // As its time comes it is a horizon's, and no need of its own any more.
+  Pass(280, kUsual);
+  EXPECT_TRUE(Situation().needs.empty());
+  EXPECT_GT(Situation().components[0].use[kMemory].at[2][0], 200 << 20);
+}
+
+TEST_F(FarHintsTest, ALyingSourceLosesItsWeight) {
+  for (int time = 0; time < 3; ++time) {
+    Need(300);
+    EXPECT_EQ(Situation().needs.size(), time < 2 ? 1u : 0u) << time;
+    Pass(440, kUsual);
+  }
+  EXPECT_LT(Trust(*watch_), 0.3);
+}
+
+TEST_F(FarHintsTest, AnHonestSourceIsBelievedMoreAndMore) {
+  double expected = 0;
+  for (int time = 0; time < 3; ++time) {
+    Need(300);
+    ASSERT_EQ(Situation().needs.size(), 1u);
+    const double now = Situation().needs[0].parts[0].use[0];
+    EXPECT_GT(now, expected) << time;
+    expected = now;
+    Pass(310, kUsual);
+    Pass(130, kNeeded);
+    Pass(60, kUsual);
+  }
+  EXPECT_GT(Trust(*watch_), 0.75);
+  // What was learned goes with the component, an open hint as well.
+  Need(300);
+  const auto saved = watch_->Save().at("one");
+  auto listener = hints::HintListener::Start(scratch_ / "other");
+  ASSERT_TRUE(listener.ok());
+  HostWatch other(1, listener->get(), scratch_ / "proc");
+  ASSERT_TRUE(other.Add("one", Group("one"), std::nullopt, saved).ok());
+  ASSERT_TRUE((*listener)->Add("one", ::getuid()).ok());
+  for (int i = 1; i <= 3; ++i) ASSERT_TRUE(other.Step(now_ + seconds(i), time_s_ + i).ok());
+  EXPECT_EQ(Trust(other), Trust(*watch_));
+  decisions::Situation there;
+  other.Describe(now_ + seconds(3), there);
+  ASSERT_EQ(there.needs.size(), 1u);
+  EXPECT_NEAR(there.needs[0].when_s, 297, 5);
+  // Damage costs what was learned of hints, and nothing else.
+  auto damaged = saved;
+  damaged.back().resize(damaged.back().size() / 2);
+  HostWatch third(1, nullptr, scratch_ / "proc");
+  EXPECT_TRUE(third.Add("one", Group("one"), std::nullopt, damaged).ok());
+}
+
+// With a long period the hint's time lies between two horizons.
+TEST_F(FarHintsTest, AreSeenWhateverThePeriod) {
+  for (const double period : {0.2, 1.0, 30.0, 100.0}) {
+    watch_ = std::make_unique<HostWatch>(period, listener_.get(), scratch_ / "proc");
+    ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+    Pass(5, kUsual);
+    Need(300);
+    const v1::ForecastOf one = watch_->ShowComponents()[0];
+    double most = 0;
+    for (const v1::ForecastAhead& ahead : Memory(one).ahead()) most = std::max(most, ahead.p50());
+    EXPECT_GT(most, 200 << 20) << period;
+    listener_->Remove("one");
+    ASSERT_TRUE(listener_->Add("one", ::getuid()).ok());
+  }
 }
 
 TEST_F(HostWatchTest, KnowsAnIdleUser) {
