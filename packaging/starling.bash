@@ -77,7 +77,7 @@ _starling() {
     ghost) options="$options --on --cold --warm --rate --every --checkpoint-every --json" ;;
     failover) options="$options --fenced --json" ;;
     report) options="$options --json" ;;
-    forecast) options="$options --pool --json" ;;
+    forecast) options="$options --pool --experts --json" ;;
     leases) options="$options --json" ;;
     why) options="$options --last --replay --json" ;;
     profile) options="$options --on --off --out --json" ;;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 
 namespace starling::predictor {
 namespace {
@@ -146,6 +148,34 @@ void IdleThreshold::Mistake(double cost) {
 }
 
 void IdleThreshold::Right() { debt_ *= kKeepDebt; }
+
+namespace {
+constexpr std::string_view kIdleMark = "STIDLE1";
+}  // namespace
+
+std::string IdleModel::Save() const {
+  static_assert(std::is_trivially_copyable_v<decltype(nets_)>);
+  std::string saved(kIdleMark);
+  saved.append(reinterpret_cast<const char*>(&random_), sizeof(random_));
+  saved.append(reinterpret_cast<const char*>(&nets_), sizeof(nets_));
+  return saved;
+}
+
+bool IdleModel::Restore(std::string_view saved) {
+  if (saved.size() != kIdleMark.size() + sizeof(random_) + sizeof(nets_) ||
+      saved.substr(0, kIdleMark.size()) != kIdleMark) {
+    return false;
+  }
+  IdleModel read;
+  saved.remove_prefix(kIdleMark.size());
+  std::memcpy(&read.random_, saved.data(), sizeof(random_));
+  std::memcpy(static_cast<void*>(&read.nets_), saved.data() + sizeof(random_), sizeof(nets_));
+  for (const auto& net : read.nets_) {
+    if (!net.Valid()) return false;
+  }
+  *this = read;
+  return true;
+}
 
 double IdleThreshold::At(double load) const {
   if (!std::isfinite(load)) load = kEasyLoad;

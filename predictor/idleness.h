@@ -2,6 +2,8 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 #include "predictor/online_net.h"
 
@@ -59,6 +61,10 @@ class IdleModel {
   // A gap ended (or was cut off) after `gap_s` seconds. Learns from one moment of it, chosen by a
   // generator of its own, for all of them. `rate`: 1 for a fit, less for following a user.
   void Learn(const IdleFeatures& x, double gap_s, double rate);
+
+  // What was learned, as bytes of this build; false, and nothing changed, for what is not.
+  std::string Save() const;
+  bool Restore(std::string_view saved);
 
  private:
   std::array<OnlineNet<kIdleFeatures, 6>, 3> nets_;

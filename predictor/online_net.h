@@ -29,6 +29,17 @@ class OnlineNet {
     return Forward(x, hidden);
   }
 
+  // False for what no learning leaves behind, as after reading it from somewhere.
+  bool Valid() const {
+    for (int i = 0; i < kSize; ++i) {
+      if (!(std::abs(parameters_[i]) < 1e6f) || !std::isfinite(mean_[i]) ||
+          !(square_[i] >= 0 && square_[i] < 1e30f)) {
+        return false;
+      }
+    }
+    return mean_due_ >= 0 && mean_due_ <= 1 && square_due_ >= 0 && square_due_ <= 1;
+  }
+
   // `outcome` (0 or 1) turned out for `x`. `rate` is Adam's step.
   void Learn(const float (&x)[kInputs], float outcome, float weight, float rate) {
     float hidden[kHidden];

@@ -24,18 +24,32 @@ float Rounded(float value) {
 size_t SummaryWriter::Write(const Forecaster& forecaster, double value, uint8_t* message) {
   Summary now;
   now.fields[0] = static_cast<float>(value);
-  float allowed[kFields];  // by how much a field may be off
-  allowed[0] = tolerance_ * forecaster.interval(0).scale();
+  float errors[kHorizonCount];
   for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
     const Forecast forecast = forecaster.At(horizon);
     float* f = now.fields + 1 + 3 * horizon;
     f[0] = static_cast<float>(forecast.median);
     f[1] = static_cast<float>(forecast.low);
     f[2] = static_cast<float>(forecast.high);
-    float* a = allowed + 1 + 3 * horizon;
-    a[0] = tolerance_ * forecaster.interval(horizon).scale();
-    a[1] = a[2] = kBound * static_cast<float>(forecast.high - forecast.low);
+    errors[horizon] = forecaster.interval(horizon).scale();
   }
+  float allowed[kFields];
+  Allow(now, errors, allowed);
+  return Write(now, allowed, message);
+}
+
+void SummaryWriter::Allow(const Summary& now, const float (&errors)[kHorizonCount],
+                          float (&allowed)[kFields]) const {
+  allowed[0] = tolerance_ * errors[0];
+  for (int horizon = 0; horizon < kHorizonCount; ++horizon) {
+    const float* f = now.fields + 1 + 3 * horizon;
+    float* a = allowed + 1 + 3 * horizon;
+    a[0] = tolerance_ * errors[horizon];
+    a[1] = a[2] = kBound * (f[2] - f[1]);
+  }
+}
+
+size_t SummaryWriter::Write(const Summary& now, const float (&allowed)[kFields], uint8_t* message) {
   uint16_t mask = 0;
   bool precise = false;
   for (int i = 0; i < kFields; ++i) {

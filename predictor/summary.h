@@ -36,6 +36,11 @@ class SummaryWriter {
   // Writes what has moved since the last message into `message` (kMostBytes) and returns its size;
   // 0: nothing worth telling.
   size_t Write(const Forecaster& forecaster, double value, uint8_t* message);
+  // The same of a summary made otherwise: each field is sent when it is off by more than `allowed`.
+  size_t Write(const Summary& now, const float (&allowed)[Summary::kFields], uint8_t* message);
+  // By how much fields may be off: values and medians by `tolerance` of these errors.
+  void Allow(const Summary& now, const float (&errors)[kHorizonCount],
+             float (&allowed)[Summary::kFields]) const;
   // What the reader knows.
   const Summary& sent() const { return sent_; }
 

@@ -118,6 +118,9 @@ const std::vector<TomlKey<Config>>& Keys() {
       TimeKey<Config>("failover", "keep_s", MEMBER(failover.keep), 1, 1, 2592000),
       FlagKey<Config>("loop", "enabled", MEMBER(loop.enabled)),
       TimeKey<Config>("loop", "period_s", MEMBER(loop.period), 1, 0.2, 3600),
+      WordsKey<Config>("loop", "leave_out", MEMBER(loop.leave_out),
+                       {"smooth-05", "smooth-15", "smooth-40", "median-7", "median-25",
+                        "regression", "seasonal", "seasonal-median", "seasonal-found", "trend"}),
       TextKey<Config>(
           "loop", "policy", "an absolute path, or \"\" for the default policy", MEMBER(loop.policy),
           [](const std::string& text) {

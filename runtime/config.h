@@ -143,6 +143,8 @@ struct Config {
     // Between two samples, and between two decisions, 0.2 to 3600 s: forecasts look 1, 6 and 12 of
     // these ahead.
     Duration period = std::chrono::seconds(1);
+    // Experts that are not asked for forecasts, by name (docs/predictor.md).
+    std::vector<std::string> leave_out;
     // Absolute path of the policy. Empty: the default one, which observes.
     std::string policy;
     // The longest blackout that a component bears which does not say, 1 to 600000 ms.

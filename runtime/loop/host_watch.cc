@@ -1,14 +1,12 @@
 #include "runtime/loop/host_watch.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "base/status.h"
+#include "predictor/model_codec.h"
 #include "runtime/decisions/outlook.h"
 
 namespace starling::loop {
@@ -25,49 +23,20 @@ constexpr size_t kCpuIndex = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemoryIndex = static_cast<size_t>(Resource::kMemory);
 constexpr size_t kGpuIndex = static_cast<size_t>(Resource::kGpu);
 constexpr size_t kGpuMemoryIndex = static_cast<size_t>(Resource::kGpuMemory);
-// Of one resource, nearest first.
-constexpr size_t kMostNeeds = 8;
-// What is saved of hints, beside the models of metrics.
-constexpr absl::string_view kHintsMark = "STHINTS1";
 constexpr double kLately_s = 60;
 // Thousandths of a processor from which a component is at work.
 constexpr double kWorks = 50;
 // How much one gap of a user's teaches, compared with a fit over all of them.
 constexpr double kFollowRate = 0.1;
 
-Forecaster MakeForecaster(double step_s) {
+predictor::ForecasterOptions OptionsOf(double step_s, predictor::ExpertSet experts) {
   predictor::ForecasterOptions options;
   options.step_s = step_s;
-  return Forecaster(options);
+  options.experts = experts;
+  return options;
 }
 
 double Known(double value) { return std::isfinite(value) ? value : 0; }
-
-// The resource that a metric is of, of those that are counted.
-std::optional<Resource> ResourceOf(shadow::Metric metric) {
-  switch (metric) {
-    case shadow::kCpu:
-      return Resource::kCpu;
-    case shadow::kMemory:
-      return Resource::kMemory;
-    case shadow::kGpu:
-      return Resource::kGpu;
-    case shadow::kGpuMemory:
-      return Resource::kGpuMemory;
-    default:
-      return std::nullopt;
-  }
-}
-
-// In thousandths.
-bool Counted(Resource resource) { return resource == Resource::kCpu || resource == Resource::kGpu; }
-
-// The horizon whose forecast is the best known of a time: the first that is not before it.
-size_t HorizonFor(double when_s, double step_s) {
-  size_t h = 0;
-  while (h + 1 < kHorizons.size() && kHorizons[h] * step_s < when_s) ++h;
-  return h;
-}
 
 bool Any(const predictor::Activity& activity) {
   return activity.moves > 0 || activity.drags > 0 || activity.clicks > 0 || activity.scrolls > 0 ||
@@ -76,20 +45,20 @@ bool Any(const predictor::Activity& activity) {
 
 }  // namespace
 
-HostWatch::Gpus::Gpus(std::unique_ptr<shadow::Nvml> library, double step_s)
-    : nvml(std::move(library)),
-      rest_share(MakeForecaster(step_s)),
-      rest_memory(MakeForecaster(step_s)) {}
+HostWatch::Gpus::Gpus(std::unique_ptr<shadow::Nvml> library,
+                      const predictor::ForecasterOptions& options)
+    : nvml(std::move(library)), rest_share(options), rest_memory(options) {}
 
 HostWatch::HostWatch(double step_s, hints::HintListener* hints, std::string proc,
-                     std::unique_ptr<shadow::Nvml> nvml)
+                     std::unique_ptr<shadow::Nvml> nvml, predictor::ExpertSet experts)
     : step_s_(step_s),
+      options_(OptionsOf(step_s, experts)),
       hints_(hints),
       proc_(proc),
       host_(std::move(proc)),
-      rest_cpu_(MakeForecaster(step_s)),
-      rest_memory_(MakeForecaster(step_s)) {
-  if (nvml != nullptr) gpus_ = std::make_unique<Gpus>(std::move(nvml), step_s);
+      rest_cpu_(options_),
+      rest_memory_(options_) {
+  if (nvml != nullptr) gpus_ = std::make_unique<Gpus>(std::move(nvml), options_);
 }
 
 void HostWatch::Changed() {
@@ -105,6 +74,7 @@ absl::Status HostWatch::Add(const std::string& name, const std::string& cgroup,
   shadow::Shadow::Options options;
   options.step_s = step_s_;
   options.gpus = gpus_ != nullptr;
+  options.experts = options_.experts;
   Watched& watched = components_[name];
   watched = Watched();
   watched.shadow = std::make_unique<shadow::Shadow>(shadow::Sampler(cgroup, proc_, pid), options);
@@ -115,54 +85,6 @@ absl::Status HostWatch::Add(const std::string& name, const std::string& cgroup,
     metrics.pop_back();
   }
   return watched.shadow->Restore(metrics);
-}
-
-std::string HostWatch::SaveHints(const std::string& name) const {
-  std::string saved(kHintsMark);
-  const auto put = [&saved](const void* bytes, size_t size) {
-    saved.append(static_cast<const char*>(bytes), size);
-  };
-  put(&stepped_s_, sizeof(stepped_s_));
-  const bool heard = hints_ != nullptr && hints_->With(name, [&](hints::ComponentHints& hints) {
-    for (size_t r = 0; r < reservations::kResources; ++r) {
-      const std::string needs =
-          hints.needs(static_cast<Resource>(r)).Save(hints::ComponentHints::AxisSeconds(stepped_));
-      const auto size = static_cast<uint32_t>(needs.size());
-      put(&size, sizeof(size));
-      put(needs.data(), needs.size());
-    }
-  });
-  return heard ? saved : "";
-}
-
-// What makes no sense is passed over: it came from elsewhere, and is learned again.
-void HostWatch::TakeUpHints(TimePoint now, double time_s, const std::string& name,
-                            Watched& watched) {
-  if (watched.hints_before.empty() || hints_ == nullptr) return;
-  hints_->With(name, [&](hints::ComponentHints& hints) {
-    const std::string before = std::exchange(watched.hints_before, "");
-    absl::string_view rest = before;
-    rest.remove_prefix(kHintsMark.size());
-    const auto get = [&rest](void* to, size_t size) {
-      if (rest.size() < size) return false;
-      std::memcpy(to, rest.data(), size);
-      rest.remove_prefix(size);
-      return true;
-    };
-    double saved_s = 0;
-    if (!get(&saved_s, sizeof(saved_s))) return;
-    for (size_t r = 0; r < reservations::kResources; ++r) {
-      uint32_t size = 0;
-      if (!get(&size, sizeof(size)) || rest.size() < size) return;
-      // What it said to this agent already is newer.
-      predictor::Hints& needs = hints.needs(static_cast<Resource>(r));
-      if (needs.open() == 0) {
-        (void)needs.Restore({rest.data(), size}, hints::ComponentHints::AxisSeconds(now),
-                            time_s - saved_s);
-      }
-      rest.remove_prefix(size);
-    }
-  });
 }
 
 void HostWatch::Remove(const std::string& name) {
@@ -319,97 +241,6 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
   return absl::OkStatus();
 }
 
-const ScoredDemand* HostWatch::JointOf(Resource resource) const {
-  switch (resource) {
-    case Resource::kCpu:
-      return &cpu_;
-    case Resource::kMemory:
-      return &memory_;
-    case Resource::kGpu:
-      return gpus_ ? &gpus_->share : nullptr;
-    case Resource::kGpuMemory:
-      return gpus_ ? &gpus_->memory : nullptr;
-    default:
-      return nullptr;
-  }
-}
-
-void HostWatch::LookFarther(TimePoint now) {
-  needs_.clear();
-  if (hints_ == nullptr) return;
-  std::array<std::vector<double>, reservations::kResources> times;
-  const double axis_s = hints::ComponentHints::AxisSeconds(now);
-  for (const auto& [name, watched] : components_) {
-    if (watched.leaving || !watched.sampled) continue;
-    hints_->With(name, [&](hints::ComponentHints& hints) {
-      for (size_t r = 0; r < reservations::kResources; ++r) {
-        const auto resource = static_cast<Resource>(r);
-        const predictor::Hints& needs = hints.needs(resource);
-        if (needs.open() == 0 || JointOf(resource) == nullptr) continue;
-        for (size_t i = 0; i < needs.open(); ++i) {
-          const predictor::Hint& hint = needs.hint(i);
-          // Near a horizon it is in that one's forecast already.
-          const bool seen = std::any_of(kHorizons.begin(), kHorizons.end(), [&](int steps) {
-            return predictor::Hints::Covers(hint, axis_s + steps * step_s_);
-          });
-          const bool believed =
-              needs.reliability(hint.source) >= predictor::Hints::kLeastReliability;
-          if (!seen && believed && hint.time_s > axis_s) times[r].push_back(hint.time_s - axis_s);
-        }
-      }
-    });
-  }
-  for (size_t r = 0; r < reservations::kResources; ++r) {
-    std::sort(times[r].begin(), times[r].end());
-    double last_s = -std::numeric_limits<double>::infinity();
-    size_t count = 0;
-    for (const double when_s : times[r]) {
-      // What is said of nearly the same time is one need.
-      if (when_s - last_s <= predictor::Hints::kEarly_s) continue;
-      if (++count > kMostNeeds) break;
-      last_s = when_s;
-      AddNeed(now, static_cast<Resource>(r), when_s);
-    }
-  }
-}
-
-void HostWatch::AddNeed(TimePoint now, Resource resource, double when_s) {
-  const auto r = static_cast<size_t>(resource);
-  const size_t h = HorizonFor(when_s, step_s_);
-  const auto most = static_cast<double>(Capacity()[resource]);
-  decisions::NeedView need;
-  need.when_s = when_s;
-  need.resource = r;
-  need.demand = JointOf(resource)->outlook().at[h];
-  for (const auto& [name, watched] : components_) {
-    if (watched.leaving || !watched.sampled) continue;
-    const auto& own = watched.use[r].at[h];
-    hints_->With(name, [&](hints::ComponentHints& hints) {
-      const predictor::Hints& needs = hints.needs(resource);
-      if (needs.open() == 0) return;
-      constexpr size_t kP95 = 3;
-      static_assert(decisions::kLevels[kP95] == 0.95);
-      const Forecast before{own[0], std::max(0.0, 2 * own[0] - own[kP95]), own[kP95]};
-      const double axis_s = hints::ComponentHints::AxisSeconds(now);
-      const Forecast after = needs.Apply(axis_s + when_s, before);
-      if (after.median == before.median && after.high == before.high) return;
-      decisions::NeedView::Part& part = need.parts.emplace_back();
-      part.component = name;
-      part.use = decisions::Quantiles(after);
-      for (size_t level = 0; level < decisions::kLevelCount; ++level) {
-        // A hint says what else is possible, and takes nothing away from what was.
-        part.use[level] =
-            std::min(most, level == 0 ? part.use[level] : std::max(part.use[level], own[level]));
-        need.demand[level] = std::max(0.0, need.demand[level] + part.use[level] - own[level]);
-      }
-    });
-  }
-  for (size_t level = 1; level < decisions::kLevelCount; ++level) {
-    need.demand[level] = std::max(need.demand[level], need.demand[level - 1]);
-  }
-  if (!need.parts.empty()) needs_.push_back(std::move(need));
-}
-
 void HostWatch::EndGpus(double time_s, double share, double memory) {
   const shadow::GpuReading::Use& used = gpus_->reading.used;
   const Part rest_share = FromRest(time_s, gpus_->rest_share,
@@ -474,6 +305,31 @@ std::map<std::string, shadow::ModelShelf::Models> HostWatch::Save() const {
   return all;
 }
 
+shadow::ModelShelf::Models HostWatch::SaveHost() const {
+  return {predictor::ModelCodec::Save(rest_cpu_), predictor::ModelCodec::Save(rest_memory_),
+          idle_.Save()};
+}
+
+absl::Status HostWatch::RestoreHost(const shadow::ModelShelf::Models& models) {
+  absl::Status first;
+  const auto take = [&](size_t i, Forecaster& forecaster) {
+    if (i >= models.size()) return;
+    auto loaded = predictor::ModelCodec::Load(models[i]);
+    if (loaded.ok() && (loaded->options().step_s != options_.step_s ||
+                        loaded->options().experts != options_.experts)) {
+      loaded = absl::FailedPreconditionError("a model of another sampling interval or experts");
+    }
+    first.Update(loaded.status());
+    if (loaded.ok()) forecaster = *std::move(loaded);
+  };
+  take(0, rest_cpu_);
+  take(1, rest_memory_);
+  if (models.size() > 2 && !idle_.Restore(models[2])) {
+    first.Update(absl::InvalidArgumentError("what was learned of idle users is damaged"));
+  }
+  return first;
+}
+
 void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
   situation.step_s = step_s_;
   situation.capacity = Capacity();
@@ -505,111 +361,6 @@ std::vector<ProfileSeen> HostWatch::Presence() const {
     all.push_back({name, watched.users, "", watched.input, watched.cpu_lately >= kWorks});
   }
   return all;
-}
-
-// Farther than the horizons, as hints have it: of its error nothing is known.
-void HostWatch::ShowNeed(double when_s, const std::array<double, decisions::kLevelCount>& levels,
-                         double scale, v1::MetricForecast& metric) {
-  v1::ForecastAhead* ahead = metric.add_ahead();
-  ahead->set_ahead_s(when_s);
-  ahead->set_p50(scale * levels[0]);
-  ahead->set_p90(scale * levels[2]);
-  ahead->set_p99(scale * levels[4]);
-  ahead->set_low(scale * levels[0]);
-  ahead->set_high(scale * levels[3]);
-  ahead->set_hinted(true);
-}
-
-void HostWatch::ShowTrust(const std::string& name, v1::ForecastOf& shown) const {
-  if (hints_ == nullptr) return;
-  hints_->With(name, [&](hints::ComponentHints& hints) {
-    for (size_t r = 0; r < reservations::kResources; ++r) {
-      const predictor::Hints& needs = hints.needs(static_cast<Resource>(r));
-      if (needs.open() == 0 && needs.reliability(0) == predictor::Reliability().value()) continue;
-      v1::HintTrust* trust = shown.add_trust();
-      trust->set_resource(std::string(reservations::Name(static_cast<Resource>(r))));
-      trust->set_reliability(needs.reliability(0));
-      trust->set_open(static_cast<uint32_t>(needs.open()));
-    }
-  });
-}
-
-std::vector<v1::ForecastOf> HostWatch::ShowComponents() const {
-  std::vector<v1::ForecastOf> all;
-  for (const auto& [name, watched] : components_) {
-    v1::ForecastOf& shown = all.emplace_back();
-    shown.set_name(name);
-    shown.set_phase(watched.phase);
-    ShowTrust(name, shown);
-    for (int m = 0; m < watched.shadow->metrics(); ++m) {
-      const auto metric = static_cast<shadow::Metric>(m);
-      const Forecaster& forecaster = watched.shadow->forecaster(metric);
-      // One that has never been seen, as the network of a component without an address.
-      if (forecaster.steps() == 0) continue;
-      v1::MetricForecast* of_metric = shown.add_metrics();
-      of_metric->set_metric(shadow::MetricName(m));
-      of_metric->set_now(Known(watched.shadow->last().values[m]));
-      for (int h = 0; h < kHorizonCount; ++h) {
-        v1::ForecastAhead* ahead = of_metric->add_ahead();
-        const Forecast interval = forecaster.At(h);
-        ahead->set_ahead_s(kHorizons[static_cast<size_t>(h)] * step_s_);
-        ahead->set_p50(std::max(0.0, forecaster.Quantile(h, 0.5)));
-        ahead->set_p90(std::max(0.0, forecaster.Quantile(h, 0.9)));
-        ahead->set_p99(std::max(0.0, forecaster.Quantile(h, 0.99)));
-        ahead->set_low(interval.low);
-        ahead->set_high(interval.high);
-        ahead->set_coverage(forecaster.coverage(h));
-        ahead->set_outcomes(forecaster.interval(h).outcomes());
-      }
-      // By hints, where there are any.
-      const std::optional<Resource> resource = ResourceOf(metric);
-      if (!resource) continue;
-      const decisions::Outlook& outlook = watched.use[static_cast<size_t>(*resource)];
-      const double scale = Counted(*resource) ? 1 / kCpuScale : 1;
-      for (int h = 0; h < kHorizonCount; ++h) {
-        const auto& levels = outlook.at[static_cast<size_t>(h)];
-        v1::ForecastAhead* ahead = of_metric->mutable_ahead(h);
-        ahead->set_p50(scale * levels[0]);
-        ahead->set_p90(scale * levels[2]);
-        ahead->set_p99(scale * levels[4]);
-      }
-      for (const decisions::NeedView& need : needs_) {
-        if (need.resource != static_cast<size_t>(*resource)) continue;
-        for (const decisions::NeedView::Part& part : need.parts) {
-          if (part.component == name) ShowNeed(need.when_s, part.use, scale, *of_metric);
-        }
-      }
-    }
-  }
-  return all;
-}
-
-v1::ForecastOf HostWatch::ShowAll() const {
-  v1::ForecastOf shown = ShowJoint();
-  for (v1::MetricForecast& metric : *shown.mutable_metrics()) {
-    Resource resource;
-    if (!reservations::ParseResource(metric.metric(), resource)) continue;
-    for (const decisions::NeedView& need : needs_) {
-      if (need.resource != static_cast<size_t>(resource)) continue;
-      ShowNeed(need.when_s, need.demand, Counted(resource) ? 1 / kCpuScale : 1, metric);
-    }
-  }
-  return shown;
-}
-
-v1::ForecastOf HostWatch::ShowJoint() const {
-  v1::ForecastOf shown;
-  const Amounts capacity = Capacity();
-  *shown.add_metrics() =
-      cpu_.Show("cpu", 1 / kCpuScale, static_cast<double>(capacity[Resource::kCpu]), step_s_);
-  *shown.add_metrics() =
-      memory_.Show("memory", 1, static_cast<double>(capacity[Resource::kMemory]), step_s_);
-  if (!gpus_) return shown;
-  *shown.add_metrics() = gpus_->share.Show("gpu", 1 / kCpuScale,
-                                           static_cast<double>(capacity[Resource::kGpu]), step_s_);
-  *shown.add_metrics() = gpus_->memory.Show(
-      "gpu-memory", 1, static_cast<double>(capacity[Resource::kGpuMemory]), step_s_);
-  return shown;
 }
 
 }  // namespace starling::loop

@@ -31,9 +31,10 @@ namespace starling::loop {
 class HostWatch {
  public:
   // `hints` may be nullptr, and so may `nvml`: then there are no GPUs. `proc`: the /proc to look
-  // into.
+  // into. `experts`: those that are asked.
   HostWatch(double step_s, hints::HintListener* hints, std::string proc = "/proc",
-            std::unique_ptr<shadow::Nvml> nvml = nullptr);
+            std::unique_ptr<shadow::Nvml> nvml = nullptr,
+            predictor::ExpertSet experts = predictor::kDefaultExperts);
 
   // A component came. The status says what of `models` could not be taken; it is watched anyway.
   absl::Status Add(const std::string& name, const std::string& cgroup, std::optional<pid_t> pid,
@@ -58,6 +59,10 @@ class HostWatch {
   reservations::Amounts AllUsed() const;
   reservations::Amounts Capacity() const;
   std::map<std::string, shadow::ModelShelf::Models> Save() const;
+  // What was learned of the host itself and of users: for a restart. What cannot be taken is
+  // learned afresh; the first reason is returned.
+  shadow::ModelShelf::Models SaveHost() const;
+  absl::Status RestoreHost(const shadow::ModelShelf::Models& models);
 
   const ScoredDemand& cpu() const { return cpu_; }        // thousandths of a processor
   const ScoredDemand& memory() const { return memory_; }  // bytes
@@ -66,7 +71,8 @@ class HostWatch {
   void Describe(TimePoint now, decisions::Situation& situation) const;
   // What profiles are made of: of each component that was sampled in the last step.
   std::vector<ProfileSeen> Presence() const;
-  std::vector<v1::ForecastOf> ShowComponents() const;
+  // `experts`: with the share of each.
+  std::vector<v1::ForecastOf> ShowComponents(bool experts = false) const;
   v1::ForecastOf ShowAll() const;
 
  private:
@@ -89,7 +95,7 @@ class HostWatch {
   };
   // The GPUs of a host that has some.
   struct Gpus {
-    Gpus(std::unique_ptr<shadow::Nvml> library, double step_s);
+    Gpus(std::unique_ptr<shadow::Nvml> library, const predictor::ForecasterOptions& options);
     std::unique_ptr<shadow::Nvml> nvml;
     shadow::GpuReading reading;
     predictor::Forecaster rest_share, rest_memory;
@@ -99,6 +105,8 @@ class HostWatch {
     double value = 0;
     predictor::Forecast forecasts[predictor::kHorizonCount];
   };
+  // What is saved of hints begins with it, beside the models of metrics.
+  static constexpr absl::string_view kHintsMark = "STHINTS1";
   static constexpr double kCpuScale = 1000;  // thousandths of a processor
 
   // What a component will use of one resource, moved by its hints.
@@ -107,6 +115,8 @@ class HostWatch {
   v1::ForecastOf ShowJoint() const;
   static void ShowNeed(double when_s, const std::array<double, decisions::kLevelCount>& levels,
                        double scale, v1::MetricForecast& metric);
+  static void ShowExperts(const predictor::Forecaster& forecaster, int horizon,
+                          v1::ForecastAhead& ahead);
   void ShowTrust(const std::string& name, v1::ForecastOf& shown) const;
   // What was hinted at beyond the horizons, or between them.
   void LookFarther(TimePoint now);
@@ -126,6 +136,7 @@ class HostWatch {
                 reservations::Resource resource) const;
 
   const double step_s_;
+  const predictor::ForecasterOptions options_;
   hints::HintListener* const hints_;
   const std::string proc_;
   shadow::HostSampler host_;

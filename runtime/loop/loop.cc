@@ -32,10 +32,15 @@ constexpr auto kKeeperTimeout = std::chrono::seconds(1);
 constexpr Duration kKeepEvery = std::chrono::seconds(10);
 // Idle memory is looked for where so much of it is, or will be, in use.
 constexpr double kMemoryIsScarce = 0.6;
+// Of those times, how often what was learned of the host itself is.
+constexpr uint64_t kKeepHostEvery = 30;
+constexpr size_t kMostHostModels = 1 << 20;
 // A lease is changed when its amount is off by so much, and renewed in the last two thirds of it.
 constexpr double kWorthChanging = 0.1;
 constexpr double kRenewAt = 2.0 / 3;
 constexpr uint32_t kDecisionsShown = 10, kMostDecisionsShown = 1000;
+// What other hosts are told of demand may be off by this share of its usual error.
+constexpr double kTold = 0.05;
 constexpr size_t kP50 = 0, kP90 = 2;
 static_assert(decisions::kLevels[kP50] == 0.5 && decisions::kLevels[kP90] == 0.9);
 
@@ -70,6 +75,16 @@ int64_t SharedMemory() {
   const auto status = ReadFile("/proc/self/status");
   if (!status.ok()) return 0;
   return static_cast<int64_t>(shadow::ParseMeminfo(*status, "RssShmem").value_or(0));
+}
+
+predictor::ExpertSet ExpertsOf(const Config& config) {
+  predictor::ExpertSet experts = predictor::kDefaultExperts;
+  for (const std::string& name : config.loop.leave_out) {
+    for (int expert = 0; expert < predictor::kExpertCount; ++expert) {
+      if (predictor::ExpertName(expert) == name) experts &= ~predictor::Only(expert);
+    }
+  }
+  return experts;
 }
 
 bool WorthChanging(const Amounts& before, const Amounts& after) {
@@ -126,7 +141,9 @@ absl::Status Loop::Start() {
                 "GPUs are not sampled: {}", std::string(nvml.status().message()));
   }
   watch_ = std::make_unique<HostWatch>(Seconds(config_.loop.period), hints_.get(), "/proc",
-                                       nvml.ok() ? *std::move(nvml) : nullptr);
+                                       nvml.ok() ? *std::move(nvml) : nullptr, ExpertsOf(config_));
+  const absl::Status learned = TakeUpHost();
+  if (!learned.ok()) spdlog::warn("what was learned of this host: {}", learned.ToString());
   Actor::Parts parts;
   parts.cgroup = [this](const std::string& component) { return CgroupOf(component); };
   parts.processors = [this](int group) {
@@ -154,6 +171,7 @@ void Loop::Stop() {
   }
   Complain("limits", limits_->RestoreAll());
   Keep();
+  KeepHost();
 }
 
 void Loop::Reported(const v1::MigrationReport& report) {
@@ -202,6 +220,7 @@ void Loop::Tick(TimePoint now) {
   if (!kept_ || now - *kept_ >= kKeepEvery) {
     kept_ = now;
     Keep();
+    if (++keeps_ % kKeepHostEvery == 0) KeepHost();
   }
   Situation situation = Describe(now, neighbours);
   Decision decision;
@@ -306,6 +325,29 @@ void Loop::Keep() {
     return host_.components->Busy(name) || host_.components->Find(name) != nullptr;
   });
   Complain("models", shelf_.Flush());
+}
+
+void Loop::KeepHost() const {
+  v1::ShadowModels message;
+  {
+    std::lock_guard lock(mutex_);
+    for (std::string& model : watch_->SaveHost()) message.add_models(std::move(model));
+  }
+  const absl::Status written = WriteFileAtomic(HostModelsPath(), message.SerializeAsString());
+  if (!written.ok()) spdlog::warn("what was learned of this host: {}", written.ToString());
+}
+
+absl::Status Loop::TakeUpHost() {
+  const auto bytes = ReadFile(HostModelsPath(), kMostHostModels);
+  if (absl::IsNotFound(bytes.status())) return absl::OkStatus();
+  if (!bytes.ok()) return bytes.status();
+  v1::ShadowModels message;
+  if (!message.ParseFromString(*bytes)) {
+    return absl::DataLossError(absl::StrCat(HostModelsPath(), " is damaged: it is learned afresh"));
+  }
+  std::lock_guard lock(mutex_);
+  return Annotate(watch_->RestoreHost({message.models().begin(), message.models().end()}),
+                  HostModelsPath());
 }
 
 void Loop::TellProfiles() {
@@ -528,7 +570,7 @@ absl::StatusOr<v1::ForecastResponse> Loop::Forecast(const v1::ForecastRequest& r
   response.set_host(config_.host);
   response.set_step_s(Seconds(config_.loop.period));
   std::lock_guard lock(mutex_);
-  for (v1::ForecastOf& component : watch_->ShowComponents()) {
+  for (v1::ForecastOf& component : watch_->ShowComponents(request.experts())) {
     if (!request.name().empty() && component.name() != request.name()) continue;
     *response.add_components() = std::move(component);
   }
@@ -612,19 +654,25 @@ absl::StatusOr<v1::WhyResponse> Loop::Why(const v1::WhyRequest& request) const {
   return response;
 }
 
-v1::LookResponse Loop::Look(const std::string& asker) const {
+v1::LookResponse Loop::Look(const std::string& asker, bool changes) {
   v1::LookResponse response;
   const TimePoint now = Clock::now();
   response.set_host(config_.host);
   response.set_step_s(Seconds(config_.loop.period));
   Amounts free = leases_.free();
   {
+    std::lock_guard told_lock(told_mutex_);
     std::lock_guard lock(mutex_);
     const auto tell = [&](const char* metric, Resource resource, const ScoredDemand& joint,
                           size_t level) {
-      v1::MetricSummary* summary = response.add_demand();
-      summary->set_metric(metric);
-      summary->set_message(joint.Message());
+      const std::pair<std::string, std::string> key(asker, metric);
+      if (!changes) told_.erase(key);
+      std::string message = joint.Changes(told_.try_emplace(key, kTold).first->second);
+      if (!message.empty()) {
+        v1::MetricSummary* summary = response.add_demand();
+        summary->set_metric(metric);
+        summary->set_message(std::move(message));
+      }
       // What it is about to need itself it does not offer.
       const decisions::Outlook outlook = joint.outlook();
       double most = outlook.now;

@@ -51,7 +51,8 @@ class Loop {
   v1::LeasesResponse Leases() const;
   absl::StatusOr<v1::WhyResponse> Why(const v1::WhyRequest& request) const;
   // What this host tells another one.
-  v1::LookResponse Look(const std::string& asker) const;
+  // `changes`: it has the last answer, and wants to know of demand what moved since.
+  v1::LookResponse Look(const std::string& asker, bool changes = false);
 
  private:
   struct Here {
@@ -76,8 +77,12 @@ class Loop {
   void CarryOut(const decisions::Decision& decision, const decisions::Situation& situation,
                 const std::vector<Neighbour>& neighbours);
   void Keep();
+  // What was learned of the host itself: seldom, since the disk is the components'.
+  void KeepHost() const;
+  absl::Status TakeUpHost();
   // What was seen of users, to the profiles.
   void TellProfiles();
+  std::string HostModelsPath() const { return config_.LoopPath() + "/host.models"; }
   std::string CgroupOf(const std::string& component) const;
   // To the log once for each text of the kind.
   void Complain(const std::string& kind, const absl::Status& status);
@@ -103,14 +108,18 @@ class Loop {
   std::set<std::string> silent_;           // guarded by mutex_
   decisions::PolicyFile policy_;           // guarded by mutex_
   bool in_vain_ = false;                   // guarded by mutex_
-  mutable std::mutex log_mutex_;           // apart: reading the log takes its time
-  decisions::DecisionLog log_;             // guarded by log_mutex_
+  // What other hosts were told of demand: by asker and metric.
+  std::mutex told_mutex_;  // taken before mutex_
+  std::map<std::pair<std::string, std::string>, predictor::SummaryWriter> told_;  // by told_mutex_
+  mutable std::mutex log_mutex_;  // apart: reading the log takes its time
+  decisions::DecisionLog log_;    // guarded by log_mutex_
 
   Judge judge_;
   IdleMemory idle_;
   std::map<std::string, TimePoint> lease_seen_;  // by host and id
   std::map<std::string, std::string> complaints_;
   std::optional<TimePoint> kept_;
+  uint64_t keeps_ = 0;
   decisions::Policy policy_before_;
 
   std::unique_ptr<Neighbours> neighbours_;

@@ -69,7 +69,7 @@ grpc::Status LoopPeerService::Look(grpc::ServerContext* context, const v1::LookR
                                    v1::LookResponse* response) {
   const absl::Status may = CheckCaller(*context, "Look", request->host());
   if (!may.ok()) return ToGrpc(may);
-  *response = loop_.Look(request->host());
+  *response = loop_.Look(request->host(), request->changes());
   return grpc::Status::OK;
 }
 

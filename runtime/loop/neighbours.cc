@@ -47,7 +47,10 @@ void Neighbours::Ask(const std::stop_token& stop, Peer& peer) {
                          std::chrono::duration_cast<std::chrono::system_clock::duration>(
                              host_.config.migration.peer_timeout));
     v1::LookResponse said;
-    if (stub->Look(&context, request, &said).ok()) {
+    const bool heard = stub->Look(&context, request, &said).ok();
+    // After an answer that was lost only all of it makes sure what is known.
+    request.set_changes(heard);
+    if (heard) {
       const double took_s = Seconds(Clock::now() - begun);
       std::lock_guard lock(mutex_);
       Neighbour& latest = peer.latest;

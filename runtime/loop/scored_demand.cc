@@ -70,6 +70,26 @@ v1::MetricForecast ScoredDemand::Show(const std::string& metric, double scale, d
   return shown;
 }
 
+std::string ScoredDemand::Changes(predictor::SummaryWriter& writer) const {
+  predictor::Summary now;
+  float errors[kHorizonCount];
+  now.fields[0] = static_cast<float>(joint_.value());
+  for (int h = 0; h < kHorizonCount; ++h) {
+    const auto i = static_cast<size_t>(h);
+    const Forecast interval = joint_.Interval(i);
+    float* f = now.fields + 1 + 3 * h;
+    f[0] = static_cast<float>(interval.median);
+    f[1] = static_cast<float>(interval.low);
+    f[2] = static_cast<float>(interval.high);
+    errors[h] = static_cast<float>(weight_[i] > 0 ? error_[i] / weight_[i] : 0);
+  }
+  float allowed[predictor::Summary::kFields];
+  writer.Allow(now, errors, allowed);
+  uint8_t message[predictor::Summary::kMostBytes];
+  const size_t size = writer.Write(now, allowed, message);
+  return std::string(reinterpret_cast<const char*>(message), size);
+}
+
 std::string ScoredDemand::Message() const {
   // Every field; value and medians in single precision (predictor/summary.h).
   std::string message;

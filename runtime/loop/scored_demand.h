@@ -30,6 +30,8 @@ class ScoredDemand {
                           double step_s) const;
   // All of it as a message that predictor::ReadSummary reads.
   std::string Message() const;
+  // What moved since the writer's last message, as such a message; empty: nothing worth telling.
+  std::string Changes(predictor::SummaryWriter& writer) const;
 
  private:
   static constexpr double kKeep = 0.99;  // of an error's weight, a step later

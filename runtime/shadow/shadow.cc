@@ -13,6 +13,7 @@ namespace starling::shadow {
 Shadow::Shadow(Sampler sampler, const Options& options) : sampler_(std::move(sampler)) {
   predictor::ForecasterOptions forecaster;
   forecaster.step_s = options.step_s;
+  forecaster.experts = options.experts;
   for (int i = 0; i < (options.gpus ? kMetricCount : kGpu); ++i) {
     forecasters_.emplace_back(forecaster);
     writers_.emplace_back(options.summary_tolerance);
@@ -49,6 +50,9 @@ absl::Status Shadow::Restore(const std::vector<std::string>& models) {
     auto loaded = predictor::ModelCodec::Load(models[i]);
     if (loaded.ok() && loaded->options().step_s != forecasters_[i].options().step_s) {
       loaded = absl::FailedPreconditionError("a model of another sampling interval");
+    }
+    if (loaded.ok() && loaded->options().experts != forecasters_[i].options().experts) {
+      loaded = absl::FailedPreconditionError("a model of other experts");
     }
     if (loaded.ok()) {
       forecasters_[i] = std::move(*loaded);

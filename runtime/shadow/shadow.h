@@ -18,6 +18,7 @@ class Shadow {
  public:
   struct Options {
     double step_s = 1;
+    predictor::ExpertSet experts = predictor::kDefaultExperts;
     double summary_tolerance = 0.05;  // see predictor::SummaryWriter
     bool gpus = false;                // the host has some: their metrics too
   };

@@ -70,5 +70,34 @@ TEST(IdleThreshold, MovesWithMistakesAndLoad) {
   EXPECT_LT(threshold.At(std::numeric_limits<double>::quiet_NaN()), 0.8);
 }
 
+TEST(IdleModel, GoesOnWhereItWas) {
+  IdleModel model;
+  InputActivity input;
+  IdleFeatures x;
+  Activity activity;
+  activity.keys = 3;
+  for (int i = 0; i < 200; ++i) {
+    input.Step(i * 50, activity);
+    input.Features(x);
+    model.Learn(x, 49, 1);
+  }
+  const std::string saved = model.Save();
+  IdleModel other;
+  ASSERT_NE(other.Probability(x, 5), model.Probability(x, 5));
+  ASSERT_TRUE(other.Restore(saved));
+  EXPECT_EQ(other.Probability(x, 5), model.Probability(x, 5));
+  model.Learn(x, 49, 1);
+  other.Learn(x, 49, 1);
+  EXPECT_EQ(other.Probability(x, 5), model.Probability(x, 5));
+  // What is none changes nothing.
+  const double before = other.Probability(x, 5);
+  EXPECT_FALSE(other.Restore(""));
+  EXPECT_FALSE(other.Restore(saved.substr(1)));
+  std::string bad = saved;
+  for (size_t i = 100; i < 108; ++i) bad[i] = static_cast<char>(0xff);  // not a number
+  EXPECT_FALSE(other.Restore(bad));
+  EXPECT_EQ(other.Probability(x, 5), before);
+}
+
 }  // namespace
 }  // namespace starling::predictor

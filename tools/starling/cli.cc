@@ -279,6 +279,7 @@ struct Options {
   bool consent_off = false;
 
   bool pool = false;
+  bool experts = false;
   int last = 10;
 
   bool names = false;
@@ -623,6 +624,8 @@ class Parser {
     forecast_->add_option("NAME", options.name, "Only this component")
         ->check(Checked(CheckComponentName));
     forecast_->add_flag("--pool", options.pool, "The joint demand of all hosts as well");
+    forecast_->add_flag("--experts", options.experts,
+                        "Of components: which expert has which share in each forecast");
     AddJson(forecast_, options);
 
     leases_ = Add("leases", "Show what was reserved, here and elsewhere", kLeasesFooter);
@@ -980,6 +983,7 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     v1::ForecastRequest forecast;
     forecast.set_name(options.name);
     forecast.set_pool(options.pool);
+    forecast.set_experts(options.experts);
     return Forecast(session, forecast, format);
   }
   if (parser.Chose(parser.leases_)) return Leases(session, format);

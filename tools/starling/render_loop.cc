@@ -64,6 +64,34 @@ void AddRows(const v1::ForecastOf& of, bool scored, std::vector<std::vector<std:
   }
 }
 
+// A line an expert, by its share at each horizon, with what it was off by at the nearest one.
+std::string ExpertsText(const v1::ForecastResponse& forecast) {
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::ForecastOf& component : forecast.components()) {
+    for (const v1::MetricForecast& metric : component.metrics()) {
+      if (metric.ahead().empty() || metric.ahead(0).experts().empty()) continue;
+      if (rows.empty()) {
+        rows.push_back({"OF", "METRIC", "EXPERT", "OFF BY"});
+        for (const v1::ForecastAhead& ahead : metric.ahead()) {
+          if (!ahead.hinted()) rows[0].push_back("IN " + FormatTime(ahead.ahead_s()));
+        }
+      }
+      for (int e = 0; e < metric.ahead(0).experts_size(); ++e) {
+        const v1::ExpertShare& share = metric.ahead(0).experts(e);
+        std::vector<std::string> row = {
+            e == 0 ? Printable(component.name()) : "", e == 0 ? Printable(metric.metric()) : "",
+            Printable(share.name()), Amount(metric.metric(), share.error())};
+        for (const v1::ForecastAhead& ahead : metric.ahead()) {
+          if (e >= ahead.experts_size()) continue;
+          row.push_back(absl::StrFormat("%.0f %%", 100 * ahead.experts(e).weight()));
+        }
+        rows.push_back(std::move(row));
+      }
+    }
+  }
+  return rows.empty() ? "" : "\n" + Table(rows);
+}
+
 Json ForecastObject(const v1::ForecastOf& of) {
   Json json;
   json["name"] = of.name();
@@ -93,6 +121,11 @@ Json ForecastObject(const v1::ForecastOf& of) {
            {"outcomes", ahead.outcomes()},
            {"hinted", ahead.hinted()},
            {"error", known && ahead.error() > 0 ? Number(ahead.error()) : Json(nullptr)}});
+      for (const v1::ExpertShare& share : ahead.experts()) {
+        one["ahead"].back()["experts"].push_back({{"name", share.name()},
+                                                  {"weight", Number(share.weight())},
+                                                  {"error", Number(share.error())}});
+      }
     }
     json["metrics"].push_back(std::move(one));
   }
@@ -161,6 +194,7 @@ std::string ForecastText(const v1::ForecastResponse& forecast) {
   all.set_name(absl::StrCat("all of ", all.name()));
   AddRows(all, false, rows);
   std::string text = Table(rows);
+  absl::StrAppend(&text, ExpertsText(forecast));
   if (!forecast.has_pool()) return text;
   std::vector<std::vector<std::string>> pool = {
       {"OF", "METRIC", "NOW", "AHEAD", "P50", "P90", "P99", "HELD", "OFF BY"}};

@@ -130,6 +130,46 @@ TEST_F(HostWatchTest, TakesUpWhatWasLearned) {
   EXPECT_EQ(other.ShowComponents()[0].metrics(0).ahead(0).outcomes(), 0u);
 }
 
+TEST_F(HostWatchTest, TakesUpWhatWasLearnedOfTheHost) {
+  for (int i = 0; i < 100; ++i) Second(30 + i % 3, 200 << 10);
+  const auto saved = watch_->SaveHost();
+  HostWatch other(1, nullptr, scratch_ / "proc");
+  EXPECT_TRUE(other.RestoreHost(saved).ok());
+  EXPECT_EQ(other.SaveHost(), saved);
+  HostWatch slower(2, nullptr, scratch_ / "proc");
+  EXPECT_FALSE(slower.RestoreHost(saved).ok());
+  EXPECT_FALSE(other.RestoreHost({"nonsense", "", "nonsense"}).ok());
+  EXPECT_EQ(other.SaveHost(), saved);
+  EXPECT_TRUE(other.RestoreHost({}).ok());
+}
+
+TEST_F(HostWatchTest, SaysWhichExpertHasWhichShare) {
+  watch_ = std::make_unique<HostWatch>(
+      1, nullptr, scratch_ / "proc", nullptr,
+      predictor::kDefaultExperts & ~predictor::Only(predictor::kRegression));
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  for (int i = 0; i < 60; ++i) {
+    Use("one", 0, (100 + i % 4) << 20);
+    Second(10, 200 << 10);
+  }
+  const auto shown = watch_->ShowComponents(true);
+  ASSERT_EQ(shown.size(), 1u);
+  for (const v1::MetricForecast& metric : shown[0].metrics()) {
+    for (const v1::ForecastAhead& ahead : metric.ahead()) {
+      double sum = 0;
+      for (const v1::ExpertShare& share : ahead.experts()) {
+        EXPECT_NE(share.name(), "regression");
+        sum += share.weight();
+      }
+      EXPECT_NEAR(sum, 1, 1e-6) << metric.metric() << " " << ahead.ahead_s();
+    }
+  }
+  EXPECT_TRUE(watch_->ShowComponents()[0].metrics(0).ahead(0).experts().empty());
+  // What other experts learned is not theirs.
+  HostWatch all(1, nullptr, scratch_ / "proc");
+  EXPECT_FALSE(all.Add("one", Group("one"), std::nullopt, watch_->Save().at("one")).ok());
+}
+
 TEST_F(HostWatchTest, AComponentThatIsGoneStopsNothing) {
   ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
   ASSERT_TRUE(watch_->Add("gone", Group("gone"), std::nullopt, {}).ok());

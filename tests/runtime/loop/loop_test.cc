@@ -188,6 +188,25 @@ TEST_F(LoopTest, HostsForeseeWhatThePoolWillUse) {
   // Both are this machine.
   EXPECT_NEAR(forecast.pool().metrics(1).capacity(), 2 * forecast.all().metrics(1).capacity(), 1);
   EXPECT_GT(forecast.pool().metrics(1).now(), 1.5 * forecast.all().metrics(1).now());
+  // Whoever asks for all of it gets all of it; what moved since is at most as much.
+  v1::LookRequest look;
+  look.set_host("node1");
+  for (int i = 0; i < 10; ++i) {
+    grpc::ClientContext context;
+    v1::LookResponse said;
+    look.set_changes(i % 2 == 1);
+    ASSERT_TRUE(stub_->Look(&context, look, &said).ok());
+    predictor::Summary summary;
+    for (const v1::MetricSummary& metric : said.demand()) {
+      EXPECT_TRUE(predictor::ReadSummary(reinterpret_cast<const uint8_t*>(metric.message().data()),
+                                         metric.message().size(), summary));
+    }
+    if (look.changes()) continue;
+    ASSERT_EQ(said.demand_size(), 2);
+    EXPECT_EQ(said.demand(1).metric(), "memory");
+    EXPECT_GT(summary.fields[0], 0);
+    EXPECT_GT(summary.At(predictor::kHorizonCount - 1).high, 0);
+  }
   request.set_name("redis");
   EXPECT_EQ(one_->loop().Forecast(request).status().code(), absl::StatusCode::kNotFound);
 }

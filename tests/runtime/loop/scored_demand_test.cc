@@ -52,6 +52,32 @@ TEST(ScoredDemand, APartThatLeavesIsNoMistake) {
   EXPECT_NEAR(joint.Show("cpu", 1, 0, 1).ahead(0).error(), 0, 1e-6);
 }
 
+// What is told to others follows what there is; the restless tell more.
+TEST(ScoredDemand, TellsWhatMoved) {
+  size_t bytes[2] = {};
+  for (const bool restless : {false, true}) {
+    ScoredDemand joint;
+    predictor::SummaryWriter writer(0.05);
+    predictor::Summary known;
+    uint32_t state = 1;
+    for (int i = 0; i < 500; ++i) {
+      state = state * 1664525u + 1013904223u;
+      const double noise = static_cast<double>(state >> 8) / 8388608.0 - 1;
+      Add(joint, 1000 + (restless ? 50 * noise : i >= 250 ? 1 : 0));
+      joint.End();
+      const std::string message = joint.Changes(writer);
+      bytes[restless] += message.size();
+      if (!message.empty()) {
+        ASSERT_TRUE(predictor::ReadSummary(reinterpret_cast<const uint8_t*>(message.data()),
+                                           message.size(), known));
+      }
+      EXPECT_NEAR(known.fields[0], joint.outlook().now, 0.05 * 50) << i;
+      EXPECT_NEAR(known.At(1).median, joint.outlook().at[1][0], 0.05 * 50) << i;
+    }
+  }
+  EXPECT_GT(bytes[true], 4 * bytes[false]);
+}
+
 TEST(ScoredDemand, TravelsAsASummary) {
   ScoredDemand joint;
   for (int i = 0; i < 20; ++i) {
