@@ -25,7 +25,7 @@ def add_options(parser):
     group.add_argument("--traces", metavar="FOLDER",
                        help="replay this folder too, and time it")
     group.add_argument("--python-baselines", metavar="SCRIPT",
-                       help="with --traces: time this script on the same folder")
+                       help="with --traces: time this script on the same folder (it takes minutes)")
 
 
 def _cpu_seconds(command):
