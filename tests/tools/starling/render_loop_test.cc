@@ -60,6 +60,32 @@ TEST(RenderLoop, ShowsForecasts) {
   EXPECT_EQ(shown["pool"]["silent"], json::array({"node2"}));
 }
 
+TEST(RenderLoop, ShowsHintsAndExperts) {
+  v1::ForecastResponse response = Forecast();
+  EXPECT_THAT(ForecastText(response), Not(HasSubstr("EXPERT")));
+  v1::ForecastOf* redis = response.mutable_components(0);
+  v1::MetricForecast* memory = redis->mutable_metrics(0);
+  v1::ExpertShare* share = memory->mutable_ahead(0)->add_experts();
+  share->set_name("median-7");
+  share->set_weight(0.25);
+  share->set_error(3 << 20);
+  v1::ForecastAhead* then = memory->add_ahead();
+  then->set_ahead_s(300);
+  then->set_p50(8e9);
+  then->set_hinted(true);
+  v1::HintTrust* trust = redis->add_trust();
+  trust->set_resource("memory");
+  trust->set_reliability(0.75);
+  trust->set_open(1);
+  const std::string text = ForecastText(response);
+  EXPECT_THAT(text, testing::AllOf(HasSubstr("hint"), HasSubstr("EXPERT"), HasSubstr("median-7"),
+                                   HasSubstr("25 %"), HasSubstr("3.0 MiB")));
+  const json shown = json::parse(ForecastJson(response))["components"][0];
+  EXPECT_EQ(shown["metrics"][0]["ahead"][1]["hinted"], true);
+  EXPECT_EQ(shown["metrics"][0]["ahead"][0]["experts"][0]["name"], "median-7");
+  EXPECT_EQ(shown["trust"][0]["reliability"], 0.75);
+}
+
 TEST(RenderLoop, ShowsLeases) {
   v1::LeasesResponse response;
   response.set_host("node2");
