@@ -1,16 +1,12 @@
 #include "transport/address_exchange.h"
 
-#include <endian.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <array>
 #include <cassert>
 #include <cerrno>
-#include <cstring>
-#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -21,70 +17,24 @@ namespace {
 
 // A caller that says nothing keeps others waiting for no longer.
 constexpr auto kHearTimeout = std::chrono::seconds(2);
-constexpr uint32_t kMagic = 0x53515031;  // "SQP1"
 
-enum class Kind : uint32_t { kAsk = 1, kAccept = 2, kRefuse = 3, kReady = 4 };
+using Kind = IntroductionKind;
 
-// All numbers big-endian.
-struct Message {
-  uint32_t magic = 0;
-  uint32_t kind = 0;
-  uint32_t ip = 0;
-  uint32_t number = 0;
-  uint32_t psn = 0;
-  uint32_t mtu = 0;
-  uint32_t reads = 0;
-  uint32_t partition = 0;
-  uint32_t private_bytes = 0;
-  std::array<char, kMaxPrivateData> private_data{};
-};
-static_assert(sizeof(Message) == 84);
-
-absl::Status SendMessage(int socket, Kind kind, const QueuePairAddress& address,
-                         absl::string_view private_data, Deadline deadline,
+absl::Status SendMessage(int socket, const IntroductionMessage& message, Deadline deadline,
                          absl::string_view what) {
-  Message message = {.magic = htobe32(kMagic),
-                     .kind = htobe32(static_cast<uint32_t>(kind)),
-                     .ip = htobe32(address.ip),
-                     .number = htobe32(address.number),
-                     .psn = htobe32(address.psn),
-                     .mtu = htobe32(address.mtu),
-                     .reads = htobe32(address.reads),
-                     .partition = htobe32(address.partition),
-                     .private_bytes = htobe32(static_cast<uint32_t>(private_data.size()))};
-  std::memcpy(message.private_data.data(), private_data.data(), private_data.size());
-  return WriteWhole(socket, std::as_bytes(std::span(&message, 1)), deadline, what);
+  std::array<std::byte, kIntroductionBytes> bytes;
+  EncodeIntroduction(message, bytes);
+  return WriteWhole(socket, bytes, deadline, what);
 }
 
-struct Heard {
-  Kind kind;
-  QueuePairAddress address;
-  std::string private_data;
-};
-
-absl::StatusOr<Heard> ReceiveMessage(int socket, Deadline deadline, absl::string_view what) {
-  Message message;
-  RETURN_IF_ERROR(
-      ReadWhole(socket, std::as_writable_bytes(std::span(&message, 1)), deadline, what));
-  Heard heard;
-  heard.kind = static_cast<Kind>(be32toh(message.kind));
-  heard.address = {.ip = be32toh(message.ip),
-                   .number = be32toh(message.number),
-                   .psn = be32toh(message.psn),
-                   .mtu = be32toh(message.mtu),
-                   .reads = static_cast<uint8_t>(std::min(be32toh(message.reads), 255u)),
-                   .partition = static_cast<uint16_t>(be32toh(message.partition))};
-  const uint32_t private_bytes = be32toh(message.private_bytes);
-  const uint32_t mtu = heard.address.mtu;
-  const bool introduces = heard.kind == Kind::kAsk || heard.kind == Kind::kAccept;
-  if (be32toh(message.magic) != kMagic || private_bytes > kMaxPrivateData ||
-      (introduces && (mtu < 256 || mtu > 4096 || (mtu & (mtu - 1)) != 0 ||
-                      heard.address.number > 0xffffff || heard.address.psn > 0xffffff))) {
-    return absl::DataLossError(
-        absl::StrCat(what, ": what listens there does not introduce queue pairs as we do"));
-  }
-  heard.private_data.assign(message.private_data.data(), private_bytes);
-  return heard;
+absl::StatusOr<IntroductionMessage> ReceiveMessage(int socket, Deadline deadline,
+                                                   absl::string_view what) {
+  std::array<std::byte, kIntroductionBytes> bytes;
+  RETURN_IF_ERROR(ReadWhole(socket, bytes, deadline, what));
+  IntroductionMessage message;
+  if (const char* const wrong = DecodeIntroduction(bytes, message); wrong != nullptr)
+    return absl::DataLossError(absl::StrCat(what, ": what the peer says is refused: ", wrong));
+  return message;
 }
 
 }  // namespace
@@ -106,9 +56,10 @@ absl::StatusOr<QueuePairAddress> Introduction::Ask(const QueuePairAddress& own,
                                                    absl::string_view private_data,
                                                    Deadline deadline) {
   assert(private_data.size() <= kMaxPrivateData);
-  RETURN_IF_ERROR(
-      SendMessage(socket_.get(), Kind::kAsk, own, private_data, deadline, description_));
-  ASSIGN_OR_RETURN(const Heard heard, ReceiveMessage(socket_.get(), deadline, description_));
+  RETURN_IF_ERROR(SendMessage(socket_.get(), {Kind::kAsk, own, std::string(private_data)}, deadline,
+                              description_));
+  ASSIGN_OR_RETURN(const IntroductionMessage heard,
+                   ReceiveMessage(socket_.get(), deadline, description_));
   if (heard.kind == Kind::kRefuse)
     return absl::PermissionDeniedError(absl::StrCat(description_, ": the peer refused"));
   if (heard.kind != Kind::kAccept)
@@ -117,11 +68,12 @@ absl::StatusOr<QueuePairAddress> Introduction::Ask(const QueuePairAddress& own,
 }
 
 absl::Status Introduction::SayReady(Deadline deadline) {
-  return SendMessage(socket_.get(), Kind::kReady, {}, "", deadline, description_);
+  return SendMessage(socket_.get(), {Kind::kReady, {}, ""}, deadline, description_);
 }
 
 absl::StatusOr<QueuePairAddress> Introduction::Hear(Deadline deadline) {
-  ASSIGN_OR_RETURN(Heard heard, ReceiveMessage(socket_.get(), deadline, description_));
+  ASSIGN_OR_RETURN(IntroductionMessage heard,
+                   ReceiveMessage(socket_.get(), deadline, description_));
   if (heard.kind != Kind::kAsk)
     return absl::DataLossError(absl::StrCat(description_, ": a question of another kind"));
   private_data_ = std::move(heard.private_data);
@@ -129,8 +81,9 @@ absl::StatusOr<QueuePairAddress> Introduction::Hear(Deadline deadline) {
 }
 
 absl::Status Introduction::Accept(const QueuePairAddress& own, Deadline deadline) {
-  RETURN_IF_ERROR(SendMessage(socket_.get(), Kind::kAccept, own, "", deadline, description_));
-  ASSIGN_OR_RETURN(const Heard heard, ReceiveMessage(socket_.get(), deadline, description_));
+  RETURN_IF_ERROR(SendMessage(socket_.get(), {Kind::kAccept, own, ""}, deadline, description_));
+  ASSIGN_OR_RETURN(const IntroductionMessage heard,
+                   ReceiveMessage(socket_.get(), deadline, description_));
   if (heard.kind != Kind::kReady)
     return absl::DataLossError(absl::StrCat(description_, ": an answer of another kind"));
   return absl::OkStatus();
@@ -138,7 +91,8 @@ absl::Status Introduction::Accept(const QueuePairAddress& own, Deadline deadline
 
 void Introduction::Refuse() {
   if (!socket_) return;
-  SendMessage(socket_.get(), Kind::kRefuse, {}, "", Deadline::After(Duration::zero()), description_)
+  SendMessage(socket_.get(), {Kind::kRefuse, {}, ""}, Deadline::After(Duration::zero()),
+              description_)
       .IgnoreError();
   socket_.Reset();
 }

@@ -12,22 +12,13 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "transport/fabric.h"
+#include "transport/introduction_message.h"
 
 // How two queue pairs learn of each other where no RDMA connection manager can be used: over a TCP
 // connection, in three messages (docs/wire.md). It stays open for as long as the queue pairs are
 // connected, so that its end tells of the peer's. Private to the room.
 
 namespace starling::transport {
-
-// What one side's queue pair is called.
-struct QueuePairAddress {
-  uint32_t ip = 0;  // of the RDMA port, in host order; its GID is ::ffff:IP
-  uint32_t number = 0;
-  uint32_t psn = 0;             // of the first packet it sends
-  uint32_t mtu = 0;             // largest path MTU, in bytes: a power of two from 256 to 4096
-  uint8_t reads = 0;            // RDMA reads it answers at a time
-  uint16_t partition = 0xffff;  // key of it, with the bit of membership
-};
 
 // One side of a TCP connection on which queue pairs are introduced. Move-only.
 class Introduction {
