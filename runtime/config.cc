@@ -73,6 +73,8 @@ const std::vector<TomlKey<Config>>& Keys() {
       IntegerKey<Config>("data", "slab_kib", MEMBER(data.slab_bytes), 64, 8192, 4, kKiB),
       IntegerKey<Config>("data", "slabs", MEMBER(data.slabs), 2, 4096),
       OneOfKey<Config>("data", "compression", MEMBER(data.compression), {"auto", "off"}),
+      IntegerKey<Config>("verbs", "partition", MEMBER(verbs.partition), 0, 65535),
+      IntegerKey<Config>("verbs", "traffic_class", MEMBER(verbs.traffic_class), 0, 255),
       TextKey<Config>("roce", "port", "a port, or \"\" for none", MEMBER(roce.port),
                       [](const std::string& text) {
                         return text.empty() ? absl::OkStatus()
@@ -223,12 +225,11 @@ class Reader {
                    absl::StrCat("is missing; ", roce.port,
                                 " needs an IPv4 address that nobody else on its network has"));
     }
-    if (!roce.ip.empty() || roce.path_mtu != none.path_mtu || roce.partition != none.partition ||
-        roce.traffic_class != none.traffic_class) {
+    if (!roce.ip.empty() || roce.path_mtu != none.path_mtu) {
       return Wrong(where, "roce",
-                   absl::StrCat("has more than port and listen beside ", roce.port,
-                                ", a device with an address and settings of its own; allowed are "
-                                "these two"));
+                   absl::StrCat("has ip or path_mtu beside ", roce.port,
+                                ", a device with an address and a path MTU of its own; allowed are "
+                                "port, listen, partition and traffic_class"));
     }
     return absl::OkStatus();
   }

@@ -66,6 +66,14 @@ struct Config {
     std::string compression = "auto";
   } data;
 
+  // Of the transport "verbs".
+  struct Verbs {
+    // Partition key, which the port's table has to have; 0: that of the port's address.
+    int partition = 0;
+    // DSCP and ECN bits of what this host sends, 0 to 255; the service level is made of it.
+    int traffic_class = 0;
+  } verbs;
+
   // Of the transport "roce".
   struct Roce {
     // What it sends through, as transport/roce_port.h reads it. Needed where "roce" is used.

@@ -75,7 +75,9 @@ absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenFabric(const std::string&
                                 .partition = static_cast<uint16_t>(config.roce.partition),
                                 .traffic_class = static_cast<uint8_t>(config.roce.traffic_class)});
   }
-  return transport::OpenVerbs(config.data.device);
+  return transport::OpenVerbs({.device = config.data.device,
+                               .partition = static_cast<uint16_t>(config.verbs.partition),
+                               .traffic_class = static_cast<uint8_t>(config.verbs.traffic_class)});
 }
 
 // Without profiles the agent does all else.

@@ -199,7 +199,11 @@ absl::StatusOr<std::unique_ptr<Fabric>> MakeRoceFabric(std::unique_ptr<roce::Pac
 absl::StatusOr<std::unique_ptr<Fabric>> OpenRoce(const RoceOptions& options) {
   ASSIGN_OR_RETURN(const RocePort named, ParseRocePort(options.port));
   if (named.kind == RocePort::Kind::kVerbs)
-    return OpenVerbs(named.where, VerbsConnect::kIntroduction);
+    return OpenVerbs({.device = named.where,
+                      .connect = VerbsConnect::kIntroduction,
+                      .partition = options.partition == RoceOptions().partition ? uint16_t{0}
+                                                                                : options.partition,
+                      .traffic_class = options.traffic_class});
   ASSIGN_OR_RETURN(const uint32_t ip, roce::ParseIp(options.ip));
   roce::MacAddress mac = {0x02,
                           0x53,

@@ -15,7 +15,8 @@ class PacketPort;
 }
 
 struct RoceOptions {
-  // What to send through, see roce_port.h. Of a "verbs:DEVICE" everything below is the device's.
+  // What to send through, see roce_port.h. Of a "verbs:DEVICE" address and path MTU are the
+  // device's.
   std::string port;
   // Its own address, which nobody else on that network has: "10.0.0.17".
   std::string ip;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -27,10 +28,12 @@ struct Unconnected {
   std::unique_ptr<QueuePairConnection> connection;
 };
 
-VerbsTuning TuningOf(const ConnectionTuning& tuning) {
+VerbsTuning TuningOf(const ConnectionTuning& tuning, const VerbsOptions& options) {
   VerbsTuning verbs;
   verbs.send_depth = tuning.send_depth;
   verbs.receive_depth = QueuePairConnection::ReceiveDepth(tuning);
+  verbs.partition = options.partition;
+  verbs.traffic_class = options.traffic_class;
   return verbs;
 }
 
@@ -43,10 +46,10 @@ absl::StatusOr<Unconnected> MakeConnection(std::unique_ptr<VerbsQueuePair> queue
 }
 
 absl::StatusOr<Unconnected> MakeConnection(EventChannel channel, CmId id, ibv_pd* pd,
-                                           VerbsEvents& events, Fabric& fabric) {
+                                           VerbsEvents& events, const VerbsTuning& tuning,
+                                           Fabric& fabric) {
   ASSIGN_OR_RETURN(std::unique_ptr<VerbsQueuePair> queue_pair,
-                   VerbsQueuePair::Make(std::move(channel), std::move(id), pd, events,
-                                        TuningOf(ConnectionTuning())));
+                   VerbsQueuePair::Make(std::move(channel), std::move(id), pd, events, tuning));
   return MakeConnection(std::move(queue_pair), fabric);
 }
 
@@ -74,11 +77,13 @@ class VerbsRegion final : public MemoryRegion {
 
 class VerbsIncoming final : public Incoming {
  public:
-  VerbsIncoming(CmId id, std::string private_data, ibv_pd* pd, VerbsEvents& events, Fabric& fabric)
+  VerbsIncoming(CmId id, std::string private_data, ibv_pd* pd, VerbsEvents& events,
+                const VerbsTuning& tuning, Fabric& fabric)
       : id_(std::move(id)),
         private_data_(std::move(private_data)),
         pd_(pd),
         events_(events),
+        tuning_(tuning),
         fabric_(fabric) {}
   ~VerbsIncoming() override {
     if (id_) rdma_reject(id_.get(), nullptr, 0);
@@ -91,8 +96,8 @@ class VerbsIncoming final : public Incoming {
         absl::StrCat("accept a connection from ", AddressText(rdma_get_peer_addr(id_.get())));
     ASSIGN_OR_RETURN(EventChannel channel, NewChannel());
     if (rdma_migrate_id(id_.get(), channel.get()) != 0) return ErrnoStatus(what);
-    ASSIGN_OR_RETURN(Unconnected made,
-                     MakeConnection(std::move(channel), std::move(id_), pd_, events_, fabric_));
+    ASSIGN_OR_RETURN(Unconnected made, MakeConnection(std::move(channel), std::move(id_), pd_,
+                                                      events_, tuning_, fabric_));
     RETURN_IF_ERROR(made.queue_pair->Accept(deadline, what));
     return std::unique_ptr<Connection>(std::move(made.connection));
   }
@@ -102,16 +107,19 @@ class VerbsIncoming final : public Incoming {
   std::string private_data_;
   ibv_pd* pd_;
   VerbsEvents& events_;
+  const VerbsTuning tuning_;
   Fabric& fabric_;
 };
 
 class VerbsListener final : public Listener {
  public:
-  VerbsListener(EventChannel channel, CmId id, ibv_pd* pd, VerbsEvents& events, Fabric& fabric)
+  VerbsListener(EventChannel channel, CmId id, ibv_pd* pd, VerbsEvents& events,
+                const VerbsTuning& tuning, Fabric& fabric)
       : channel_(std::move(channel)),
         id_(std::move(id)),
         pd_(pd),
         events_(events),
+        tuning_(tuning),
         fabric_(fabric) {}
 
   absl::StatusOr<std::unique_ptr<Incoming>> Next(Deadline deadline) override {
@@ -123,7 +131,7 @@ class VerbsListener final : public Listener {
           std::string data(static_cast<const char*>(event->param.conn.private_data),
                            event->param.conn.private_data_len);
           incoming = std::make_unique<VerbsIncoming>(CmId(event->id), std::move(data), pd_, events_,
-                                                     fabric_);
+                                                     tuning_, fabric_);
         }
         rdma_ack_cm_event(event);
         if (incoming) return incoming;
@@ -143,6 +151,7 @@ class VerbsListener final : public Listener {
   CmId id_;
   ibv_pd* pd_;
   VerbsEvents& events_;
+  const VerbsTuning tuning_;
   Fabric& fabric_;
 };
 
@@ -150,8 +159,13 @@ class VerbsListener final : public Listener {
 class VerbsIntroducer {
  public:
   VerbsIntroducer(ibv_context* context, const VerbsPort& port, ibv_pd* pd, VerbsEvents& events,
-                  Fabric& fabric)
-      : context_(context), port_(port), pd_(pd), events_(events), fabric_(fabric) {}
+                  const VerbsTuning& tuning, Fabric& fabric)
+      : context_(context),
+        port_(port),
+        pd_(pd),
+        events_(events),
+        tuning_(tuning),
+        fabric_(fabric) {}
 
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
                                                       absl::string_view private_data,
@@ -179,9 +193,8 @@ class VerbsIntroducer {
 
  private:
   absl::StatusOr<Unconnected> MakePair() {
-    ASSIGN_OR_RETURN(
-        std::unique_ptr<VerbsQueuePair> queue_pair,
-        VerbsQueuePair::Make(context_, port_, pd_, events_, TuningOf(ConnectionTuning())));
+    ASSIGN_OR_RETURN(std::unique_ptr<VerbsQueuePair> queue_pair,
+                     VerbsQueuePair::Make(context_, port_, pd_, events_, tuning_));
     return MakeConnection(std::move(queue_pair), fabric_);
   }
   std::string Describe(const Introduction& introduction) const {
@@ -192,6 +205,7 @@ class VerbsIntroducer {
   const VerbsPort port_;
   ibv_pd* pd_;
   VerbsEvents& events_;
+  const VerbsTuning tuning_;
   Fabric& fabric_;
 };
 
@@ -200,15 +214,16 @@ class VerbsFabric final : public Fabric {
   // With a port, queue pairs are introduced over TCP.
   VerbsFabric(DeviceList devices, DeviceContext own, ibv_context* context,
               uint64_t max_region_bytes, ProtectionDomain pd, std::unique_ptr<VerbsEvents> events,
-              const std::optional<VerbsPort>& port)
-      : devices_(std::move(devices)),
+              const VerbsOptions& options, const std::optional<VerbsPort>& port)
+      : tuning_(TuningOf(ConnectionTuning(), options)),
+        devices_(std::move(devices)),
         own_(std::move(own)),
         context_(context),
         max_region_bytes_(max_region_bytes),
         pd_(std::move(pd)),
         events_(std::move(events)),
         device_(ibv_get_device_name(context->device)) {
-    if (port) introducer_.emplace(context_, *port, pd_.get(), *events_, *this);
+    if (port) introducer_.emplace(context_, *port, pd_.get(), *events_, tuning_, *this);
   }
 
   // Introduced over TCP, its queue pairs are connected to those of the provider "roce".
@@ -247,7 +262,7 @@ class VerbsFabric final : public Fabric {
     RETURN_IF_ERROR(CheckDevice(id.get(), where));
     if (rdma_listen(id.get(), kBacklog) != 0) return ErrnoStatus(absl::StrCat("listen on ", where));
     return std::make_unique<VerbsListener>(std::move(channel), std::move(id), pd_.get(), *events_,
-                                           *this);
+                                           tuning_, *this);
   }
 
   absl::StatusOr<std::unique_ptr<Connection>> Connect(const std::string& address, uint16_t port,
@@ -266,18 +281,25 @@ class VerbsFabric final : public Fabric {
     RETURN_IF_ERROR(CheckDevice(id.get(), what));
     if (rdma_resolve_route(id.get(), timeout) != 0) return ErrnoStatus(what);
     RETURN_IF_ERROR(AwaitCmEvent(channel.get(), RDMA_CM_EVENT_ROUTE_RESOLVED, deadline, what));
-    ASSIGN_OR_RETURN(Unconnected made,
-                     MakeConnection(std::move(channel), std::move(id), pd_.get(), *events_, *this));
+    ASSIGN_OR_RETURN(Unconnected made, MakeConnection(std::move(channel), std::move(id), pd_.get(),
+                                                      *events_, tuning_, *this));
     RETURN_IF_ERROR(made.queue_pair->Connect(private_data, deadline, what));
     return std::unique_ptr<Connection>(std::move(made.connection));
   }
 
  private:
-  static absl::StatusOr<CmId> NewId(rdma_event_channel* channel) {
+  absl::StatusOr<CmId> NewId(rdma_event_channel* channel) const {
     rdma_cm_id* id = nullptr;
     if (rdma_create_id(channel, &id, nullptr, RDMA_PS_TCP) != 0)
       return ErrnoStatus("make a connection id");
-    return CmId(id);
+    CmId made(id);
+    // Of the manager's own packets too; and the service level is made of it.
+    uint8_t traffic_class = tuning_.traffic_class;
+    if (traffic_class != 0 && rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_TOS,
+                                              &traffic_class, sizeof(traffic_class)) != 0) {
+      return ErrnoStatus(absl::StrCat("set traffic class ", traffic_class));
+    }
+    return made;
   }
 
   // librdmacm chooses the device by the address.
@@ -290,6 +312,7 @@ class VerbsFabric final : public Fabric {
                                                       ": mend data.device or data.listen"));
   }
 
+  const VerbsTuning tuning_;
   DeviceList devices_;    // librdmacm's
   DeviceContext own_;     // without a connection manager
   ibv_context* context_;  // one of the two above
@@ -300,20 +323,32 @@ class VerbsFabric final : public Fabric {
   std::optional<VerbsIntroducer> introducer_;
 };
 
-bool HasActivePort(ibv_context* context) {
+std::vector<uint8_t> ActivePorts(ibv_context* context) {
+  std::vector<uint8_t> active;
   ibv_device_attr device = {};
-  if (ibv_query_device(context, &device) != 0) return false;
+  if (ibv_query_device(context, &device) != 0) return active;
   for (uint8_t port = 1; port <= device.phys_port_cnt; ++port) {
     ibv_port_attr attributes = {};
     if (ibv_query_port(context, port, &attributes) == 0 && attributes.state == IBV_PORT_ACTIVE)
-      return true;
+      active.push_back(port);
   }
-  return false;
+  return active;
+}
+
+// That one of the ports has it. The connection manager chooses the port only later.
+absl::Status CheckPartition(ibv_context* context, uint16_t partition) {
+  absl::Status without;
+  for (const uint8_t port : ActivePorts(context)) {
+    without = FindPartition(context, port, partition).status();
+    if (without.ok()) break;
+  }
+  return without;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, VerbsConnect connect) {
+absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const VerbsOptions& options) {
+  const std::string& device = options.device;
   int count = 0;
   DeviceList contexts(rdma_get_devices(&count));
   ibv_context* chosen = nullptr;
@@ -321,7 +356,7 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, Ver
   for (int i = 0; contexts != nullptr && i < count; ++i) {
     const std::string name = ibv_get_device_name(contexts[i]->device);
     absl::StrAppend(&known, known.empty() ? "" : ", ", name);
-    if (chosen == nullptr && (device.empty() ? HasActivePort(contexts[i]) : name == device))
+    if (chosen == nullptr && (device.empty() ? !ActivePorts(contexts[i]).empty() : name == device))
       chosen = contexts[i];
   }
   if (chosen == nullptr) {
@@ -331,10 +366,11 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, Ver
         "): name one of `ibv_devices` as data.device, or make a SoftRoCE one: rdma link add rxe0 "
         "type rxe netdev DEVICE"));
   }
+  if (options.partition != 0) RETURN_IF_ERROR(CheckPartition(chosen, options.partition));
   // librdmacm's context is one for the whole process, and an event is heard by one reader only:
   // without the connection manager the device is opened once more.
   DeviceContext own;
-  if (connect == VerbsConnect::kIntroduction) {
+  if (options.connect == VerbsConnect::kIntroduction) {
     own.reset(ibv_open_device(chosen->device));
     if (!own) return ErrnoStatus(absl::StrCat("open ", ibv_get_device_name(chosen->device)));
     chosen = own.get();
@@ -348,11 +384,12 @@ absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device, Ver
   }
   const uint64_t max_region_bytes = std::min<uint64_t>(attributes.max_mr_size, kMaxRegionBytes);
   std::optional<VerbsPort> port;
-  if (connect == VerbsConnect::kIntroduction) {
+  if (options.connect == VerbsConnect::kIntroduction) {
     ASSIGN_OR_RETURN(port, FindVerbsPort(chosen));
   }
   return std::make_unique<VerbsFabric>(std::move(contexts), std::move(own), chosen,
-                                       max_region_bytes, std::move(pd), std::move(events), port);
+                                       max_region_bytes, std::move(pd), std::move(events), options,
+                                       port);
 }
 
 }  // namespace starling::transport

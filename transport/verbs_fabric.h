@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -16,9 +17,17 @@ enum class VerbsConnect {
   kIntroduction,
 };
 
-// The provider on rdma-core: InfiniBand, RoCE and SoftRoCE. `device` as in ibv_devices, empty: the
-// first with an active port. kFailedPrecondition, saying what to do, when there is none.
-absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const std::string& device,
-                                                  VerbsConnect connect = VerbsConnect::kManager);
+struct VerbsOptions {
+  std::string device;  // as in ibv_devices; empty: the first with an active port
+  VerbsConnect connect = VerbsConnect::kManager;
+  // Partition key of all packets, which the port's table has to have; 0: that of the port's
+  // address. Queue pairs of different partitions do not hear each other.
+  uint16_t partition = 0;
+  uint8_t traffic_class = 0;  // of what this side sends: DSCP and ECN bits
+};
+
+// The provider on rdma-core: InfiniBand, RoCE and SoftRoCE. kFailedPrecondition, saying what to do,
+// when there is no such device, or none of its active ports has the partition.
+absl::StatusOr<std::unique_ptr<Fabric>> OpenVerbs(const VerbsOptions& options = {});
 
 }  // namespace starling::transport

@@ -26,6 +26,9 @@ constexpr uint32_t kRxeVendor = 0xffffff;
 constexpr int kInvalidServiceId = 8;
 constexpr int kConsumerReject = 28;
 
+// Of a partition key; the bit above says whether its holder is a full member.
+constexpr uint16_t kPartitionBits = 0x7fff;
+
 // Completion events are acknowledged in bunches, since each acknowledgement takes a mutex.
 constexpr unsigned kAcknowledgeEvery = 1024;
 
@@ -116,6 +119,23 @@ absl::StatusOr<VerbsPort> FindVerbsPort(ibv_context* context) {
                    "cannot be introduced over TCP"));
 }
 
+absl::StatusOr<uint16_t> FindPartition(ibv_context* context, uint8_t number, uint16_t partition) {
+  ibv_port_attr port = {};
+  if (const int error = ibv_query_port(context, number, &port); error != 0)
+    return ErrnoStatus(error, absl::StrCat("query port ", number));
+  std::string known;
+  for (int i = 0; i < port.pkey_tbl_len; ++i) {
+    __be16 key = 0;
+    if (ibv_query_pkey(context, number, i, &key) != 0 || key == 0) continue;
+    if (ntohs(key) == partition) return static_cast<uint16_t>(i);
+    absl::StrAppend(&known, known.empty() ? "" : ", ", ntohs(key));
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      ibv_get_device_name(context->device), ", port ", number, ", is not in partition ", partition,
+      " (it is in: ", known.empty() ? "none" : known,
+      "): name one of these, or have the subnet manager put it there"));
+}
+
 VerbsQueuePair::VerbsQueuePair(EventChannel channel, CmId id, ibv_context* context,
                                VerbsEvents& events, const VerbsTuning& tuning)
     : tuning_(tuning),
@@ -153,6 +173,13 @@ absl::StatusOr<std::unique_ptr<VerbsQueuePair>> VerbsQueuePair::Make(ibv_context
   ibv_qp_attr attributes = {};
   attributes.qp_state = IBV_QPS_INIT;
   attributes.pkey_index = 0;
+  if (tuning.partition != 0) {
+    ASSIGN_OR_RETURN(attributes.pkey_index, FindPartition(context, port.number, tuning.partition));
+  }
+  __be16 key = 0;
+  if (ibv_query_pkey(context, port.number, attributes.pkey_index, &key) != 0)
+    return ErrnoStatus(absl::StrCat(self.description_, ": query the partition key"));
+  self.partition_ = ntohs(key);
   attributes.port_num = port.number;
   attributes.qp_access_flags =
       IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
@@ -200,12 +227,19 @@ QueuePairAddress VerbsQueuePair::OwnAddress(const VerbsPort& port) const {
           .number = queues_->qp_num,
           .psn = psn_,
           .mtu = port.mtu,
-          .reads = Parameters().responder_resources};
+          .reads = Parameters().responder_resources,
+          .partition = partition_};
 }
 
 absl::Status VerbsQueuePair::ConnectTo(const VerbsPort& port, const QueuePairAddress& peer,
                                        const std::string& description) {
   description_ = description;
+  // Packets of another partition are dropped without a word.
+  if ((peer.partition & kPartitionBits) != (partition_ & kPartitionBits)) {
+    return absl::FailedPreconditionError(absl::StrCat(description_, ": the peer is in partition ",
+                                                      peer.partition, ", this side in ",
+                                                      partition_));
+  }
   const auto reads = std::min(Parameters().initiator_depth, peer.reads);
   ibv_qp_attr attributes = {};
   attributes.qp_state = IBV_QPS_RTR;
@@ -218,6 +252,7 @@ absl::Status VerbsQueuePair::ConnectTo(const VerbsPort& port, const QueuePairAdd
   attributes.ah_attr.port_num = port.number;
   attributes.ah_attr.grh.sgid_index = static_cast<uint8_t>(port.gid_index);
   attributes.ah_attr.grh.hop_limit = 64;
+  attributes.ah_attr.grh.traffic_class = tuning_.traffic_class;
   uint8_t* const gid = attributes.ah_attr.grh.dgid.raw;
   gid[10] = gid[11] = 0xff;
   const uint32_t ip = htonl(peer.ip);
@@ -278,14 +313,19 @@ void VerbsQueuePair::LogAttributes() const {
   ibv_qp_attr attributes = {};
   ibv_qp_init_attr initial = {};
   const int mask = IBV_QP_PATH_MTU | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
-                   IBV_QP_MIN_RNR_TIMER | IBV_QP_AV | IBV_QP_CAP;
-  if (ibv_query_qp(queues_.get(), &attributes, mask, &initial) != 0) return;
+                   IBV_QP_MIN_RNR_TIMER | IBV_QP_AV | IBV_QP_CAP | IBV_QP_PKEY_INDEX | IBV_QP_PORT;
+  __be16 key = 0;
+  if (ibv_query_qp(queues_.get(), &attributes, mask, &initial) != 0 ||
+      ibv_query_pkey(context_, attributes.port_num, attributes.pkey_index, &key) != 0) {
+    return;
+  }
   spdlog::debug(
       "{}: peer's queue pair {}, path MTU {}, GID {}, timeout {}, retries {}, RNR retries {}, min "
-      "RNR timer {}",
+      "RNR timer {}, partition {}, traffic class {}",
       description_, attributes.dest_qp_num, MtuBytes(attributes.path_mtu),
       attributes.ah_attr.grh.sgid_index, attributes.timeout, attributes.retry_cnt,
-      attributes.rnr_retry, attributes.min_rnr_timer);
+      attributes.rnr_retry, attributes.min_rnr_timer, ntohs(key),
+      attributes.ah_attr.grh.traffic_class);
 }
 
 absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what) {
@@ -299,9 +339,16 @@ absl::Status VerbsQueuePair::Advance(ibv_qp_state state, absl::string_view what)
     attributes.qp_access_flags =
         IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
     mask |= IBV_QP_ACCESS_FLAGS;
+    if (tuning_.partition != 0) {
+      ASSIGN_OR_RETURN(attributes.pkey_index,
+                       FindPartition(context_, attributes.port_num, tuning_.partition));
+    }
   }
   if (state == IBV_QPS_RTR) {
     port_ = id_->port_num;
+    // The side that was asked would otherwise send with what the request says, as if both wanted
+    // it.
+    if (tuning_.traffic_class != 0) attributes.ah_attr.grh.traffic_class = tuning_.traffic_class;
     ibv_port_attr port = {};
     if (ibv_query_port(id_->verbs, id_->port_num, &port) != 0) {
       return ErrnoStatus(absl::StrCat(what, ": query port ", id_->port_num));

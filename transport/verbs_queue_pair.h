@@ -66,7 +66,13 @@ struct VerbsTuning {
   uint8_t rnr_retries = 7;     // 7: for ever, in rxe at least. Credits keep it from happening
   uint8_t min_rnr_timer = 12;  // 0.64 ms; the connection manager leaves 0, which stands for 655 ms
   uint8_t read_depth = 16;     // RDMA reads under way, at most what the device can
+  uint16_t partition = 0;      // as VerbsOptions::partition
+  uint8_t traffic_class = 0;   // as VerbsOptions::traffic_class
 };
+
+// Where the port's table has this partition key, bit of membership included. kFailedPrecondition,
+// saying which keys it has, where it has not.
+absl::StatusOr<uint16_t> FindPartition(ibv_context* context, uint8_t port, uint16_t partition);
 
 // A device's port, as peers without a connection manager name it.
 struct VerbsPort {
@@ -157,8 +163,9 @@ class VerbsQueuePair final : public QueuePair {
   Queues queues_;
   std::string description_;
   unsigned events_unacknowledged_ = 0;
-  uint32_t psn_ = 0;     // without a connection manager
-  bool active_ = false;  // connecting or connected: the peer is to be told of the end
+  uint32_t psn_ = 0;        // without a connection manager
+  uint16_t partition_ = 0;  // without a connection manager
+  bool active_ = false;     // connecting or connected: the peer is to be told of the end
   std::array<ibv_send_wr, kMaxList> requests_;
   std::array<std::array<ibv_sge, kMaxPieces>, kMaxList> pieces_;
 };

@@ -47,6 +47,9 @@ listen = "10.77.0.1:7401"
 queue_pairs = 4
 slab_kib = 256
 slabs = 32
+[verbs]
+partition = 32769
+traffic_class = 96
 [roce]
 port = "af_packet:eth1"
 ip = "10.77.0.101"
@@ -105,6 +108,8 @@ address = "10.77.0.2:7400"
   EXPECT_EQ(config->data.queue_pairs, 4);
   EXPECT_EQ(config->data.slab_bytes, 256 * kKiB);
   EXPECT_EQ(config->data.slabs, 32);
+  EXPECT_EQ(config->verbs.partition, 32769);
+  EXPECT_EQ(config->verbs.traffic_class, 96);
   EXPECT_EQ(config->roce.port, "af_packet:eth1");
   EXPECT_EQ(config->roce.ip, "10.77.0.101");
   EXPECT_EQ(config->roce.listen, "10.77.0.1:7412");
@@ -183,9 +188,11 @@ TEST(Config, ARefusalNamesFileLineKeyAndWhatIsAllowed) {
        "an IPv4 address"},
       {"[roce]\nip = \"127.0.0.1\"", "f.toml:2: roce.ip: '127.0.0.1' is not an address",
        "an IPv4 address"},
-      {"[roce]\nport = \"verbs:rxe0\"\nip = \"10.0.0.1\"", "f.toml:1: roce: has more than",
+      {"[roce]\nport = \"verbs:rxe0\"\nip = \"10.0.0.1\"", "f.toml:1: roce: has ip or path_mtu",
        "these two"},
       {"[roce]\npath_mtu = 1500", "f.toml:1: roce.path_mtu: is 1500", "1024, 2048 or 4096"},
+      {"[verbs]\npartition = 65536", "f.toml:2: verbs.partition: is 65536", "from 0 to 65535"},
+      {"[verbs]\ntraffic_class = 256", "f.toml:2: verbs.traffic_class: is 256", "from 0 to 255"},
       {"[roce]\npartition = 0", "f.toml:2: roce.partition: is 0", "from 1 to 65535"},
       {"[roce]\nlisten = \"10.0.0.1\"", "f.toml:2: roce.listen:", "ADDR:PORT"},
       {"[network]\nparent = \"eth0/../x\"", "f.toml:2: network.parent:", "interface"},

@@ -90,6 +90,8 @@ struct Options {
   std::string provider = "verbs";
   std::string device;
   RoceOptions roce;
+  uint16_t partition = 0;  // 0: the port's own
+  uint8_t traffic_class = 0;
   std::string address;
   uint16_t port = 7500;
   uint64_t mib = 64;
@@ -108,8 +110,15 @@ struct Options {
 };
 
 absl::StatusOr<std::unique_ptr<Fabric>> OpenFabric(const Options& options) {
-  if (options.provider == "roce") return OpenRoce(options.roce);
-  return OpenVerbs(options.device);
+  if (options.provider == "roce") {
+    RoceOptions roce = options.roce;
+    if (options.partition != 0) roce.partition = options.partition;
+    roce.traffic_class = options.traffic_class;
+    return OpenRoce(roce);
+  }
+  return OpenVerbs({.device = options.device,
+                    .partition = options.partition,
+                    .traffic_class = options.traffic_class});
 }
 
 // --- the listening side ---
@@ -282,10 +291,9 @@ class Sender {
   }
 
   absl::Status CheckWhole() {
-    return Ask(*connections_[0],
-               {.what = What::kEnd,
-                .bytes = source_.span().size(),
-                .hash = Xxh3(source_.span().data(), source_.span().size())});
+    return Ask(*connections_[0], {.what = What::kEnd,
+                                  .bytes = source_.span().size(),
+                                  .hash = Xxh3(source_.span().data(), source_.span().size())});
   }
 
   absl::Status Ask(Connection& connection, const Note& note) {
@@ -425,8 +433,8 @@ int main(int argc, char** argv) {
                  "af_packet:DEVICE, af_xdp:DEVICE, memif:SOCKET, pci:ADDRESS, verbs:DEVICE");
   app.add_option("--roce-ip", options.roce.ip, "address of that port");
   app.add_option("--path-mtu", options.roce.path_mtu, "of roce; default: the largest");
-  app.add_option("--traffic-class", options.roce.traffic_class, "of roce");
-  app.add_option("--partition", options.roce.partition, "of roce");
+  app.add_option("--traffic-class", options.traffic_class, "of all packets");
+  app.add_option("--partition", options.partition, "key of it; default: the port's own");
   app.add_option("--device", options.device,
                  "verbs: RDMA device; default: the first with an active port");
   app.add_option("--timeout", options.timeout_s, "deadline of each operation in seconds");

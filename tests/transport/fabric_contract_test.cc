@@ -72,7 +72,7 @@ std::vector<Provider> Providers() {
   if (const char* address = std::getenv("STARLING_CONTRACT_VERBS"); address != nullptr) {
     providers.push_back({"verbs", address,
                          [](const ConnectionTuning&) {
-                           return Fabrics{Opened(OpenVerbs("")), Opened(OpenVerbs(""))};
+                           return Fabrics{Opened(OpenVerbs()), Opened(OpenVerbs())};
                          },
                          /*network=*/nullptr, /*tunable=*/false});
   }

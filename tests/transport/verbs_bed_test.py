@@ -4,13 +4,33 @@
 Needs root (or sudo), QEMU and the guest kernels. fabric_beds.py has the environment.
 """
 
+import json
 import os
+import subprocess
 import time
 
 import fabric_beds
 from fabric_beds import bed, indented
 
 FABRIC_CHECK = ""
+
+# Run in a guest: the traffic classes of the RoCEv2 packets that leave and reach it, until it is told to
+# end, and how many there were of each.
+SNIFF = """
+import collections, json, signal, socket, sys
+seen = {"sent": collections.Counter(), "heard": collections.Counter()}
+def end(*_):
+    print(json.dumps(seen))
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+raw.bind(("eth0", 0))
+print("sniffing", flush=True)
+while True:
+    frame, where = raw.recvfrom(64)
+    if frame[12:14] == bytes([8, 0]) and frame[23] == 17 and frame[36:38] == (4791).to_bytes(2, "big"):
+        seen["sent" if where[2] == socket.PACKET_OUTGOING else "heard"][frame[15]] += 1
+"""
 
 
 class VerbsBedTest(fabric_beds.FabricBedTest):
@@ -73,6 +93,41 @@ class VerbsBedTest(fabric_beds.FabricBedTest):
         output = self.finish(self.sender("--mib", "1", "--verbose"))
         self.assertRegex(output, "path MTU 4096, GID [0-9]+, timeout 18, retries 7, RNR retries 7, "
                                  "min RNR timer 12")
+
+    def test_traffic_class(self):
+        """Each side's own, on every data packet, with the connection manager and without."""
+        for provider in ((), ("--provider", "roce", "--roce-port", "verbs:rxe0")):
+            with self.subTest(provider=provider):
+                self.port = next(self._ports)
+                sniffer = subprocess.Popen(
+                    [fabric_beds.BED, "exec", "--name", fabric_beds.NAME, "node1", "--", "sh", "-c",
+                     "echo $$ >/run/sniffer; exec python3 -B -"], stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, text=True)
+                self.addCleanup(sniffer.kill)
+                sniffer.stdin.write(SNIFF)
+                sniffer.stdin.close()
+                self.read_until(sniffer, "sniffing")
+                self.listen(2, FABRIC_CHECK, *provider, "--traffic-class", "40")
+                output = self.finish(self.sender(*provider, "--mib", "1", "--verbose",
+                                                 "--traffic-class", "104"))
+                self.assertIn("partition 65535, traffic class 104", output)
+                bed("exec", "node1", "--", "sh", "-c", "kill -TERM $(cat /run/sniffer)")
+                seen = json.loads(sniffer.stdout.read())
+                sniffer.wait()
+                sniffer.stdout.close()
+                print(f"\n  traffic classes {seen}", flush=True)
+                # Beside them the connection managers say a few words, with the class that was asked for.
+                self.assertGreater(seen["sent"]["104"], 250)
+                self.assertGreater(seen["heard"]["40"], 10)
+                self.assertLess(seen["heard"].get("104", 0), 10)
+                self.assertLess(seen["sent"].get("0", 0), 10)
+
+    def test_partition(self):
+        self.listen(2, FABRIC_CHECK, "--partition", "65535")
+        self.finish(self.sender("--mib", "1", "--partition", "65535"))
+        output, _ = self.sender("--mib", "1", "--partition", "32775").communicate(
+            timeout=self.TIMEOUT_S + self.GRACE_S)
+        self.assertIn("rxe0, port 1, is not in partition 32775 (it is in: 65535)", output)
 
     def test_peer_killed(self):
         receiver = self.listener()

@@ -11,7 +11,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(VerbsFabric, UnknownDeviceSaysWhatToDo) {
-  const auto fabric = OpenVerbs("no_such_device0");
+  const auto fabric = OpenVerbs({.device = "no_such_device0"});
   ASSERT_FALSE(fabric.ok());
   // Not "not found", which the command line keeps for components and hosts.
   EXPECT_TRUE(absl::IsFailedPrecondition(fabric.status())) << fabric.status();
