@@ -19,8 +19,10 @@ namespace {
 // to the most. A cancel waits for it.
 constexpr auto kFirstTry = std::chrono::seconds(1);
 constexpr auto kLongestTry = std::chrono::seconds(3);
-// Between two, where the first fails at once.
-constexpr auto kPause = std::chrono::milliseconds(250);
+// Between two, where the first fails at once, as without a route to the target.
+constexpr Duration kPause = std::chrono::milliseconds(250);
+// So many come one pause after the other.
+constexpr int kSoonAgain = 60;
 // Refusals in a row that say that the target does not know the migration any more. One may have
 // another reason: somebody used that number.
 constexpr int kRefusals = 3;
@@ -143,6 +145,8 @@ absl::Status ResumingLane::Resume(const absl::Status& why, std::span<const PageR
 
 absl::StatusOr<std::unique_ptr<LaneWriter>> ResumingLane::Reopen(const absl::Status& why) {
   const Deadline patience = Deadline::After(patience_);
+  // Later ones no faster than that there are attempts left until the end.
+  const Duration later = std::max(kPause, patience_ / std::max(1u, kMostAttempts - attempt_));
   int refusals = 0;
   absl::Status last = absl::UnavailableError("no more attempts are left");
   for (int tries = 1; attempt_ < kMostAttempts; ++tries) {
@@ -157,7 +161,7 @@ absl::StatusOr<std::unique_ptr<LaneWriter>> ResumingLane::Reopen(const absl::Sta
     refusals = absl::IsPermissionDenied(last) ? refusals + 1 : 0;
     if (refusals == kRefusals || patience.Passed()) break;
     std::unique_lock lock(mutex_);
-    if (ended_.wait_for(lock, kPause, [this] { return shut_down_; }))
+    if (ended_.wait_for(lock, tries < kSoonAgain ? kPause : later, [this] { return shut_down_; }))
       return absl::CancelledError("the stream was shut down");
   }
   return absl::Status(
