@@ -75,6 +75,9 @@ const std::vector<TomlKey<Config>>& Keys() {
       OneOfKey<Config>("data", "compression", MEMBER(data.compression), {"auto", "off"}),
       IntegerKey<Config>("verbs", "partition", MEMBER(verbs.partition), 0, 65535),
       IntegerKey<Config>("verbs", "traffic_class", MEMBER(verbs.traffic_class), 0, 255),
+      OneOfKey<Config>("verbs", "memory_windows", MEMBER(verbs.memory_windows), {"auto", "off"}),
+      TextsKey<Config>("verbs", "rails", "DEVICE@ADDR:PORT", MEMBER(verbs.rails),
+                       [](const std::string& text) { return ParseVerbsRail(text).status(); }),
       TextKey<Config>("roce", "port", "a port, or \"\" for none", MEMBER(roce.port),
                       [](const std::string& text) {
                         return text.empty() ? absl::OkStatus()
@@ -454,6 +457,18 @@ std::vector<std::string> ConfigKeys() {
     names.push_back(absl::StrCat("security.allow.", key));
   for (const absl::string_view key : kPeerKeys) names.push_back(absl::StrCat("peer.", key));
   return names;
+}
+
+absl::StatusOr<VerbsRail> ParseVerbsRail(const std::string& text) {
+  const size_t at = text.find('@');
+  if (at == 0 || at == std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", absl::CHexEscape(text), "' is no rail; one is DEVICE@ADDR:PORT"));
+  }
+  VerbsRail rail{text.substr(0, at), text.substr(at + 1)};
+  RETURN_IF_ERROR(CheckWord(rail.device, 63, "_-."));
+  RETURN_IF_ERROR(ParseEndpoint(rail.listen).status());
+  return rail;
 }
 
 }  // namespace starling

@@ -72,6 +72,11 @@ struct Config {
     int partition = 0;
     // DSCP and ECN bits of what this host sends, 0 to 255; the service level is made of it.
     int traffic_class = 0;
+    // "auto": what a source is granted are memory windows where the device has them; or "off".
+    std::string memory_windows = "auto";
+    // Further devices that a migration's data connections are spread over, in the same order on all
+    // hosts: DEVICE@ADDR:PORT, the address that this host listens on when it is a target.
+    std::vector<std::string> rails;
   } verbs;
 
   // Of the transport "roce".
@@ -231,5 +236,12 @@ absl::StatusOr<Config> ParseConfig(absl::string_view text, absl::string_view nam
 // Every key that the parser knows, as "section.key" ("peer.name" for [[peer]]), in the order of
 // packaging/starlingd.toml.
 std::vector<std::string> ConfigKeys();
+
+// One of Config::Verbs::rails.
+struct VerbsRail {
+  std::string device;
+  std::string listen;  // ADDR:PORT
+};
+absl::StatusOr<VerbsRail> ParseVerbsRail(const std::string& text);
 
 }  // namespace starling

@@ -65,6 +65,14 @@ absl::Status GuardSocket(const std::string& path, const std::string& group) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenVerbsDevice(const std::string& device,
+                                                                   const Config& config) {
+  return transport::OpenVerbs({.device = device,
+                               .partition = static_cast<uint16_t>(config.verbs.partition),
+                               .traffic_class = static_cast<uint8_t>(config.verbs.traffic_class),
+                               .windows = config.verbs.memory_windows == "auto"});
+}
+
 absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenFabric(const std::string& provider,
                                                               const Config& config) {
   if (provider == "tcp") return transport::OpenTcp();
@@ -75,9 +83,7 @@ absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenFabric(const std::string&
                                 .partition = static_cast<uint16_t>(config.roce.partition),
                                 .traffic_class = static_cast<uint8_t>(config.roce.traffic_class)});
   }
-  return transport::OpenVerbs({.device = config.data.device,
-                               .partition = static_cast<uint16_t>(config.verbs.partition),
-                               .traffic_class = static_cast<uint8_t>(config.verbs.traffic_class)});
+  return OpenVerbsDevice(config.data.device, config);
 }
 
 // Without profiles the agent does all else.
@@ -160,6 +166,21 @@ absl::Status Serve(const Config& config) {
     }
     host.closed_fabrics[provider] = fabric.status();
     spdlog::error("{}: {}", provider, fabric.status().ToString());
+  }
+
+  if (host.fabrics.contains("verbs")) {
+    for (const std::string& text : config.verbs.rails) {
+      ASSIGN_OR_RETURN(const VerbsRail rail, ParseVerbsRail(text));
+      agent::Rail& made = host.rails["verbs"].emplace_back();
+      made.listen = rail.listen;
+      absl::StatusOr<std::unique_ptr<transport::Fabric>> fabric =
+          OpenVerbsDevice(rail.device, config);
+      if (fabric.ok()) {
+        made.fabric = fabrics.emplace_back(*std::move(fabric)).get();
+      } else {
+        spdlog::error("rail {}: {}", text, fabric.status().ToString());
+      }
+    }
   }
 
   agent::Agent* agent_of_exits = nullptr;

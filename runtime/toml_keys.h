@@ -82,21 +82,44 @@ TomlKey<Target> WordsKey(absl::string_view section, absl::string_view name, Fiel
   const std::vector<absl::string_view> known(choices);
   const std::string allowed =
       absl::StrCat("an array of any of \"", absl::StrJoin(known, "\", \""), "\"");
+  return {
+      section, name, [=](const toml::node& node, Target& target) -> absl::Status {
+        const toml::array* array = node.as_array();
+        if (array == nullptr) return WrongTomlType(node, allowed);
+        std::vector<std::string> words;
+        for (const toml::node& entry : *array) {
+          ASSIGN_OR_RETURN(std::string word, TomlText(entry, allowed));
+          if (std::find(known.begin(), known.end(), word) == known.end() ||
+              std::find(words.begin(), words.end(), word) != words.end()) {
+            return absl::InvalidArgumentError(absl::StrCat(
+                "has \"", absl::CHexEscape(word), "\" where it cannot be; allowed is ", allowed));
+          }
+          words.push_back(std::move(word));
+        }
+        field(target) = std::move(words);
+        return absl::OkStatus();
+      }};
+}
+
+// An array of texts, each of which `check` takes, none of them twice.
+template <typename Target, typename Field, typename Check>
+TomlKey<Target> TextsKey(absl::string_view section, absl::string_view name,
+                         absl::string_view allowed, Field field, Check check) {
+  const std::string wanted = absl::StrCat("an array of ", allowed);
   return {section, name, [=](const toml::node& node, Target& target) -> absl::Status {
             const toml::array* array = node.as_array();
-            if (array == nullptr) return WrongTomlType(node, allowed);
-            std::vector<std::string> words;
+            if (array == nullptr) return WrongTomlType(node, wanted);
+            std::vector<std::string> texts;
             for (const toml::node& entry : *array) {
-              ASSIGN_OR_RETURN(std::string word, TomlText(entry, allowed));
-              if (std::find(known.begin(), known.end(), word) == known.end() ||
-                  std::find(words.begin(), words.end(), word) != words.end()) {
+              ASSIGN_OR_RETURN(std::string text, TomlText(entry, wanted));
+              RETURN_IF_ERROR(check(text));
+              if (std::find(texts.begin(), texts.end(), text) != texts.end()) {
                 return absl::InvalidArgumentError(
-                    absl::StrCat("has \"", absl::CHexEscape(word),
-                                 "\" where it cannot be; allowed is ", allowed));
+                    absl::StrCat("has \"", absl::CHexEscape(text), "\" twice"));
               }
-              words.push_back(std::move(word));
+              texts.push_back(std::move(text));
             }
-            field(target) = std::move(words);
+            field(target) = std::move(texts);
             return absl::OkStatus();
           }};
 }
@@ -161,8 +184,8 @@ template <typename Target>
 absl::Status SetTomlKey(absl::string_view file, const std::vector<TomlKey<Target>>& keys,
                         absl::string_view section, const toml::key& key, const toml::node& node,
                         Target& target, absl::string_view tables) {
-  const std::string shown = section.empty() ? std::string(key.str())
-                                            : absl::StrCat(section, ".", std::string(key.str()));
+  const std::string shown =
+      section.empty() ? std::string(key.str()) : absl::StrCat(section, ".", std::string(key.str()));
   std::vector<absl::string_view> known;
   for (const TomlKey<Target>& entry : keys) {
     if (entry.section != section) continue;

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
 
@@ -23,8 +24,9 @@ inline constexpr size_t kMaxMessageBytes = 8 * 1024;
 // What a connection request can show of its caller before it is accepted.
 inline constexpr size_t kMaxPrivateData = 48;
 
-// What a peer may do with a region.
-enum class Access { kLocal, kRemoteWrite, kRemoteRead };
+// What a peer may do with a region. kWindow: nothing, but Connection::Grant() gives it leave to
+// write.
+enum class Access { kLocal, kRemoteWrite, kRemoteRead, kWindow };
 
 // Memory registered with a device. The memory itself is the caller's and must outlive this;
 // registered memory is pinned, so that giving it back takes effect only after this has gone. Not to
@@ -64,6 +66,16 @@ class Connection {
   // Reads from the peer's memory into local.span()[offset, ...); returns when the bytes are there.
   virtual absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes,
                             uint64_t remote_address, uint32_t remote_key, Deadline deadline) = 0;
+
+  // Lets this connection's peer, and nobody else, write to all of `region`, which was registered as
+  // Access::kWindow: a memory window, whose key is returned. It ends with the connection, which
+  // goes before the region. kUnimplemented where Fabric::windows() is false.
+  virtual absl::StatusOr<uint32_t> Grant(const MemoryRegion& region, Deadline deadline) {
+    (void)region;
+    (void)deadline;
+    return absl::UnimplementedError(
+        absl::StrCat(description(), ": this transport has no memory windows"));
+  }
 
   // Sends a copy of `message`, waiting until the peer has room for it. Returns its number: 1, 2, 3,
   // ...
@@ -109,6 +121,8 @@ class Fabric {
   virtual ~Fabric() = default;
   virtual const char* name() const = 0;  // "verbs", "roce", "tcp", "fake"
   virtual const std::string& device() const = 0;
+  // Whether it has memory windows: Access::kWindow and Connection::Grant().
+  virtual bool windows() const { return false; }
   // The largest span that Register() takes; longer memory is cut by its owner.
   virtual uint64_t max_region_bytes() const = 0;
   virtual absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory,

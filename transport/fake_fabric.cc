@@ -75,6 +75,7 @@ struct Pair {
 struct Grant {
   std::span<std::byte> memory;
   Access access;
+  const Pair* window_of = nullptr;  // whose peer alone may use it
 };
 
 struct Request {
@@ -140,6 +141,7 @@ class FakeNetwork::Impl {
   // A process that ends properly tells its peer.
   void Remove(Pair& pair) {
     pairs.erase(&pair);
+    std::erase_if(grants, [&](const auto& each) { return each.second.window_of == &pair; });
     if (pair.peer == nullptr) return;
     Pair& peer = *pair.peer;
     peer.peer = nullptr;
@@ -183,6 +185,10 @@ class FakeNetwork::Impl {
 
   void Attempt(Pair& pair) {
     UnderWay& operation = pair.sends.front();
+    if (operation.request.operation == Operation::kBind) {
+      grants[operation.request.remote_key].access = Access::kRemoteWrite;
+      return Finish(pair);
+    }
     const bool through = pair.peer != nullptr && Reaches(pair.host) && Reaches(pair.peer->host);
     const bool lost =
         faults.loss > 0 && std::uniform_real_distribution<double>(0, 1)(pair.random) < faults.loss;
@@ -201,10 +207,13 @@ class FakeNetwork::Impl {
       case Operation::kRead:
       case Operation::kWriteImmediate:
         return Place(pair, operation);
+      case Operation::kBind:
+        return;
     }
   }
 
-  std::byte* Find(uint32_t key, uint64_t address, uint64_t bytes, bool remote, Access access) {
+  std::byte* Find(uint32_t key, uint64_t address, uint64_t bytes, bool remote, Access access,
+                  const Pair* peer = nullptr) {
     const auto found = grants.find(key);
     if (found == grants.end()) return nullptr;
     const Grant& grant = found->second;
@@ -214,6 +223,7 @@ class FakeNetwork::Impl {
       return nullptr;
     }
     if (remote && grant.access != access) return nullptr;
+    if (grant.window_of != nullptr && grant.window_of != peer) return nullptr;
     return grant.memory.data() + (address - start);
   }
 
@@ -229,7 +239,7 @@ class FakeNetwork::Impl {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < request.piece_count; ++i) bytes += request.pieces[i].bytes;
     std::byte* remote = Find(request.remote_key, request.remote_address, bytes, true,
-                             write ? Access::kRemoteWrite : Access::kRemoteRead);
+                             write ? Access::kRemoteWrite : Access::kRemoteRead, pair.peer);
     if (remote == nullptr) {
       ++counts.refused_accesses;
       Fail(*pair.peer, kFlushed);
@@ -332,6 +342,13 @@ class FakeQueuePair final : public QueuePair {
       }
     }
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<Window> MakeWindow(const MemoryRegion& region) override {
+    std::lock_guard lock(network_->mutex);
+    const uint32_t key = network_->next_key++;
+    network_->grants[key] = {region.span(), Access::kWindow, &pair_};
+    return Window{0, key};
   }
 
   absl::Status PostReceive(uint64_t id, const Piece& buffer) override {
@@ -516,6 +533,7 @@ class FakeFabric final : public Fabric {
   const char* name() const override { return "fake"; }
   const std::string& device() const override { return host_; }
   uint64_t max_region_bytes() const override { return uint64_t{1} << 30; }
+  bool windows() const override { return true; }
 
   absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory,
                                                          Access access) override {

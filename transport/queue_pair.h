@@ -8,7 +8,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "transport/fabric.h"
 
 // What a provider has to bring for one connection: a send queue, a receive queue, and a way to
 // wait. Private to the room; queue_pair_connection.h makes a Connection of it, the same for every
@@ -37,7 +39,8 @@ inline constexpr size_t kMaxList = 16;
 
 // kWriteImmediate writes and then takes one of the peer's receives, whose completion carries the
 // request's `immediate`; nothing is put into its buffer. Not every provider has it: kUnimplemented.
-enum class Operation : uint8_t { kWrite, kRead, kMessage, kWriteImmediate };
+// kBind opens a window of MakeWindow(); it has no pieces.
+enum class Operation : uint8_t { kWrite, kRead, kMessage, kWriteImmediate, kBind };
 
 struct WorkRequest {
   uint64_t id = 0;  // comes back in the completion
@@ -48,6 +51,7 @@ struct WorkRequest {
   uint64_t remote_address = 0;  // of writes and reads
   uint32_t remote_key = 0;
   uint32_t immediate = 0;  // of kWriteImmediate
+  uint32_t window = 0;     // of kBind
 };
 
 struct WorkCompletion {
@@ -78,6 +82,18 @@ class QueuePair {
   // the room. After an error the queue pair is of no use any more.
   virtual absl::Status Post(std::span<const WorkRequest> requests) = 0;
   virtual absl::Status PostReceive(uint64_t id, const Piece& buffer) = 0;
+
+  // A memory window to the whole of `region`, for the peer of this queue pair: its number for
+  // kBind, and the key that it has once that has completed. It ends with the queue pair.
+  struct Window {
+    uint32_t number = 0;
+    uint32_t remote_key = 0;
+  };
+  virtual absl::StatusOr<Window> MakeWindow(const MemoryRegion& region) {
+    (void)region;
+    return absl::UnimplementedError(
+        absl::StrCat(description(), ": this transport has no memory windows"));
+  }
 
   // Takes up to completions.size() completions; 0 when there are none.
   virtual absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) = 0;

@@ -33,7 +33,14 @@ constexpr size_t kHeaderBytes = sizeof(uint64_t);
 constexpr uint64_t kOnlyCredit = uint64_t{1} << 63;
 static_assert(std::endian::native == std::endian::little);
 
-enum class Kind : uint64_t { kReceive = 1, kMessage = 2, kCredit = 3, kWrite = 4, kRead = 5 };
+enum class Kind : uint64_t {
+  kReceive = 1,
+  kMessage = 2,
+  kCredit = 3,
+  kWrite = 4,
+  kRead = 5,
+  kBind = 6
+};
 constexpr uint64_t kKindShift = 56;
 
 uint64_t WorkId(Kind kind, uint64_t slot) {
@@ -54,6 +61,8 @@ const char* KindName(Kind kind) {
       return "RDMA write";
     case Kind::kRead:
       return "RDMA read";
+    case Kind::kBind:
+      return "binding of a memory window";
   }
   return "work request";
 }
@@ -221,6 +230,19 @@ absl::Status QueuePairConnection::Read(const MemoryRegion& local, size_t offset,
   return absl::OkStatus();
 }
 
+absl::StatusOr<uint32_t> QueuePairConnection::Grant(const MemoryRegion& region, Deadline deadline) {
+  if (!failed_.ok()) return failed_;
+  ASSIGN_OR_RETURN(const QueuePair::Window window, queue_pair_->MakeWindow(region));
+  RETURN_IF_ERROR(WaitForRoom(/*message=*/false, deadline));
+  RETURN_IF_ERROR(Append(Operation::kBind, WorkId(Kind::kBind, 0), {}, 0, window.remote_key,
+                         /*signalled=*/true));
+  list_[list_size_ - 1].piece_count = 0;
+  list_[list_size_ - 1].window = window.number;
+  ++binds_posted_;
+  while (binds_done_ < binds_posted_) RETURN_IF_ERROR(Progress(deadline));
+  return window.remote_key;
+}
+
 absl::StatusOr<uint64_t> QueuePairConnection::Send(absl::string_view message, Deadline deadline) {
   if (message.size() > kMaxMessageBytes - kHeaderBytes) {
     return absl::InvalidArgumentError(absl::StrCat("a message of ", message.size(),
@@ -327,6 +349,7 @@ absl::Status QueuePairConnection::Take(const WorkCompletion& completion) {
   }
   if (kind == Kind::kMessage) ++completed_;
   if (kind == Kind::kRead) ++reads_done_;
+  if (kind == Kind::kBind) ++binds_done_;
   return absl::OkStatus();
 }
 

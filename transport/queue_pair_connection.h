@@ -48,6 +48,7 @@ class QueuePairConnection final : public Connection {
                      uint64_t remote_address, uint32_t remote_key, Deadline deadline) override;
   absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,
                     uint32_t remote_key, Deadline deadline) override;
+  absl::StatusOr<uint32_t> Grant(const MemoryRegion& region, Deadline deadline) override;
   absl::StatusOr<uint64_t> Send(absl::string_view message, Deadline deadline) override;
   uint64_t completed() const override { return completed_; }
   absl::Status WaitCompleted(uint64_t number, Deadline deadline) override;
@@ -118,6 +119,8 @@ class QueuePairConnection final : public Connection {
   uint64_t completed_ = 0;  // of them
   uint64_t reads_posted_ = 0;
   uint64_t reads_done_ = 0;
+  uint64_t binds_posted_ = 0;
+  uint64_t binds_done_ = 0;
   uint64_t peer_took_ = 0;  // of sent_, as the peer last said
   uint64_t told_ = 0;       // of arrived_head_, as the peer was last told
   std::atomic<uint64_t> bytes_sent_{0};

@@ -199,6 +199,7 @@ bool TcpQueuePair::SendRequests(uint64_t from, uint64_t to) {
         header.kind = TcpKind::kRead;
         break;
       case Operation::kWriteImmediate:  // refused by Post()
+      case Operation::kBind:            // windows are not made here
         break;
     }
     if (request.operation != Operation::kMessage) {

@@ -61,20 +61,6 @@ absl::StatusOr<EventChannel> NewChannel() {
   return channel;
 }
 
-class VerbsRegion final : public MemoryRegion {
- public:
-  VerbsRegion(std::span<std::byte> memory, Region region)
-      : memory_(memory), region_(std::move(region)) {}
-  std::span<std::byte> span() const override { return memory_; }
-  uint64_t remote_address() const override { return reinterpret_cast<uint64_t>(memory_.data()); }
-  uint32_t remote_key() const override { return region_->rkey; }
-  uint32_t local_key() const override { return region_->lkey; }
-
- private:
-  std::span<std::byte> memory_;
-  Region region_;
-};
-
 class VerbsIncoming final : public Incoming {
  public:
   VerbsIncoming(CmId id, std::string private_data, ibv_pd* pd, VerbsEvents& events,
@@ -209,6 +195,16 @@ class VerbsIntroducer {
   Fabric& fabric_;
 };
 
+// Of type 2: bound to a queue pair by a work request.
+bool HasWindows(ibv_context* context, ibv_pd* pd) {
+  constexpr unsigned kTypeTwo = IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
+  ibv_device_attr device = {};
+  if (ibv_query_device(context, &device) != 0 || (device.device_cap_flags & kTypeTwo) == 0)
+    return false;
+  // Some say so and have none.
+  return MemoryWindow(ibv_alloc_mw(pd, IBV_MW_TYPE_2)) != nullptr;
+}
+
 class VerbsFabric final : public Fabric {
  public:
   // With a port, queue pairs are introduced over TCP.
@@ -223,6 +219,7 @@ class VerbsFabric final : public Fabric {
         pd_(std::move(pd)),
         events_(std::move(events)),
         device_(ibv_get_device_name(context->device)) {
+    windows_ = options.windows && HasWindows(context_, pd_.get());
     if (port) introducer_.emplace(context_, *port, pd_.get(), *events_, tuning_, *this);
   }
 
@@ -230,6 +227,7 @@ class VerbsFabric final : public Fabric {
   const char* name() const override { return introducer_ ? "roce" : "verbs"; }
   const std::string& device() const override { return device_; }
   uint64_t max_region_bytes() const override { return max_region_bytes_; }
+  bool windows() const override { return windows_; }
 
   absl::StatusOr<std::unique_ptr<MemoryRegion>> Register(std::span<std::byte> memory,
                                                          Access access) override {
@@ -241,6 +239,7 @@ class VerbsFabric final : public Fabric {
     int flags = IBV_ACCESS_LOCAL_WRITE;
     if (access == Access::kRemoteWrite) flags |= IBV_ACCESS_REMOTE_WRITE;
     if (access == Access::kRemoteRead) flags |= IBV_ACCESS_REMOTE_READ;
+    if (access == Access::kWindow) flags |= IBV_ACCESS_MW_BIND;
     Region region(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), flags));
     if (!region) {
       return ErrnoStatus(
@@ -320,6 +319,7 @@ class VerbsFabric final : public Fabric {
   ProtectionDomain pd_;
   std::unique_ptr<VerbsEvents> events_;
   std::string device_;
+  bool windows_ = false;
   std::optional<VerbsIntroducer> introducer_;
 };
 

@@ -24,6 +24,7 @@ struct VerbsOptions {
   // address. Queue pairs of different partitions do not hear each other.
   uint16_t partition = 0;
   uint8_t traffic_class = 0;  // of what this side sends: DSCP and ECN bits
+  bool windows = true;        // memory windows of type 2, where the device has them
 };
 
 // The provider on rdma-core: InfiniBand, RoCE and SoftRoCE. kFailedPrecondition, saying what to do,

@@ -29,6 +29,11 @@ constexpr int kConsumerReject = 28;
 // Of a partition key; the bit above says whether its holder is a full member.
 constexpr uint16_t kPartitionBits = 0x7fff;
 
+// How long the destructor waits for the device to have forgotten windows, which it does at once
+// unless it stands behind operations that wait for the peer.
+constexpr auto kForget = std::chrono::milliseconds(100);
+constexpr uint64_t kForgetId = ~uint64_t{0};
+
 // Completion events are acknowledged in bunches, since each acknowledgement takes a mutex.
 constexpr unsigned kAcknowledgeEvery = 1024;
 
@@ -49,6 +54,8 @@ ibv_wr_opcode Opcode(Operation operation) {
       return IBV_WR_SEND;
     case Operation::kWriteImmediate:
       return IBV_WR_RDMA_WRITE_WITH_IMM;
+    case Operation::kBind:
+      return IBV_WR_BIND_MW;
   }
   return IBV_WR_SEND;
 }
@@ -288,6 +295,7 @@ VerbsQueuePair::~VerbsQueuePair() {
   // conversation.
   if (queues_ != nullptr) {
     device_events_.Remove(this);
+    InvalidateWindows();
     ibv_qp_attr attributes = {};
     attributes.qp_state = IBV_QPS_ERR;
     (void)ibv_modify_qp(queues_.get(), &attributes, IBV_QP_STATE);
@@ -442,7 +450,14 @@ absl::Status VerbsQueuePair::Post(std::span<const WorkRequest> requests) {
     wr.num_sge = static_cast<int>(request.piece_count);
     wr.opcode = Opcode(request.operation);
     wr.send_flags = request.signalled ? IBV_SEND_SIGNALED : 0;
-    if (request.operation == Operation::kMessage) {
+    if (request.operation == Operation::kBind) {
+      const BoundWindow& bound = windows_[request.window];
+      wr.sg_list = nullptr;
+      wr.bind_mw.mw = bound.window.get();
+      wr.bind_mw.rkey = bound.remote_key;
+      wr.bind_mw.bind_info = {bound.region->handle(), bound.region->remote_address(),
+                              bound.region->span().size(), IBV_ACCESS_REMOTE_WRITE};
+    } else if (request.operation == Operation::kMessage) {
       if (bytes <= tuning_.inline_bytes) wr.send_flags |= IBV_SEND_INLINE;
     } else {
       wr.wr.rdma.remote_addr = request.remote_address;
@@ -456,6 +471,38 @@ absl::Status VerbsQueuePair::Post(std::span<const WorkRequest> requests) {
     return ErrnoStatus(error, absl::StrCat(description_, ": post work requests"));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<QueuePair::Window> VerbsQueuePair::MakeWindow(const MemoryRegion& region) {
+  // Of the same fabric, and so of this kind.
+  const auto& own = static_cast<const VerbsRegion&>(region);
+  MemoryWindow window(ibv_alloc_mw(queues_->pd, IBV_MW_TYPE_2));
+  if (!window)
+    return ErrnoStatus(absl::StrCat(description_, ": allocate memory window ", windows_.size()));
+  const uint32_t key = ibv_inc_rkey(window->rkey);
+  windows_.push_back({std::move(window), key, &own});
+  return Window{static_cast<uint32_t>(windows_.size() - 1), key};
+}
+
+void VerbsQueuePair::InvalidateWindows() {
+  if (windows_.empty()) return;
+  const TimePoint until = Clock::now() + kForget;
+  for (size_t i = 0; i < windows_.size(); ++i) {
+    ibv_send_wr request = {};
+    request.opcode = IBV_WR_LOCAL_INV;
+    request.invalidate_rkey = windows_[i].remote_key;
+    // One at a time: the send queue may have little room.
+    request.wr_id = kForgetId;
+    request.send_flags = IBV_SEND_SIGNALED;
+    ibv_send_wr* bad = nullptr;
+    // What fails here ends when the window is given back.
+    if (ibv_post_send(queues_.get(), &request, &bad) != 0) return;
+    ibv_wc done = {};
+    do {
+      if (ibv_poll_cq(completions_.get(), 1, &done) <= 0 && Clock::now() > until) return;
+    } while (done.wr_id != kForgetId);
+    if (done.status != IBV_WC_SUCCESS) return;
+  }
 }
 
 absl::Status VerbsQueuePair::PostReceive(uint64_t id, const Piece& buffer) {

@@ -132,6 +132,7 @@ class VerbsQueuePair final : public QueuePair {
 
   absl::Status Post(std::span<const WorkRequest> requests) override;
   absl::Status PostReceive(uint64_t id, const Piece& buffer) override;
+  absl::StatusOr<Window> MakeWindow(const MemoryRegion& region) override;
   absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) override;
   absl::Status Arm() override;
   absl::StatusOr<Event> Wait(Deadline deadline) override;
@@ -144,6 +145,8 @@ class VerbsQueuePair final : public QueuePair {
   absl::Status MakeQueues(ibv_pd* pd);
   absl::Status Advance(ibv_qp_state state, absl::string_view what);
   rdma_conn_param Parameters() const;
+  // Has the device forget all windows, so that nothing that is under way lands any more.
+  void InvalidateWindows();
   void Describe();
   void LogAttributes() const;
 
@@ -161,6 +164,12 @@ class VerbsQueuePair final : public QueuePair {
   CompletionChannel events_;
   CompletionQueue completions_;
   Queues queues_;
+  struct BoundWindow {
+    MemoryWindow window;
+    uint32_t remote_key;
+    const VerbsRegion* region;
+  };
+  std::vector<BoundWindow> windows_;
   std::string description_;
   unsigned events_unacknowledged_ = 0;
   uint32_t psn_ = 0;        // without a connection manager

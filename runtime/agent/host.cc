@@ -25,6 +25,12 @@ absl::StatusOr<transport::Fabric*> Host::Transport(const std::string& provider) 
                    "): add it to data.offer of its configuration"));
 }
 
+const std::vector<Rail>& Host::RailsOf(const std::string& provider) const {
+  static const std::vector<Rail>& none = *new std::vector<Rail>;
+  const auto found = rails.find(provider);
+  return found == rails.end() ? none : found->second;
+}
+
 keeper::StartKeeperOptions KeeperOptions(const Config& config) {
   keeper::StartKeeperOptions options;
   options.program = config.keeper.binary;

@@ -32,6 +32,12 @@ namespace starling::agent {
 // Number of the protocol between agents; peers of another number refuse one another.
 inline constexpr uint32_t kProtocol = 2;
 
+// A device beside the first that a transport's data connections are spread over.
+struct Rail {
+  transport::Fabric* fabric = nullptr;  // null: it could not be opened
+  std::string listen;                   // ADDR:PORT, of this host as a target
+};
+
 // What every part of the agent stands on; made and wired once by main(), outlives all that refers
 // to it.
 struct Host {
@@ -46,6 +52,8 @@ struct Host {
   migration::Offers* offers = nullptr;
   // All transports that are open, `fabric` among them, by name.
   std::map<std::string, transport::Fabric*> fabrics;
+  // Their rails, by name; in the order of the configuration, which is alike on all hosts.
+  std::map<std::string, std::vector<Rail>> rails;
   // Transports of the configuration that could not be opened, and why.
   std::map<std::string, absl::Status> closed_fabrics;
   const ControlSecurity* security = nullptr;
@@ -59,6 +67,7 @@ struct Host {
   // The transport of that name, or `fabric` for none. kFailedPrecondition, or what
   // closed_fabrics says, when it is not open.
   absl::StatusOr<transport::Fabric*> Transport(const std::string& provider) const;
+  const std::vector<Rail>& RailsOf(const std::string& provider) const;
   // Whether pages are to be sealed on their way.
   bool encrypts() const { return !security->insecure() && config.data.encryption == "on"; }
 

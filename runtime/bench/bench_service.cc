@@ -61,6 +61,7 @@ absl::Status BenchService::Measure(const v1::BenchRequest& request, const Tell& 
     v1::BenchGrantRequest grant;
     grant.set_source_host(host.config.host);
     grant.set_provider(provider);
+    grant.set_windows(true);
     grpc::ClientContext context;
     SetDeadline(context, host.config.migration.peer_timeout);
     v1::BenchGrantResponse granted;

@@ -59,14 +59,17 @@ absl::StatusOr<v1::BenchGrantResponse> Grants::Grant(const v1::BenchGrantRequest
   granted->memory = ::mmap(nullptr, kMemoryBytes, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (granted->memory == MAP_FAILED) return ErrnoStatus("allocate memory to measure with");
-  ASSIGN_OR_RETURN(granted->region,
-                   fabric->Register({static_cast<std::byte*>(granted->memory), kMemoryBytes},
-                                    transport::Access::kRemoteWrite));
+  const bool windows = request.windows() && fabric->windows();
+  ASSIGN_OR_RETURN(
+      granted->region,
+      fabric->Register({static_cast<std::byte*>(granted->memory), kMemoryBytes},
+                       windows ? transport::Access::kWindow : transport::Access::kRemoteWrite));
   v1::BenchGrantResponse response;
   response.set_data_address(host_.config.DataListen(fabric->name()));
   response.set_token(granted->token);
   response.mutable_memory()->set_address(granted->region->remote_address());
-  response.mutable_memory()->set_rkey(granted->region->remote_key());
+  response.set_windows(windows);
+  if (!windows) response.mutable_memory()->set_rkey(granted->region->remote_key());
   response.mutable_memory()->set_bytes(kMemoryBytes);
   std::lock_guard lock(mutex_);
   if (granted_.size() >= kMaxAtOnce) {
@@ -121,7 +124,7 @@ bool Grants::Take(const std::string& provider, std::unique_ptr<transport::Incomi
   transport::Connection& serving = *granted->connections.emplace_back(*std::move(connection));
   ++granted->serving;
   granted->threads.emplace_back([&serving, raw = granted.get()] {
-    (void)bench::Serve(serving, Deadline(raw->until));
+    (void)bench::Serve(serving, *raw->region, Deadline(raw->until));
     --raw->serving;
   });
   return true;

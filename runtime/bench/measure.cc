@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -17,6 +18,7 @@ namespace {
 // The first letter of a message says whether it is to be answered with itself.
 constexpr char kAsk = '?';
 constexpr char kTell = '.';
+constexpr char kWindow = 'w';
 constexpr size_t kMessageBytes = 16;
 constexpr int kWarmUp = 100;
 // What is written between two messages, whose completion bounds what is under way.
@@ -50,8 +52,8 @@ absl::Status Echo(transport::Connection& connection, Deadline deadline) {
 // Writes of `bytes` for as long as `each`, and until all of it is there; bytes written.
 absl::StatusOr<uint64_t> WriteFor(transport::Connection& connection,
                                   const transport::MemoryRegion& local,
-                                  const v1::ArenaChunk& remote, uint64_t bytes, Duration each,
-                                  Deadline deadline) {
+                                  const v1::ArenaChunk& remote, uint32_t key, uint64_t bytes,
+                                  Duration each, Deadline deadline) {
   const uint64_t places = std::min<uint64_t>(remote.bytes(), kMemoryBytes) / bytes;
   const uint64_t per_window = std::max<uint64_t>(1, kWindowBytes / bytes);
   const TimePoint until = Clock::now() + each;
@@ -59,8 +61,8 @@ absl::StatusOr<uint64_t> WriteFor(transport::Connection& connection,
   uint64_t before = 0;
   for (uint64_t place = 0; Clock::now() < until;) {
     for (uint64_t i = 0; i < per_window; ++i) {
-      RETURN_IF_ERROR(connection.Write(local, 0, bytes, remote.address() + place * bytes,
-                                       remote.rkey(), deadline));
+      RETURN_IF_ERROR(
+          connection.Write(local, 0, bytes, remote.address() + place * bytes, key, deadline));
       written += bytes;
       // Neighbouring writes would go out as one.
       place = (place + 2) % places;
@@ -74,13 +76,33 @@ absl::StatusOr<uint64_t> WriteFor(transport::Connection& connection,
   return written;
 }
 
+// The key with which this connection writes to what was granted.
+absl::StatusOr<uint32_t> KeyFor(transport::Connection& connection,
+                                const v1::BenchGrantResponse& granted, Deadline deadline) {
+  if (!granted.windows()) return granted.memory().rkey();
+  RETURN_IF_ERROR(connection.Send(std::string(1, kWindow), deadline).status());
+  ASSIGN_OR_RETURN(const std::string bytes, connection.Receive(deadline));
+  uint32_t key = 0;
+  if (bytes.size() != sizeof(key))
+    return absl::DataLossError("the peer's answer has no key of a memory window");
+  std::memcpy(&key, bytes.data(), sizeof(key));
+  return key;
+}
+
 }  // namespace
 
-absl::Status Serve(transport::Connection& connection, Deadline deadline) {
+absl::Status Serve(transport::Connection& connection, const transport::MemoryRegion& memory,
+                   Deadline deadline) {
   while (true) {
     absl::StatusOr<std::string> message = connection.Receive(deadline);
     if (absl::IsUnavailable(message.status())) return absl::OkStatus();
     RETURN_IF_ERROR(message.status());
+    if (*message == std::string(1, kWindow)) {
+      ASSIGN_OR_RETURN(const uint32_t key, connection.Grant(memory, deadline));
+      RETURN_IF_ERROR(
+          connection.Send({reinterpret_cast<const char*>(&key), sizeof(key)}, deadline).status());
+      continue;
+    }
     if (message->empty() || (*message)[0] != kAsk) continue;
     RETURN_IF_ERROR(connection.Send(*message, deadline).status());
   }
@@ -99,14 +121,17 @@ absl::StatusOr<v1::BenchResult> Measure(transport::Fabric& fabric,
   ASSIGN_OR_RETURN(const std::unique_ptr<transport::MemoryRegion> region,
                    fabric.Register(memory.span(), transport::Access::kLocal));
   std::vector<std::unique_ptr<transport::Connection>> connections;
+  std::vector<uint32_t> keys;
   for (int i = 0; i < options.connections; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<transport::Connection> connection,
                      fabric.Connect(endpoint.address, endpoint.port, granted.token(), deadline));
+    ASSIGN_OR_RETURN(keys.emplace_back(), KeyFor(*connection, granted, deadline));
     connections.push_back(std::move(connection));
   }
   v1::BenchResult result;
   result.set_provider(fabric.name());
   result.set_device(fabric.device());
+  result.set_granted(granted.windows() ? "windows" : "regions");
   result.set_connection(connections[0]->description());
   result.set_connections(static_cast<uint32_t>(options.connections));
 
@@ -131,8 +156,8 @@ absl::StatusOr<v1::BenchResult> Measure(transport::Fabric& fabric,
     const TimePoint start = Clock::now();
     for (size_t i = 0; i < connections.size(); ++i) {
       threads.emplace_back([&, i] {
-        written[i] =
-            WriteFor(*connections[i], *region, granted.memory(), bytes, options.each, deadline);
+        written[i] = WriteFor(*connections[i], *region, granted.memory(), keys[i], bytes,
+                              options.each, deadline);
       });
     }
     for (std::thread& thread : threads) thread.join();

@@ -31,8 +31,9 @@ absl::StatusOr<v1::BenchResult> Measure(transport::Fabric& fabric,
                                         const std::function<void(const std::string&)>& tell,
                                         Deadline deadline);
 
-// The measured side of one connection: answers what asks for it, until the peer has gone (OK) or
-// the deadline has passed.
-absl::Status Serve(transport::Connection& connection, Deadline deadline);
+// The measured side of one connection: answers what asks for it, also for a window to `memory`,
+// until the peer has gone (OK) or the deadline has passed.
+absl::Status Serve(transport::Connection& connection, const transport::MemoryRegion& memory,
+                   Deadline deadline);
 
 }  // namespace starling::bench

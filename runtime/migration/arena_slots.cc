@@ -106,7 +106,8 @@ absl::StatusOr<ArenaSlots::Piece> ArenaSlots::Locate(uint64_t slot, uint64_t pag
   const uint64_t inside = slot - chunk->first_slot;
   if (inside >= chunk->slots) return absl::InternalError("a slot behind the last chunk");
   return Piece{chunk->address + inside * kPageSize, chunk->rkey,
-               std::min(pages, chunk->slots - inside)};
+               std::min(pages, chunk->slots - inside),
+               static_cast<uint32_t>(chunk - chunks_.begin()), inside * kPageSize};
 }
 
 }  // namespace starling::migration

@@ -44,6 +44,8 @@ class ArenaSlots {
     uint64_t address = 0;
     uint32_t rkey = 0;
     uint64_t pages = 0;
+    uint32_t chunk = 0;   // which it lies in, of those granted, in their order
+    uint64_t offset = 0;  // where in it, in bytes
   };
   // The first such part. kInternal for slots that were never granted.
   absl::StatusOr<Piece> Locate(uint64_t slot, uint64_t pages) const;

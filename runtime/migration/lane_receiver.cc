@@ -3,6 +3,7 @@
 #include <lz4.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -24,15 +25,41 @@ constexpr uint32_t kMaxConnections = 16;
 // What a source may ask for as a ring.
 constexpr uint64_t kMaxRingBytes = 256u << 20;
 
-v1::ArenaChunk Describe(const transport::MemoryRegion& region) {
+// Binding a window takes a work request of our own side only.
+constexpr auto kGrantTimeout = std::chrono::seconds(5);
+
+}  // namespace
+
+LaneReceiver::LaneReceiver(transport::Fabric& fabric, Options options,
+                           std::unique_ptr<checkpoint::Arena> arena)
+    : fabrics_{&fabric}, options_(std::move(options)), arena_(std::move(arena)) {
+  if (!options_.grant_by_connection) return;
+  fabrics_.insert(fabrics_.end(), options_.rails.begin(), options_.rails.end());
+  // All or none, so that a report can say which.
+  windows_ = std::all_of(fabrics_.begin(), fabrics_.end(), [](const transport::Fabric* rail) {
+    return rail == nullptr || rail->windows();
+  });
+  by_connection_ = windows_ || fabrics_.size() > 1;
+}
+
+v1::ArenaChunk LaneReceiver::Describe(const Rails& rails) const {
   v1::ArenaChunk chunk;
-  chunk.set_address(region.remote_address());
-  chunk.set_rkey(region.remote_key());
-  chunk.set_bytes(region.span().size());
+  chunk.set_address(rails.front()->remote_address());
+  if (!by_connection_) chunk.set_rkey(rails.front()->remote_key());
+  chunk.set_bytes(rails.front()->span().size());
   return chunk;
 }
 
-}  // namespace
+absl::StatusOr<LaneReceiver::Rails> LaneReceiver::Register(std::span<std::byte> memory) const {
+  Rails rails;
+  for (transport::Fabric* const fabric : fabrics_) {
+    std::unique_ptr<transport::MemoryRegion>& region = rails.emplace_back();
+    if (fabric == nullptr) continue;
+    ASSIGN_OR_RETURN(region, fabric->Register(memory, windows_ ? transport::Access::kWindow
+                                                               : transport::Access::kRemoteWrite));
+  }
+  return rails;
+}
 
 absl::StatusOr<std::unique_ptr<LaneReceiver>> LaneReceiver::Create(transport::Fabric& fabric,
                                                                    Options options) {
@@ -65,7 +92,7 @@ absl::Status LaneReceiver::MakeRing() {
   if (memory == MAP_FAILED)
     return ErrnoStatus(absl::StrCat("allocate a ring of ", bytes, " bytes"));
   ring_memory_ = {static_cast<std::byte*>(memory), bytes};
-  ASSIGN_OR_RETURN(ring_, fabric_.Register(ring_memory_, transport::Access::kRemoteWrite));
+  ASSIGN_OR_RETURN(ring_, Register(ring_memory_));
   return absl::OkStatus();
 }
 
@@ -76,14 +103,14 @@ LaneReceiver::~LaneReceiver() {
 
 std::optional<v1::ArenaChunk> LaneReceiver::ring() const {
   std::lock_guard lock(mutex_);
-  if (ring_ == nullptr) return std::nullopt;
-  return Describe(*ring_);
+  if (ring_.empty()) return std::nullopt;
+  return Describe(ring_);
 }
 
 std::vector<v1::ArenaChunk> LaneReceiver::chunks() const {
   std::lock_guard lock(mutex_);
   std::vector<v1::ArenaChunk> chunks;
-  for (const auto& region : regions_) chunks.push_back(Describe(*region));
+  for (const Rails& rails : regions_) chunks.push_back(Describe(rails));
   return chunks;
 }
 
@@ -93,19 +120,23 @@ absl::StatusOr<std::vector<v1::ArenaChunk>> LaneReceiver::Grow(uint64_t bytes) {
   std::vector<v1::ArenaChunk> added;
   for (uint64_t granted = 0; granted < bytes;) {
     ASSIGN_OR_RETURN(const std::span<std::byte> chunk, arena_->AddChunk());
-    ASSIGN_OR_RETURN(std::unique_ptr<transport::MemoryRegion> region,
-                     fabric_.Register(chunk, transport::Access::kRemoteWrite));
-    added.push_back(Describe(*region));
-    regions_.push_back(std::move(region));
+    ASSIGN_OR_RETURN(Rails rails, Register(chunk));
+    added.push_back(Describe(rails));
+    regions_.push_back(std::move(rails));
     granted += chunk.size();
   }
   return added;
 }
 
 absl::Status LaneReceiver::Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming,
-                                  uint32_t attempt) {
+                                  uint32_t attempt, size_t rail) {
   std::unique_ptr<Lane> lane = std::make_unique<Lane>();
   lane->attempt = attempt;
+  lane->rail = rail;
+  if (rail >= fabrics_.size() || fabrics_[rail] == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "data connection ", number, " came over rail ", rail, ", which was not granted"));
+  }
   std::unique_ptr<Lane> lost;
   {
     std::lock_guard lock(mutex_);
@@ -179,7 +210,44 @@ void LaneReceiver::TellRefused(const absl::Status& status) const {
     options_.refused(status.message());
 }
 
+absl::StatusOr<Granted> LaneReceiver::GrantTo(Lane& lane, const Rails& rails) const {
+  const transport::MemoryRegion& region = *rails[lane.rail];
+  if (!windows_) return Granted{region.remote_address(), region.remote_key()};
+  ASSIGN_OR_RETURN(const uint32_t key,
+                   lane.channel->connection().Grant(region, Deadline::After(kGrantTimeout)));
+  return Granted{region.remote_address(), key};
+}
+
+absl::Status LaneReceiver::AnswerGrants(absl::string_view message, Lane& lane) {
+  ASSIGN_OR_RETURN(const GrantRequest request, DecodeGrantRequest(message));
+  if (!by_connection_) return absl::DataLossError("grants were asked for that came before");
+  Grants grants;
+  if (request.ring && !ring_.empty()) {
+    if (lane.ring.empty()) {
+      ASSIGN_OR_RETURN(lane.ring.emplace_back(), GrantTo(lane, ring_));
+    }
+    grants.ring = lane.ring;
+  }
+  grants.first_chunk = request.first_chunk;
+  // One after the other from the first on, so that nothing is granted twice.
+  const uint32_t end = request.first_chunk + request.chunks;
+  while (lane.chunks.size() < end) {
+    const Rails* rails = nullptr;
+    {
+      std::lock_guard lock(mutex_);
+      if (lane.chunks.size() < regions_.size()) rails = &regions_[lane.chunks.size()];
+    }
+    if (rails == nullptr) break;
+    ASSIGN_OR_RETURN(const Granted granted, GrantTo(lane, *rails));
+    lane.chunks.push_back(granted);
+  }
+  for (size_t i = request.first_chunk; i < end && i < lane.chunks.size(); ++i)
+    grants.chunks.push_back(lane.chunks[i]);
+  return lane.channel->Send(EncodeGrants(grants), Deadline::After(kAnswerTimeout)).status();
+}
+
 absl::Status LaneReceiver::Apply(absl::string_view message, Lane& lane) {
+  if (IsGrantRequest(message)) return AnswerGrants(message, lane);
   ASSIGN_OR_RETURN(const Batch batch, DecodeBatch(message));
   if (batch.sequence != ++lane.sequence) {
     return absl::DataLossError(
@@ -303,7 +371,7 @@ absl::Status LaneReceiver::Close() {
   lanes.clear();
   std::lock_guard lock(mutex_);
   regions_.clear();
-  ring_.reset();
+  ring_.clear();
   return failed_;
 }
 

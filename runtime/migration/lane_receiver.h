@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "checkpoint/arena.h"
 #include "runtime/migration/batch.h"
+#include "runtime/migration/lane_grants.h"
 #include "runtime/migration/sealed_channel.h"
 #include "runtime/proto/starling.pb.h"
 #include "transport/fabric.h"
@@ -39,6 +41,11 @@ class LaneReceiver {
     std::string images_dir;  // see checkpoint::Arena; empty: in memory alone
     RingOptions ring;
     std::vector<ChannelKeys> keys;  // of the data connections by their numbers; none: plain
+    // The source asks each connection for what it may write to: then that are memory windows where
+    // the fabrics have them, and connections may come over `rails`.
+    bool grant_by_connection = false;
+    // Further devices, rail 1 and up; null for one that is not there.
+    std::vector<transport::Fabric*> rails;
     // Hears, on some thread, what was not taken from the source: a message or a batch that was
     // altered, repeated or left out, is not sealed where it has to be, or says what cannot be.
     std::function<void(absl::string_view)> refused;
@@ -48,6 +55,10 @@ class LaneReceiver {
                                                               Options options);
   ~LaneReceiver();
 
+  // Whether the keys of chunks() and ring() are of no use, and each connection is granted its own.
+  bool grants_by_connection() const { return by_connection_; }
+  // Whether those are memory windows, which end with the connection.
+  bool windows() const { return windows_; }
   std::vector<v1::ArenaChunk> chunks() const;
   // Nothing where there is no ring.
   std::optional<v1::ArenaChunk> ring() const;
@@ -58,7 +69,7 @@ class LaneReceiver {
   // higher `attempt` than any before, takes the place of the one that the source has lost: that is
   // ended first, so that nothing of it lands any more. No attempt comes twice.
   absl::Status Accept(uint32_t number, std::unique_ptr<transport::Incoming> incoming,
-                      uint32_t attempt = 0);
+                      uint32_t attempt = 0, size_t rail = 0);
 
   // Ends the connections and takes the arena's registration back, so that nobody can write to it
   // any more. The error of a connection that ended and was not made again, if there was one.
@@ -78,7 +89,10 @@ class LaneReceiver {
   struct Lane {
     std::unique_ptr<SealedChannel> channel;  // null while it is being made again
     uint32_t attempt = 0;
-    absl::Status ended;  // guarded by mutex_
+    size_t rail = 0;
+    std::vector<Granted> ring;    // as it was granted to this connection: one or none
+    std::vector<Granted> chunks;  // likewise, from the first on
+    absl::Status ended;           // guarded by mutex_
     std::thread thread;
     uint64_t sequence = 0;
     Answer answer;  // the next one
@@ -86,8 +100,16 @@ class LaneReceiver {
     std::vector<std::byte> unpacked;
   };
 
-  LaneReceiver(transport::Fabric& fabric, Options options, std::unique_ptr<checkpoint::Arena> arena)
-      : fabric_(fabric), options_(std::move(options)), arena_(std::move(arena)) {}
+  // The same memory, registered with each rail's device; null for a rail that is not there.
+  using Rails = std::vector<std::unique_ptr<transport::MemoryRegion>>;
+
+  LaneReceiver(transport::Fabric& fabric, Options options,
+               std::unique_ptr<checkpoint::Arena> arena);
+
+  absl::StatusOr<Rails> Register(std::span<std::byte> memory) const;
+  v1::ArenaChunk Describe(const Rails& rails) const;
+  absl::Status AnswerGrants(absl::string_view message, Lane& lane);
+  absl::StatusOr<Granted> GrantTo(Lane& lane, const Rails& rails) const;
 
   absl::Status MakeRing();
   void Serve(Lane& lane);
@@ -97,15 +119,17 @@ class LaneReceiver {
   absl::Status Unpack(const Batch& batch, Lane& lane);
   absl::Status PlaceCopy(const BatchRun& run);
 
-  transport::Fabric& fabric_;
+  std::vector<transport::Fabric*> fabrics_;  // by rail
   const Options options_;
+  bool windows_ = false;
+  bool by_connection_ = false;
   absl::Status failed_;  // of Close()
   std::unique_ptr<checkpoint::Arena> arena_;
   std::span<std::byte> ring_memory_;
   mutable std::mutex mutex_;  // guards all below
   bool closed_ = false;
-  std::unique_ptr<transport::MemoryRegion> ring_;
-  std::vector<std::unique_ptr<transport::MemoryRegion>> regions_;
+  Rails ring_;                                       // empty: none
+  std::deque<Rails> regions_;                        // by chunk; what is there stays where it is
   std::map<uint32_t, std::unique_ptr<Lane>> lanes_;  // by the source's numbers
 };
 

@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "runtime/migration/stream_keys.h"
-#include "runtime/names.h"
 
 namespace starling::migration {
 
@@ -15,13 +15,16 @@ using checkpoint::PageRun;
 namespace {
 
 constexpr auto kTellEvery = std::chrono::milliseconds(500);
+// How long a rail is waited for at first where there is another.
+constexpr auto kFirstReach = std::chrono::seconds(2);
 // One that is filled while another is on its way.
 constexpr int kFewestSlabs = 2;
 
 }  // namespace
 
 LaneOptions LaneOptionsFrom(const Config::Data& data) {
-  return {data.queue_pairs, data.slab_bytes, data.slabs, data.compression == "auto", Duration{}};
+  return {data.queue_pairs,           data.slab_bytes, data.slabs,
+          data.compression == "auto", Duration{},      {}};
 }
 
 absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
@@ -41,7 +44,15 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
   pool.slab_bytes = options.slab_bytes;
   pool.slabs = static_cast<size_t>(std::max(kFewestSlabs, options.slabs / options.queue_pairs));
   pool.packed = share > 0 && (options.compress || sink->sealed_);
-  ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(granted.data_address()));
+  ASSIGN_OR_RETURN(const Endpoint first, ParseEndpoint(granted.data_address()));
+  sink->rails_.push_back({&fabric, first, 0});
+  const auto further = static_cast<size_t>(granted.rail_addresses_size());
+  for (size_t i = 0; i < std::min(further, options.rails.size()); ++i) {
+    const std::string& address = granted.rail_addresses(static_cast<int>(i));
+    if (options.rails[i] == nullptr || address.empty()) continue;
+    ASSIGN_OR_RETURN(const Endpoint peer, ParseEndpoint(address));
+    sink->rails_.push_back({options.rails[i], peer, i + 1});
+  }
   for (uint32_t i = 0; i < lanes; ++i) {
     RingShare ring;
     ring.address = granted.ring().address();
@@ -50,14 +61,16 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
     for (uint32_t slot = 0; slot < share; ++slot) ring.slots.push_back(i * share + slot);
     const std::optional<ChannelKeys> key =
         sink->sealed_ ? std::optional(keys[i]) : std::optional<ChannelKeys>();
-    const auto open = [&fabric, endpoint, i, key, ring, pool, token = granted.token(),
-                       compress = options.compress, s = sink.get()](
+    const GrantedTo to =
+        granted.grant_by_connection() ? GrantedTo::kConnection : GrantedTo::kSource;
+    const auto open = [i, key, ring, pool, to, token = granted.token(), compress = options.compress,
+                       s = sink.get()](
                           uint32_t attempt,
                           Deadline until) -> absl::StatusOr<std::unique_ptr<LaneWriter>> {
       std::string shown = token + static_cast<char>(i);
       if (attempt > 0) shown += static_cast<char>(attempt);
-      ASSIGN_OR_RETURN(std::unique_ptr<transport::Connection> connection,
-                       fabric.Connect(endpoint.address, endpoint.port, shown, until));
+      ASSIGN_OR_RETURN(auto reached, s->Reach(i, attempt, shown, until));
+      auto& [connection, over] = reached;
       ChannelKeys used;
       if (key) {
         ASSIGN_OR_RETURN(used, KeysOfAttempt(*key, attempt));
@@ -65,8 +78,8 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
       ASSIGN_OR_RETURN(std::unique_ptr<SealedChannel> channel,
                        SealedChannel::Create(std::move(connection), key ? &used : nullptr,
                                              /*source=*/true));
-      return LaneWriter::Create(fabric, std::move(channel), s->slots_, ring, pool, compress,
-                                [s] { s->Tell(); });
+      return LaneWriter::Create(
+          *over, std::move(channel), s->slots_, ring, pool, compress, [s] { s->Tell(); }, to);
     };
     ASSIGN_OR_RETURN(std::unique_ptr<ResumingLane> writer,
                      ResumingLane::Create(open, options.patience, deadline));
@@ -77,6 +90,26 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
 }
 
 LaneSink::~LaneSink() = default;
+
+absl::StatusOr<std::pair<std::unique_ptr<transport::Connection>, transport::Fabric*>>
+LaneSink::Reach(uint32_t lane, uint32_t attempt, const std::string& shown, Deadline deadline) {
+  absl::Status last;
+  // Later ones come soon again, each with a number of its own.
+  const size_t tries = attempt == 0 ? rails_.size() : 1;
+  for (size_t i = 0; i < tries; ++i) {
+    const Rail& rail = rails_[(lane + attempt + i) % rails_.size()];
+    const Deadline until = i + 1 < tries
+                               ? Deadline::After(std::min<Duration>(deadline.Left(), kFirstReach))
+                               : deadline;
+    absl::StatusOr<std::unique_ptr<transport::Connection>> connection =
+        rail.fabric->Connect(rail.peer.address, rail.peer.port, shown, until);
+    if (connection.ok()) return std::pair(*std::move(connection), rail.fabric);
+    last = connection.status();
+    spdlog::warn("data connection {} over rail {}, attempt {}: {}", lane, rail.number, attempt,
+                 last.ToString());
+  }
+  return last;
+}
 
 absl::Status LaneSink::NextIfFull() {
   if (!Current().Full()) return absl::OkStatus();

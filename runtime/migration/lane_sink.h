@@ -3,6 +3,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -11,6 +13,7 @@
 #include "runtime/migration/arena_slots.h"
 #include "runtime/migration/lane_writer.h"
 #include "runtime/migration/resuming_lane.h"
+#include "runtime/names.h"
 #include "runtime/proto/starling.pb.h"
 #include "transport/fabric.h"
 
@@ -23,6 +26,9 @@ struct LaneOptions {
   bool compress = true;              // where it pays and the target has a ring
   // For how long a connection that was lost is made again; zero: not at all.
   Duration patience{};
+  // Further devices, rail 1 and up; null for one that is not there. Used where the target has them
+  // too.
+  std::vector<transport::Fabric*> rails;
 };
 LaneOptions LaneOptionsFrom(const Config::Data& data);
 
@@ -54,6 +60,8 @@ class LaneSink final : public checkpoint::PageSink {
   void SetProgress(std::function<void(uint64_t)> progress);
   void DamageNextPage() { writers_.front()->DamageNextPage(); }
   bool sealed() const { return sealed_; }
+  // Devices that the connections are spread over.
+  size_t rails() const { return rails_.size(); }
   ArenaSlots& slots() { return slots_; }
   LaneCounts counts() const;  // while nobody puts
   // Connections that were made again.
@@ -68,7 +76,19 @@ class LaneSink final : public checkpoint::PageSink {
   void Tell();
 
   ArenaSlots slots_;
+  // A device of ours and the target's address that it reaches.
+  struct Rail {
+    transport::Fabric* fabric;
+    Endpoint peer;
+    size_t number;  // 0: the first
+  };
+  // Connection `lane` over the rail that is its turn at this attempt; the first attempt goes
+  // through all of them.
+  absl::StatusOr<std::pair<std::unique_ptr<transport::Connection>, transport::Fabric*>> Reach(
+      uint32_t lane, uint32_t attempt, const std::string& shown, Deadline deadline);
+
   bool sealed_ = false;
+  std::vector<Rail> rails_;
   std::vector<std::unique_ptr<ResumingLane>> writers_;
   std::vector<checkpoint::PageLane*> lanes_;
   size_t turn_ = 0;

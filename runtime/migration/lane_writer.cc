@@ -35,18 +35,21 @@ constexpr uint64_t kScatteredPages = 4;
 }  // namespace
 
 LaneWriter::LaneWriter(std::unique_ptr<SealedChannel> channel, ArenaSlots& slots, RingShare ring,
-                       const SlabPool& pool, bool compress, std::function<void()> progress)
+                       const SlabPool& pool, bool compress, std::function<void()> progress,
+                       GrantedTo granted)
     : channel_(std::move(channel)),
       arena_(slots),
       ring_(std::move(ring)),
       pool_(pool),
       progress_(std::move(progress)),
+      granted_(granted),
       chooser_(compress && pool.packed && !ring_.slots.empty()),
       ring_used_(ring_.slots.size()) {}
 
 absl::StatusOr<std::unique_ptr<LaneWriter>> LaneWriter::Create(
     transport::Fabric& fabric, std::unique_ptr<SealedChannel> channel, ArenaSlots& slots,
-    RingShare ring, const SlabPool& pool, bool compress, std::function<void()> progress) {
+    RingShare ring, const SlabPool& pool, bool compress, std::function<void()> progress,
+    GrantedTo granted) {
   if (channel->sealed() && (ring.slots.empty() || !pool.packed)) {
     return absl::InternalError("a sealed connection needs a share of the landing ring");
   }
@@ -55,7 +58,7 @@ absl::StatusOr<std::unique_ptr<LaneWriter>> LaneWriter::Create(
                                             " bytes, and slabs have ", pool.slab_bytes));
   }
   std::unique_ptr<LaneWriter> writer(new LaneWriter(std::move(channel), slots, std::move(ring),
-                                                    pool, compress, std::move(progress)));
+                                                    pool, compress, std::move(progress), granted));
   const size_t bytes = pool.slab_bytes * pool.slabs * (pool.packed ? 2 : 1);
   void* const memory =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -207,13 +210,55 @@ absl::Status LaneWriter::PutZero(const PageRun& run) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Granted> LaneWriter::Chunk(const ArenaSlots::Piece& piece) {
+  if (granted_ == GrantedTo::kSource) return Granted{piece.address, piece.rkey};
+  while (piece.chunk >= granted_chunks_.size()) {
+    const size_t before = granted_chunks_.size();
+    RETURN_IF_ERROR(AskFor({false, static_cast<uint32_t>(before), kMaxGrantedChunks}));
+    if (granted_chunks_.size() == before) {
+      return absl::DataLossError(
+          absl::StrCat("the target grants nothing of chunk ", before, " of its arena"));
+    }
+  }
+  const Granted& chunk = granted_chunks_[piece.chunk];
+  return Granted{chunk.address + piece.offset, chunk.key};
+}
+
+absl::StatusOr<Granted> LaneWriter::Ring() {
+  if (granted_ == GrantedTo::kSource) return Granted{ring_.address, ring_.rkey};
+  if (granted_ring_.empty()) RETURN_IF_ERROR(AskFor({true, 0, 0}));
+  if (granted_ring_.empty()) return absl::DataLossError("the target grants nothing of its ring");
+  return granted_ring_.front();
+}
+
+// Seldom: once for each chunk of the arena.
+absl::Status LaneWriter::AskFor(const GrantRequest& request) {
+  RETURN_IF_ERROR(channel_->Send(EncodeGrantRequest(request), Deadline::After(kStuck)).status());
+  while (true) {
+    ASSIGN_OR_RETURN(const std::string bytes, channel_->Receive(Deadline::After(kStuck)));
+    if (!IsGrants(bytes)) {
+      RETURN_IF_ERROR(TakeAnswer(bytes));
+      continue;
+    }
+    ASSIGN_OR_RETURN(const Grants grants, DecodeGrants(bytes));
+    if (grants.first_chunk != request.first_chunk || grants.chunks.size() > request.chunks ||
+        (!grants.ring.empty() && !request.ring)) {
+      return absl::DataLossError("the target grants what it was not asked for");
+    }
+    granted_chunks_.insert(granted_chunks_.end(), grants.chunks.begin(), grants.chunks.end());
+    if (request.ring) granted_ring_ = grants.ring;
+    return absl::OkStatus();
+  }
+}
+
 absl::Status LaneWriter::WriteInPlace(uint64_t slot, uint64_t pages, size_t slab_offset) {
   const auto offset =
       static_cast<size_t>(slabs_[current_].memory.data() - memory_.data()) + slab_offset;
   for (uint64_t done = 0; done < pages;) {
     ASSIGN_OR_RETURN(const ArenaSlots::Piece piece, arena_.Locate(slot + done, pages - done));
+    ASSIGN_OR_RETURN(const Granted to, Chunk(piece));
     RETURN_IF_ERROR(channel_->connection().Write(*region_, offset + done * kPageSize,
-                                                 piece.pages * kPageSize, piece.address, piece.rkey,
+                                                 piece.pages * kPageSize, to.address, to.key,
                                                  Deadline::After(kStuck)));
     done += piece.pages;
   }
@@ -275,13 +320,14 @@ absl::Status LaneWriter::Pack() {
   if (batch_.encoding == Encoding::kRing && !channel_->sealed()) {
     counts_.staged_pages += in.size() / kPageSize;
   }
+  ASSIGN_OR_RETURN(const Granted ring, Ring());
   RETURN_IF_ERROR(WaitForRingSlot(batch_.ring_slot));
   batch_.packed_bytes = static_cast<uint32_t>(out.size());
   batch_.answer = true;  // that gives the slot of the ring back
   return channel_->connection().Write(*region_, static_cast<size_t>(out.data() - memory_.data()),
                                       out.size(),
-                                      ring_.address + uint64_t{batch_.ring_slot} * ring_.slot_bytes,
-                                      ring_.rkey, Deadline::After(kStuck));
+                                      ring.address + uint64_t{batch_.ring_slot} * ring_.slot_bytes,
+                                      ring.key, Deadline::After(kStuck));
 }
 
 absl::Status LaneWriter::SendBatch() {
@@ -329,21 +375,26 @@ absl::Status LaneWriter::Send(bool answer, bool keep_slab) {
 absl::Status LaneWriter::Await(uint64_t sequence, Deadline deadline) {
   while (answered_ < sequence) {
     ASSIGN_OR_RETURN(const std::string bytes, channel_->Receive(deadline));
-    ASSIGN_OR_RETURN(const Answer answer, DecodeAnswer(bytes));
-    if (answer.sequence <= answered_ || answer.sequence > batch_.sequence) {
-      return absl::DataLossError(absl::StrCat("the target answered for batch ", answer.sequence,
-                                              " after ", answered_, " of ", batch_.sequence));
+    RETURN_IF_ERROR(TakeAnswer(bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LaneWriter::TakeAnswer(absl::string_view bytes) {
+  ASSIGN_OR_RETURN(const Answer answer, DecodeAnswer(bytes));
+  if (answer.sequence <= answered_ || answer.sequence > batch_.sequence) {
+    return absl::DataLossError(absl::StrCat("the target answered for batch ", answer.sequence,
+                                            " after ", answered_, " of ", batch_.sequence));
+  }
+  answered_ = answer.sequence;
+  while (!outstanding_.empty() && outstanding_.front().sequence <= answered_) {
+    const Outstanding& batch = outstanding_.front();
+    if (std::find(answer.refused.begin(), answer.refused.end(), batch.sequence) !=
+        answer.refused.end()) {
+      for (const PageRun& run : batch.runs) counts_.resent_pages += run.pages;
+      refused_.insert(refused_.end(), batch.runs.begin(), batch.runs.end());
     }
-    answered_ = answer.sequence;
-    while (!outstanding_.empty() && outstanding_.front().sequence <= answered_) {
-      const Outstanding& batch = outstanding_.front();
-      if (std::find(answer.refused.begin(), answer.refused.end(), batch.sequence) !=
-          answer.refused.end()) {
-        for (const PageRun& run : batch.runs) counts_.resent_pages += run.pages;
-        refused_.insert(refused_.end(), batch.runs.begin(), batch.runs.end());
-      }
-      outstanding_.pop_front();
-    }
+    outstanding_.pop_front();
   }
   return absl::OkStatus();
 }

@@ -13,6 +13,7 @@
 #include "runtime/migration/arena_slots.h"
 #include "runtime/migration/batch.h"
 #include "runtime/migration/encoding.h"
+#include "runtime/migration/lane_grants.h"
 #include "runtime/migration/sealed_channel.h"
 #include "transport/fabric.h"
 
@@ -33,6 +34,10 @@ struct RingShare {
   uint64_t slot_bytes = 0;
   std::vector<uint32_t> slots;  // none: everything goes in place
 };
+
+// Whether the target grants to each connection apart: the keys that came before are of no use, and
+// the writer asks for its own.
+enum class GrantedTo { kSource, kConnection };
 
 struct LaneCounts {
   uint64_t pages = 0;           // as bytes
@@ -74,7 +79,8 @@ class LaneWriter final : public checkpoint::PageLane {
                                                             std::unique_ptr<SealedChannel> channel,
                                                             ArenaSlots& slots, RingShare ring,
                                                             const SlabPool& pool, bool compress,
-                                                            std::function<void()> progress);
+                                                            std::function<void()> progress,
+                                                            GrantedTo granted = GrantedTo::kSource);
   ~LaneWriter() override;
 
   absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) override;
@@ -116,8 +122,14 @@ class LaneWriter final : public checkpoint::PageLane {
   };
 
   LaneWriter(std::unique_ptr<SealedChannel> channel, ArenaSlots& slots, RingShare ring,
-             const SlabPool& pool, bool compress, std::function<void()> progress);
+             const SlabPool& pool, bool compress, std::function<void()> progress,
+             GrantedTo granted);
 
+  // Where it is for this connection.
+  absl::StatusOr<Granted> Chunk(const ArenaSlots::Piece& piece);
+  absl::StatusOr<Granted> Ring();
+  absl::Status AskFor(const GrantRequest& request);
+  absl::Status TakeAnswer(absl::string_view bytes);
   absl::Status Place(const checkpoint::PageRun& run);
   absl::Status PlacePiece(const checkpoint::PageRun& run, uint64_t slot);
   absl::Status WriteInPlace(uint64_t slot, uint64_t pages, size_t slab_offset);
@@ -136,6 +148,9 @@ class LaneWriter final : public checkpoint::PageLane {
   const RingShare ring_;
   const SlabPool pool_;
   const std::function<void()> progress_;
+  const GrantedTo granted_;
+  std::vector<Granted> granted_chunks_;  // asked for so far
+  std::vector<Granted> granted_ring_;    // likewise: one or none
   std::span<std::byte> memory_;
   std::unique_ptr<transport::MemoryRegion> region_;
   std::vector<Slab> slabs_;

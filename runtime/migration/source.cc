@@ -219,6 +219,9 @@ absl::Status SourceMigration::Reserve() {
     reserve.set_ring_slots(static_cast<uint32_t>(lanes.queue_pairs) * kRingSlotsPerLane);
     reserve.set_ring_slot_bytes(lanes.slab_bytes);
   }
+  reserve.set_grant_by_connection(true);
+  for (const agent::Rail& rail : host_.RailsOf(fabric->name())) lanes.rails.push_back(rail.fabric);
+  reserve.set_rails(static_cast<uint32_t>(lanes.rails.size()));
   ASSIGN_OR_RETURN(const v1::ReserveResponse granted,
                    ghost_ ? KeepGhost(*peer_, reserve, *ghost_, StepDeadline())
                           : peer_->Reserve(reserve, StepDeadline()));
@@ -262,6 +265,8 @@ absl::Status SourceMigration::Reserve() {
   }
   report_.set_provider(fabric->name());
   report_.set_encrypted(sink_->sealed());
+  report_.set_granted(granted.windows() ? "windows" : "regions");
+  report_.set_rails(static_cast<uint32_t>(sink_->rails()));
   board_->Update([&](v1::MigrationProgress& progress) {
     progress.set_provider(fabric->name());
     progress.set_encrypted(sink_->sealed());
@@ -359,6 +364,7 @@ void SourceMigration::TellResumed() {
                            " data connections were lost and made again; what was not answered for "
                            "is sent again"));
   resumed_told_ = resumed;
+  report_.set_resumed(resumed);
 }
 
 // What did not come through whole is read again from the frozen component.

@@ -78,13 +78,26 @@ absl::Status Targets::Start(TakeOther other) {
     ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(host_.config.DataListen(name)));
     ASSIGN_OR_RETURN(std::unique_ptr<transport::Listener> listening,
                      fabric->Listen(endpoint.address, endpoint.port));
-    transport::Listener& listener = *listeners_.emplace_back(std::move(listening));
-    accepting_.emplace_back([this, &listener, name = name](const std::stop_token& stop) {
-      AcceptLoop(stop, listener, name);
-    });
+    Accept(std::move(listening), name, /*rail=*/0);
+    size_t rail = 0;
+    for (const agent::Rail& further : host_.RailsOf(name)) {
+      ++rail;
+      if (further.fabric == nullptr) continue;
+      ASSIGN_OR_RETURN(const Endpoint where, ParseEndpoint(further.listen));
+      ASSIGN_OR_RETURN(listening, further.fabric->Listen(where.address, where.port));
+      Accept(std::move(listening), name, rail);
+    }
   }
   leases_ = std::jthread([this](const std::stop_token& stop) { LeaseLoop(stop); });
   return absl::OkStatus();
+}
+
+void Targets::Accept(std::unique_ptr<transport::Listener> listening, const std::string& provider,
+                     size_t rail) {
+  transport::Listener& listener = *listeners_.emplace_back(std::move(listening));
+  accepting_.emplace_back([this, &listener, provider, rail](const std::stop_token& stop) {
+    AcceptLoop(stop, listener, provider, rail);
+  });
 }
 
 absl::StatusOr<std::shared_ptr<Targets::Ghost>> Targets::Find(const std::string& id, bool heard) {
@@ -197,6 +210,11 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
     host_.security->refusals().Add("stream", absl::StrCat("pages from host ", peer));
   };
   receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
+  receiver.grant_by_connection = request.grant_by_connection();
+  for (const agent::Rail& rail : host_.RailsOf(ghost->provider)) {
+    if (receiver.rails.size() < request.rails()) receiver.rails.push_back(rail.fabric);
+  }
+  const size_t rails = receiver.rails.size();
   if (request.post_copy()) {
     // Known to one another before the freeze: a handshake takes its time.
     ghost->source = Source(ghost->row);
@@ -219,6 +237,12 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
     response.set_ring_slots(request.ring_slots());
   }
   response.set_data_address(host_.config.DataListen(ghost->provider));
+  response.set_grant_by_connection(ghost->receiver->grants_by_connection());
+  response.set_windows(ghost->receiver->windows());
+  for (size_t i = 0; i < rails; ++i) {
+    const agent::Rail& rail = host_.RailsOf(ghost->provider)[i];
+    response.add_rail_addresses(rail.fabric != nullptr ? rail.listen : "");
+  }
   response.set_token(ghost->token);
   response.set_key_share(key_share);
   response.set_lease_s(Seconds(host_.config.migration.lease));
@@ -608,7 +632,7 @@ absl::Status Targets::Resolve(const std::string& component, bool here) {
 }
 
 void Targets::AcceptLoop(const std::stop_token& stop, transport::Listener& listener,
-                         const std::string& provider) {
+                         const std::string& provider, size_t rail) {
   while (!stop.stop_requested()) {
     absl::StatusOr<std::unique_ptr<transport::Incoming>> incoming =
         listener.Next(Deadline::After(std::chrono::milliseconds(500)));
@@ -645,7 +669,8 @@ void Targets::AcceptLoop(const std::stop_token& stop, transport::Listener& liste
     };
     const uint32_t lane = shown(kTokenBytes);
     const uint32_t attempt = shown(kTokenBytes + 1);
-    if (const absl::Status status = ghost->receiver->Accept(lane, std::move(*incoming), attempt);
+    if (const absl::Status status =
+            ghost->receiver->Accept(lane, std::move(*incoming), attempt, rail);
         !status.ok()) {
       if (absl::IsFailedPrecondition(status))
         host_.security->refusals().Add("token", absl::StrCat("data port, ", provider));

@@ -148,7 +148,10 @@ class Targets {
   void Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy,
              const std::shared_ptr<agent::PeerClient>& source);
   void AcceptLoop(const std::stop_token& stop, transport::Listener& listener,
-                  const std::string& provider);
+                  const std::string& provider, size_t rail);
+  // Has a thread of its own take what comes there.
+  void Accept(std::unique_ptr<transport::Listener> listening, const std::string& provider,
+              size_t rail);
   void LeaseLoop(const std::stop_token& stop);
   std::atomic<bool> ended_{false};  // a migration, since the lease loop last looked
 
@@ -160,7 +163,7 @@ class Targets {
   std::mutex fetches_mutex_;
   std::map<std::string, std::unique_ptr<PageFetch>> fetches_;  // by migration
   TakeOther other_;
-  std::vector<std::unique_ptr<transport::Listener>> listeners_;  // one for each transport
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;  // one for each transport and rail
   std::vector<std::jthread> accepting_;
   std::jthread leases_;
 };

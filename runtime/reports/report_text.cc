@@ -127,6 +127,9 @@ std::string MigrationReportJson(const v1::MigrationReport& report) {
   json["provider"] = report.provider();
   json["encrypted"] = report.encrypted();
   json["insecure"] = report.insecure();
+  json["granted"] = report.granted();
+  json["rails"] = report.rails();
+  json["resumed"] = report.resumed();
   json["tracker"] = report.tracker();
   json["source"] = FactsObject(report.source());
   json["target"] = FactsObject(report.target());

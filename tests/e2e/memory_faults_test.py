@@ -300,6 +300,49 @@ class Test:
             raise Failed("no data connection was made again")
         return f"{resumed[-1]}; {said}"
 
+    def with_two_rails(self):
+        """Gives each node a second RDMA device, on a network device of its own, and its agent both."""
+        for node in (self.one, self.two):
+            node.shell(f"ip link add rail1 link eth0 type macvlan mode bridge && "
+                       f"ip addr add 10.79.0.{node.number}/24 dev rail1 && "
+                       "ip link set rail1 mtu 9000 up && rdma link add rxe1 type rxe netdev rail1")
+            node.shell("cp /etc/starling/starlingd.toml /run/starlingd.toml.one && cat >>"
+                       "/etc/starling/starlingd.toml", given="\n[verbs]\nrails = "
+                       f"[\"rxe1@10.79.0.{node.number}:7401\"]\n")
+            node.agent("restart")
+            node.wait_agent()
+
+    def with_one_rail(self):
+        for node in (self.one, self.two):
+            node.shell("cp /run/starlingd.toml.one /etc/starling/starlingd.toml")
+            node.agent("restart")
+            node.wait_agent()
+            node.shell("rdma link del rxe1; ip link del rail1", check=False)
+
+    def a_device_lost_for_good_leaves_its_connections_to_the_other(self):
+        self.with_two_rails()
+        try:
+            done = []
+            mover = threading.Thread(target=lambda: done.append(self.move()), daemon=True)
+            mover.start()
+            wait_until("a round has begun", lambda: any(
+                "PRECOPY: round 1" in text for text in self.events(self.one, "migration-step")))
+            time.sleep(2)
+            if done:
+                raise Failed("it was moved before anything could be done to it")
+            before = self.one.shell("rdma resource show").out
+            self.one.shell("ip link set rail1 down")
+            mover.join()
+            if done[0].code != 0:
+                raise Failed(f"migrate ended with {done[0].code}: {done[0].err.strip()[-500:]}")
+            report = json.loads(done[0].out.strip().splitlines()[-1])["report"]
+            if report["rails"] != 2 or report["resumed"] != 1:
+                raise Failed(f"over {report['rails']} rails, {report['resumed']} resumed; {before}")
+            return (f"{report['resumed']} of 2 connections went over to the other device; "
+                    f"{report['granted']}; right after {self.content_is_right()} steps")
+        finally:
+            self.with_one_rail()
+
     def holdings(self, node):
         """What there is of the RDMA device, by kind, and the agent's descriptors."""
         rdma = node.shell("rdma resource show").out.split()
@@ -345,6 +388,7 @@ class Test:
 
 # What has to be under way for long enough that something can be done to it, and room for it.
 LARGE = ["a_link_cut_for_three_seconds_is_waited_for",
+         "a_device_lost_for_good_leaves_its_connections_to_the_other",
          "a_port_down_for_three_seconds_has_the_stream_resumed"]
 LARGE_GUESTS_MIB = 1792
 # In a bed of their own, and only when they are asked for: a device that does not come back as it was

@@ -1,4 +1,5 @@
 #include "runtime/migration/batch.h"
+#include "runtime/migration/lane_grants.h"
 #include "tests/fuzz/fuzz.h"
 
 // Messages beside the pages of a migration.
@@ -18,5 +19,14 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (const auto answer = DecodeAnswer(Text(data, size)); answer.ok())
     Require(EncodeAnswer(*answer) == Text(data, size));
+  Require(!IsGrants(Text(data, size)) || !IsGrantRequest(Text(data, size)));
+  if (const auto request = DecodeGrantRequest(Text(data, size)); request.ok()) {
+    Require(IsGrantRequest(Text(data, size)) && request->chunks <= kMaxGrantedChunks);
+    Require(EncodeGrantRequest(*request) == Text(data, size));
+  }
+  if (const auto grants = DecodeGrants(Text(data, size)); grants.ok()) {
+    Require(IsGrants(Text(data, size)) && grants->chunks.size() <= kMaxGrantedChunks);
+    Require(EncodeGrants(*grants) == Text(data, size));
+  }
   return 0;
 }

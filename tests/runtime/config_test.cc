@@ -50,6 +50,8 @@ slabs = 32
 [verbs]
 partition = 32769
 traffic_class = 96
+memory_windows = "off"
+rails = ["rxe1@10.79.0.1:7401"]
 [roce]
 port = "af_packet:eth1"
 ip = "10.77.0.101"
@@ -110,6 +112,10 @@ address = "10.77.0.2:7400"
   EXPECT_EQ(config->data.slabs, 32);
   EXPECT_EQ(config->verbs.partition, 32769);
   EXPECT_EQ(config->verbs.traffic_class, 96);
+  EXPECT_EQ(config->verbs.memory_windows, "off");
+  ASSERT_EQ(config->verbs.rails.size(), 1u);
+  EXPECT_EQ(ParseVerbsRail(config->verbs.rails[0])->device, "rxe1");
+  EXPECT_EQ(ParseVerbsRail(config->verbs.rails[0])->listen, "10.79.0.1:7401");
   EXPECT_EQ(config->roce.port, "af_packet:eth1");
   EXPECT_EQ(config->roce.ip, "10.77.0.101");
   EXPECT_EQ(config->roce.listen, "10.77.0.1:7412");
@@ -193,6 +199,9 @@ TEST(Config, ARefusalNamesFileLineKeyAndWhatIsAllowed) {
       {"[roce]\npath_mtu = 1500", "f.toml:1: roce.path_mtu: is 1500", "1024, 2048 or 4096"},
       {"[verbs]\npartition = 65536", "f.toml:2: verbs.partition: is 65536", "from 0 to 65535"},
       {"[verbs]\ntraffic_class = 256", "f.toml:2: verbs.traffic_class: is 256", "from 0 to 255"},
+      {"[verbs]\nrails = [\"rxe1\"]", "f.toml:2: verbs.rails: 'rxe1' is no rail",
+       "DEVICE@ADDR:PORT"},
+      {"[verbs]\nrails = [\"rxe1@10.79.0.1\"]", "f.toml:2: verbs.rails:", "ADDR:PORT"},
       {"[roce]\npartition = 0", "f.toml:2: roce.partition: is 0", "from 1 to 65535"},
       {"[roce]\nlisten = \"10.0.0.1\"", "f.toml:2: roce.listen:", "ADDR:PORT"},
       {"[network]\nparent = \"eth0/../x\"", "f.toml:2: network.parent:", "interface"},

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -126,7 +127,12 @@ class FabricContract : public ::testing::TestWithParam<Provider> {
 
   void Connect(const ConnectionTuning& tuning = {}) {
     Open(tuning);
-    const uint16_t port = Listen();
+    listening_on = Listen();
+    Join();
+  }
+
+  // Another connection, to the same listener.
+  void Join() {
     std::thread acceptor([this] {
       auto incoming = listener->Next(Soon());
       ASSERT_TRUE(incoming.ok()) << incoming.status();
@@ -134,7 +140,7 @@ class FabricContract : public ::testing::TestWithParam<Provider> {
       ASSERT_TRUE(accepted.ok()) << accepted.status();
       b = std::move(*accepted);
     });
-    auto connected = fabric_a->Connect(GetParam().address, port, "token", Soon());
+    auto connected = fabric_a->Connect(GetParam().address, listening_on, "token", Soon());
     acceptor.join();
     ASSERT_TRUE(connected.ok()) << connected.status();
     a = std::move(*connected);
@@ -146,6 +152,7 @@ class FabricContract : public ::testing::TestWithParam<Provider> {
   std::unique_ptr<Listener> listener;
   std::unique_ptr<Connection> a;
   std::unique_ptr<Connection> b;
+  uint16_t listening_on = 0;
 };
 
 INSTANTIATE_TEST_SUITE_P(All, FabricContract, ::testing::ValuesIn(Providers()),
@@ -428,6 +435,75 @@ TEST_P(FabricContract, GrantTakenBackEndsTheConnection) {
   EXPECT_TRUE(absl::IsUnavailable(a->WaitCompleted(*sent, Soon())));
   EXPECT_EQ(target.bytes, std::vector<std::byte>(4096));
   a.reset();
+}
+
+TEST_P(FabricContract, AWindowIsForItsOwnPeerAlone) {
+  Connect();
+  Registered source(*fabric_a, RandomBytes(4096, 1), Access::kLocal);
+  if (!fabric_b->windows()) {
+    Registered target(*fabric_b, std::vector<std::byte>(4096), Access::kRemoteWrite);
+    EXPECT_TRUE(absl::IsUnimplemented(b->Grant(*target.region, Soon()).status()));
+    return;
+  }
+  Registered target(*fabric_b, std::vector<std::byte>(4096), Access::kWindow);
+  const auto key = b->Grant(*target.region, Soon());
+  ASSERT_TRUE(key.ok()) << key.status();
+  const auto write = [&](Connection& from, uint32_t with) -> absl::Status {
+    absl::Status written = from.Write(*source.region, 0, 4096, target.at(0), with, Soon());
+    if (!written.ok()) return written;
+    const auto sent = from.Send("there", Soon());
+    return sent.ok() ? from.WaitCompleted(*sent, Soon()) : sent.status();
+  };
+  ASSERT_TRUE(write(*a, *key).ok());
+  EXPECT_EQ(target.bytes, source.bytes);
+  std::fill(target.bytes.begin(), target.bytes.end(), std::byte{0});
+
+  // Another connection of the same peer has nothing of it, and the region's own key is of no use.
+  std::unique_ptr<Connection> mine = std::move(a);
+  std::unique_ptr<Connection> granted = std::move(b);
+  for (const uint32_t with : {*key, target.key()}) {
+    Join();
+    const absl::Status refused = write(*a, with);
+    EXPECT_TRUE(absl::IsUnavailable(refused)) << refused;
+    a.reset();
+    b.reset();
+  }
+  EXPECT_EQ(target.bytes, std::vector<std::byte>(4096));
+  // That of the others has done it no harm.
+  ASSERT_TRUE(write(*mine, *key).ok());
+  EXPECT_EQ(target.bytes, source.bytes);
+  mine.reset();
+  granted.reset();
+}
+
+TEST_P(FabricContract, AWindowEndsWithItsConnectionAndTheRegionStays) {
+  Connect();
+  if (!fabric_b->windows()) return;
+  Registered source(*fabric_a, RandomBytes(4096, 1), Access::kLocal);
+  Registered target(*fabric_b, std::vector<std::byte>(4096), Access::kWindow);
+  std::vector<uint32_t> keys;
+  for (int i = 0; i < 3; ++i) {
+    if (i > 0) Join();
+    const auto key = b->Grant(*target.region, Soon());
+    ASSERT_TRUE(key.ok()) << key.status();
+    keys.push_back(*key);
+    ASSERT_TRUE(a->Write(*source.region, 0, 4096, target.at(0), *key, Soon()).ok());
+    const auto sent = a->Send("there", Soon());
+    ASSERT_TRUE(sent.ok() && a->WaitCompleted(*sent, Soon()).ok());
+    EXPECT_EQ(target.bytes, source.bytes);
+    std::fill(target.bytes.begin(), target.bytes.end(), std::byte{0});
+    a.reset();
+    b.reset();
+  }
+  for (const uint32_t key : keys) {
+    Join();
+    ASSERT_TRUE(a->Write(*source.region, 0, 4096, target.at(0), key, Soon()).ok());
+    const auto sent = a->Send("never", Soon());
+    EXPECT_FALSE(sent.ok() && a->WaitCompleted(*sent, Soon()).ok());
+    a.reset();
+    b.reset();
+  }
+  EXPECT_EQ(target.bytes, std::vector<std::byte>(4096));
 }
 
 TEST_P(FabricContract, ReadsWhatThePeerGranted) {

@@ -173,6 +173,7 @@ std::string BenchJson(const std::string& to, const std::vector<v1::BenchResult>&
     one["device"] = result.device();
     one["connection"] = result.connection();
     one["connections"] = result.connections();
+    one["granted"] = result.granted();
     one["points"] = Json::array();
     for (const v1::BenchPoint& point : result.points())
       one["points"].push_back({{"bytes", point.bytes()}, {"bytes_per_s", point.bytes_per_s()}});

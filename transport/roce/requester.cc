@@ -15,6 +15,7 @@ Opcode DataOpcode(Operation operation, bool first, bool last) {
       return first ? Opcode::kWriteFirst : Opcode::kWriteMiddle;
     case Operation::kWrite:
     case Operation::kRead:
+    case Operation::kBind:  // not made here
       break;
   }
   if (first) return last ? Opcode::kWriteOnly : Opcode::kWriteFirst;

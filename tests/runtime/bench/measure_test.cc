@@ -52,7 +52,8 @@ TEST_F(MeasureTest, EverySizeHasARateAndRoundTripsATime) {
       auto accepted = (*incoming)->Accept(Soon());
       ASSERT_TRUE(accepted.ok()) << accepted.status();
       transport::Connection& connection = *connections.emplace_back(std::move(*accepted));
-      threads.emplace_back([&connection, &status] { status = Serve(connection, Soon()); });
+      threads.emplace_back(
+          [this, &connection, &status] { status = Serve(connection, *region, Soon()); });
     }
     for (std::thread& thread : threads) thread.join();
   });

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "runtime/migration/batch.h"
+#include "runtime/migration/lane_grants.h"
 #include "runtime/migration/lane_receiver.h"
 #include "transport/fake_fabric.h"
 #include "transport/record_cipher.h"
@@ -134,6 +135,11 @@ class HostileStreamTest : public testing::Test {
   std::vector<std::byte> memory_;
   std::unique_ptr<transport::MemoryRegion> region_;
 };
+
+TEST_F(HostileStreamTest, GrantsThatWereGivenBeforeAreNotAskedFor) {
+  Send(Seal(1, EncodeGrantRequest({.ring = true, .first_chunk = 0, .chunks = 1})));
+  ExpectEnded(1);
+}
 
 TEST_F(HostileStreamTest, WhatIsRightIsTaken) {
   const Batch batch = MakeBatch(1);

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <map>
@@ -66,11 +67,17 @@ TEST(KeysOfAttempt, AllDifferAndTheFirstIsItself) {
 }
 
 // One receiver and its accepting thread, as an agent has them, and a sink that reaches it.
-class ResumeTest : public testing::TestWithParam<bool> {
+struct Kind {
+  const char* name;
+  bool sealed;
+  bool by_connection;  // each connection is granted its own windows, where the fabric has them
+};
+
+class ResumeTest : public testing::TestWithParam<Kind> {
  protected:
   void Open(transport::Fabric& here, transport::Fabric& there, const std::string& address,
             int queue_pairs, Duration patience) {
-    const bool sealed = GetParam();
+    const bool sealed = GetParam().sealed;
     LaneReceiver::Options receiving;
     receiving.arena_bytes = 8 << 20;
     receiving.max_arena_bytes = 1 << 30;
@@ -89,23 +96,18 @@ class ResumeTest : public testing::TestWithParam<bool> {
       }
     }
     const StreamKeys keys = receiving.keys;
+    receiving.grant_by_connection = GetParam().by_connection;
+    if (second_there_ != nullptr) receiving.rails = {second_there_.get()};
+    if (second_here_ != nullptr) options.rails = {second_here_.get()};
     receiver_ = *LaneReceiver::Create(there, std::move(receiving));
-    auto listener = there.Listen(address, 7461);
-    ASSERT_TRUE(listener.ok()) << listener.status();
-    listener_ = *std::move(listener);
-    acceptor_ = std::jthread([this](const std::stop_token& stop) {
-      while (!stop.stop_requested()) {
-        auto incoming = listener_->Next(Deadline::After(std::chrono::milliseconds(20)));
-        if (!incoming.ok() || !known_) continue;
-        const auto shown = [data = std::string((*incoming)->private_data())](size_t at) {
-          return at < data.size() ? static_cast<uint8_t>(data[at]) : 0u;
-        };
-        (void)receiver_->Accept(shown(kTokenSize), *std::move(incoming), shown(kTokenSize + 1));
-      }
-    });
+    EXPECT_EQ(receiver_->windows(), GetParam().by_connection && there.windows());
+    Accept(there, address, 0);
+    if (second_there_ != nullptr) Accept(*second_there_, address, 1);
     v1::ReserveResponse granted;
     for (const v1::ArenaChunk& chunk : receiver_->chunks()) *granted.add_chunks() = chunk;
     granted.set_data_address(address + ":7461");
+    granted.set_grant_by_connection(receiver_->grants_by_connection());
+    if (second_there_ != nullptr) granted.add_rail_addresses(address + ":7461");
     granted.set_token(kToken);
     if (const auto ring = receiver_->ring()) {
       *granted.mutable_ring() = *ring;
@@ -118,6 +120,32 @@ class ResumeTest : public testing::TestWithParam<bool> {
     sink_ = *std::move(sink);
   }
 
+  void Accept(transport::Fabric& there, const std::string& address, size_t rail) {
+    auto listening = there.Listen(address, 7461);
+    ASSERT_TRUE(listening.ok()) << listening.status();
+    transport::Listener& listener = *listeners_.emplace_back(*std::move(listening));
+    acceptors_.emplace_back([this, &listener, rail](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        auto incoming = listener.Next(Deadline::After(std::chrono::milliseconds(20)));
+        if (!incoming.ok() || !known_) continue;
+        const auto shown = [data = std::string((*incoming)->private_data())](size_t at) {
+          return at < data.size() ? static_cast<uint8_t>(data[at]) : 0u;
+        };
+        const absl::Status accepted =
+            receiver_->Accept(shown(kTokenSize), *std::move(incoming), shown(kTokenSize + 1), rail);
+        if (accepted.ok()) ++accepted_[rail];
+      }
+    });
+  }
+
+  // The source may know of it first.
+  void ExpectAccepted(size_t rail, int connections) {
+    const Deadline deadline = Soon();
+    while (accepted_[rail] != connections && !deadline.Passed())
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(accepted_[rail], connections);
+  }
+
   void OpenFake(int queue_pairs, Duration patience) {
     network_ = std::make_unique<transport::FakeNetwork>(transport::FakeFaults());
     here_ = network_->Open("10.0.0.1");
@@ -127,8 +155,8 @@ class ResumeTest : public testing::TestWithParam<bool> {
 
   void Close() {
     sink_.reset();
-    acceptor_ = {};
-    listener_.reset();
+    acceptors_.clear();
+    listeners_.clear();
     receiver_.reset();
   }
 
@@ -136,6 +164,8 @@ class ResumeTest : public testing::TestWithParam<bool> {
     Close();
     here_.reset();
     there_.reset();
+    second_here_.reset();
+    second_there_.reset();
   }
 
   absl::Status Put(uint64_t address, uint8_t byte) {
@@ -182,9 +212,13 @@ class ResumeTest : public testing::TestWithParam<bool> {
   std::unique_ptr<transport::Fabric> here_;
   std::unique_ptr<transport::Fabric> there_;
   std::unique_ptr<LaneReceiver> receiver_;
-  std::unique_ptr<transport::Listener> listener_;
-  std::atomic<bool> known_{true};  // the migration, to whoever accepts
-  std::jthread acceptor_;
+  std::unique_ptr<transport::FakeNetwork> second_network_;  // of rail 1
+  std::unique_ptr<transport::Fabric> second_here_;
+  std::unique_ptr<transport::Fabric> second_there_;
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;
+  std::atomic<bool> known_{true};               // the migration, to whoever accepts
+  std::array<std::atomic<int>, 2> accepted_{};  // by rail
+  std::vector<std::jthread> acceptors_;
   std::shared_ptr<LaneSink> sink_;
   std::map<uint64_t, uint8_t> want_;
   uint64_t again_ = 0;
@@ -306,8 +340,64 @@ TEST_P(ResumeTest, OverTcpWhenTheTargetsEndIsGone) {
   EXPECT_LE(OpenDescriptors(), before);
 }
 
-INSTANTIATE_TEST_SUITE_P(PlainAndSealed, ResumeTest, testing::Bool(),
-                         [](const auto& info) { return info.param ? "Sealed" : "Plain"; });
+TEST_P(ResumeTest, ADeviceThatIsLostLeavesItsConnectionsToTheOthers) {
+  if (!GetParam().by_connection) return;  // rails are granted so
+  second_network_ = std::make_unique<transport::FakeNetwork>(transport::FakeFaults());
+  second_here_ = second_network_->Open("10.0.0.1");
+  second_there_ = second_network_->Open("10.0.0.2");
+  OpenFake(4, std::chrono::seconds(20));
+  EXPECT_EQ(sink_->rails(), 2u);
+  ExpectAccepted(0, 2);
+  ExpectAccepted(1, 2);
+  // More than the arena has at first.
+  for (uint64_t page = 0; page < 4000; ++page) ASSERT_TRUE(Put(page * kPageSize, 1).ok());
+  FlushAll();
+  EXPECT_GT(network_->counts().writes, 10u);
+  EXPECT_GT(second_network_->counts().writes, 10u);
+  EXPECT_EQ(again_, 0u);
+
+  // For good.
+  second_network_->Cut();
+  for (uint64_t page = 2000; page < 5000; ++page) ASSERT_TRUE(Put(page * kPageSize, 2).ok());
+  FlushAll();
+  EXPECT_EQ(sink_->resumed(), 2u);
+  ExpectAccepted(0, 4);
+  ExpectArenaHasAll();
+
+  // And the first is lost when the second is back.
+  second_network_->Heal();
+  network_->Cut();
+  for (uint64_t page = 0; page < 3000; ++page) ASSERT_TRUE(Put(page * kPageSize, 3).ok());
+  FlushAll();
+  EXPECT_EQ(sink_->resumed(), 6u);
+  ExpectArenaHasAll();
+  EXPECT_TRUE(receiver_->Close().ok());
+
+  Close();
+  for (const auto* network : {network_.get(), second_network_.get()}) {
+    EXPECT_EQ(network->counts().regions, 0u);
+    EXPECT_EQ(network->counts().queue_pairs, 0u);
+  }
+}
+
+TEST_P(ResumeTest, ADeviceThatIsNotThereAtFirstIsDoneWithout) {
+  if (!GetParam().by_connection) return;
+  second_network_ = std::make_unique<transport::FakeNetwork>(transport::FakeFaults());
+  second_here_ = second_network_->Open("10.0.0.1");
+  second_there_ = second_network_->Open("10.0.0.2");
+  second_network_->PowerOff("10.0.0.1");
+  OpenFake(2, std::chrono::seconds(20));
+  ExpectAccepted(0, 2);
+  for (uint64_t page = 0; page < 500; ++page) ASSERT_TRUE(Put(page * kPageSize, 1).ok());
+  FlushAll();
+  ExpectArenaHasAll();
+}
+
+INSTANTIATE_TEST_SUITE_P(PlainAndSealed, ResumeTest,
+                         testing::Values(Kind{"Plain", false, false}, Kind{"Sealed", true, false},
+                                         Kind{"PlainByConnection", false, true},
+                                         Kind{"SealedByConnection", true, true}),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace starling::migration

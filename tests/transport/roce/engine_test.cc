@@ -233,6 +233,8 @@ void RunSoak(const Soak& soak) {
             request.remote_key = one.target.key;
             std::copy_n(&one.source.bytes[from], bytes, &one.model_target[to]);
             break;
+          case Operation::kBind:  // the device's own, never on the wire
+            break;
         }
         one.sender.pair->Post(request);
       }
