@@ -1,10 +1,11 @@
 """The transports, each beside what it is to be compared with: the bare port, iperf3, perftest."""
 
-from . import roce_stream, sealed_stream, tcp_stream
+from . import roce_stream, sealed_stream, tcp_stream, verbs_stream
 
 LOCAL = True
 # Each has run(arguments, note) -> samples, summary, ratios, failures.
-SECTIONS = {"roce": roce_stream, "tcp": tcp_stream, "sealed": sealed_stream}
+SECTIONS = {"roce": roce_stream, "tcp": tcp_stream, "sealed": sealed_stream,
+            "verbs": verbs_stream}
 
 
 def add_options(parser):
