@@ -84,8 +84,13 @@ absl::Status Targets::Start(TakeOther other) {
       ++rail;
       if (further.fabric == nullptr) continue;
       ASSIGN_OR_RETURN(const Endpoint where, ParseEndpoint(further.listen));
-      ASSIGN_OR_RETURN(listening, further.fabric->Listen(where.address, where.port));
-      Accept(std::move(listening), name, rail);
+      auto at_rail = further.fabric->Listen(where.address, where.port);
+      // The others do for it.
+      if (at_rail.ok()) {
+        Accept(*std::move(at_rail), name, rail);
+      } else {
+        spdlog::error("rail {}: {}", further.listen, at_rail.status().ToString());
+      }
     }
   }
   leases_ = std::jthread([this](const std::stop_token& stop) { LeaseLoop(stop); });
