@@ -195,7 +195,7 @@ TEST(Config, ARefusalNamesFileLineKeyAndWhatIsAllowed) {
       {"[roce]\nip = \"127.0.0.1\"", "f.toml:2: roce.ip: '127.0.0.1' is not an address",
        "an IPv4 address"},
       {"[roce]\nport = \"verbs:rxe0\"\nip = \"10.0.0.1\"", "f.toml:1: roce: has ip or path_mtu",
-       "these two"},
+       "partition and traffic_class"},
       {"[roce]\npath_mtu = 1500", "f.toml:1: roce.path_mtu: is 1500", "1024, 2048 or 4096"},
       {"[verbs]\npartition = 65536", "f.toml:2: verbs.partition: is 65536", "from 0 to 65535"},
       {"[verbs]\ntraffic_class = 256", "f.toml:2: verbs.traffic_class: is 256", "from 0 to 255"},
