@@ -42,14 +42,17 @@ def run(machines, arguments, note):
         day, table = _replay(arguments, folder, "day.json", *(small if arguments.quick else []))
         note("decisions with few hosts and with many")
         hosts = (100, 1000) if arguments.quick else (1000, 10000)
-        decisions = {}
+        decisions, hearing = {}, {}
         for count in hosts:
             one, _ = _replay(arguments, folder, "scale.json", "--forecast-only", "--steps", "3",
                              "--hosts", str(count), "--components", str(20 * count))
             decisions[str(count)] = one["rules"]["forecast"]["decision_us"]
+            hearing[str(count)] = one["rules"]["forecast"]["hearing_us"]
     few, many = (decisions[str(count)]["median"] for count in hosts)
     figures = {name: day[name] for name in FIGURES}
-    figures.update({"cpu_s": day["cpu_s"], "decision_us": few, "decision_us_ten_times": many})
+    figures.update({"cpu_s": day["cpu_s"], "decision_us": few, "decision_us_ten_times": many,
+                    "hearing_us": hearing[str(hosts[0])]["median"],
+                    "hearing_us_ten_times": hearing[str(hosts[1])]["median"]})
     limits = {"priority_inversions": 0, "double_promises": 0, "without_holder": 0,
               "cpu_s": SECONDS}
     failures = [{"figure": name, "measured": figures[name], "limit": limit}
@@ -59,7 +62,8 @@ def run(machines, arguments, note):
                          "limit": GROWN * few})
     ratios = {name: day[name] for name in FIGURES}
     return {"parameters": {"traces": arguments.traces}, **ratios, "ratios": ratios,
-            "figures": figures, "measured": {"day": day, "decisions_us": decisions},
+            "figures": figures, "measured": {"day": day, "decisions_us": decisions,
+                                           "hearing_us": hearing},
             "table": table, "failures": failures}
 
 

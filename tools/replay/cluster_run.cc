@@ -41,6 +41,7 @@ constexpr double kShortFor_s = 10;
 constexpr int kTries = 3;
 // By which a host judges whether it would be short: P95.
 constexpr size_t kStrain = 3;
+const std::string kAnyComponent;
 constexpr Resource kOf[2] = {Resource::kCpu, Resource::kMemory};
 
 double CpuNow_ns() {
@@ -77,7 +78,9 @@ ClusterRun::ClusterRun(const ClusterLoad& load, const ClusterRule& rule,
     hosts_[h].ledger = std::make_unique<reservations::Ledger>(promisable_);
   }
   for (size_t c = 0; c < where_.size(); ++c) {
-    hosts_[static_cast<size_t>(where_[c])].components.push_back(static_cast<int>(c));
+    const ClusterLoad::Component& component = load.components()[c];
+    hosts_[static_cast<size_t>(where_[c])].residents.push_back(
+        {static_cast<int>(c), component.name, component.priority, component.bears_blackout_s, {}});
     component_number_[load.components()[c].name] = static_cast<int>(c);
   }
 }
@@ -102,9 +105,11 @@ void ClusterRun::Observe(const std::vector<ComponentForecast>& forecasts) {
   for (size_t h = 0; h < hosts_.size(); ++h) {
     Host& host = hosts_[h];
     host.use = {};
-    for (const int c : host.components) {
+    for (Resident& resident : host.residents) {
+      const int c = resident.component;
       const Pair use = UseOf(c);
       for (size_t r = 0; r < 2; ++r) {
+        resident.use[r] = ComponentOutlook(c, static_cast<int>(r), forecasts);
         host.use[r] += use[r];
         if (rule_.sees != Sees::kForecast) continue;
         host.demand[r].Add(use[r], forecasts[static_cast<size_t>(c)].of[r], Most(c, r));
@@ -125,33 +130,32 @@ void ClusterRun::Observe(const std::vector<ComponentForecast>& forecasts) {
 
 // What the components of a host may claim of it: the median of what each will use. What may come
 // beyond it is in what the host says of its strain.
-void ClusterRun::RenewResidents(int number, const std::vector<ComponentForecast>& forecasts) {
+void ClusterRun::RenewResidents(int number) {
   Host& host = hosts_[static_cast<size_t>(number)];
   Changes changes;
   host.ledger->Expire(Now(), changes);
-  std::vector<Pair> medians(host.components.size());
+  std::vector<Pair> medians(host.residents.size());
   Pair share = {};  // of the sum of medians: together they may use less
   for (size_t r = 0; r < 2; ++r) {
     double sum = 0;
-    for (size_t i = 0; i < host.components.size(); ++i) {
-      const Outlook own = ComponentOutlook(host.components[i], static_cast<int>(r), forecasts);
+    for (size_t i = 0; i < host.residents.size(); ++i) {
+      const Outlook& own = host.residents[i].use[r];
       medians[i][r] = std::max(own.now, own.at[0][0]);
       sum += medians[i][r];
     }
     const double together = std::max(host.use[r], DemandOf(number, static_cast<int>(r)).at[0][0]);
     share[r] = together / std::max(1e-9, sum);
   }
-  for (size_t i = 0; i < host.components.size(); ++i) {
-    const int c = host.components[i];
+  for (size_t i = 0; i < host.residents.size(); ++i) {
     const Pair amount = {medians[i][0] * share[0], medians[i][1] * share[1]};
-    const std::string& name = load_.components()[static_cast<size_t>(c)].name;
+    const std::string& name = host.residents[i].name;
     const Lease* lease = host.ledger->Find(name);
     if (lease == nullptr) {
       // It runs here, whatever was asked: what is left is its own.
       Ask ask{name,
               host.name,
               name,
-              load_.components()[static_cast<size_t>(c)].priority,
+              host.residents[i].priority,
               Kind::kFirm,
               false,
               AmountsOf(amount),
@@ -194,8 +198,8 @@ decisions::Outlook ClusterRun::Future(int number, bool is_host, int resource) co
   for (int ahead = 0; ahead <= predictor::kLongest; ++ahead) {
     double sum = 0;
     if (is_host) {
-      for (const int c : hosts_[static_cast<size_t>(number)].components) {
-        sum += value(c, step_ + ahead);
+      for (const Resident& resident : hosts_[static_cast<size_t>(number)].residents) {
+        sum += value(resident.component, step_ + ahead);
       }
     } else {
       sum = value(number, step_ + ahead);
@@ -257,8 +261,45 @@ decisions::Outlook ClusterRun::ComponentOutlook(
   return outlook;
 }
 
-Situation& ClusterRun::Describe(int number, double short_for_s,
-                                const std::vector<ComponentForecast>& forecasts) {
+void ClusterRun::Hear(int number) {
+  Host& host = hosts_[static_cast<size_t>(number)];
+  Situation& s = situation_;
+  s.hosts.clear();
+  s.leases.clear();
+  heard_.clear();
+  const auto see = [&](int other) {
+    if (other == number || std::find(heard_.begin(), heard_.end(), other) != heard_.end()) return;
+    heard_.push_back(other);
+    const Host& said = hosts_[static_cast<size_t>(other)];
+    decisions::HostView& view = s.hosts.emplace_back();
+    view.name = said.name;
+    view.room = said.room;
+    view.strain = said.strain;
+    view.price_per_hour = Price(other);
+    view.bytes_per_s = kLink_bytes_per_s;
+  };
+  // A lease's host always.
+  for (const Lent& lent : host.lent) {
+    const Host& lender = hosts_[static_cast<size_t>(lent.host)];
+    const Lease* lease = lender.ledger->Find(lent.id);
+    if (lease == nullptr) continue;
+    s.leases.push_back({lent.id, lender.name, lease->component, lease->kind, lease->amount,
+                        kStep_s * (step_ - lent.since)});
+    see(lent.host);
+  }
+  Random random(load_.shape().seed * 1000003 + static_cast<uint64_t>(step_ + 1000) * 7919 +
+                static_cast<uint64_t>(number) + 104729 * ++described_);
+  for (int i = 0; i < kKnownHosts; ++i) see(static_cast<int>(random.Below(hosts_.size())));
+}
+
+void ClusterRun::Fetch(int number) const {
+  constexpr size_t kLine = 64;
+  const auto& residents = hosts_[static_cast<size_t>(number)].residents;
+  const auto* bytes = reinterpret_cast<const volatile char*>(residents.data());
+  for (size_t i = 0; i < residents.size() * sizeof(Resident); i += kLine) (void)bytes[i];
+}
+
+void ClusterRun::Describe(int number, double short_for_s) {
   Host& host = hosts_[static_cast<size_t>(number)];
   Situation& s = situation_;
   s.time_s = 300.0 * step_;
@@ -278,49 +319,19 @@ Situation& ClusterRun::Describe(int number, double short_for_s,
   }
   s.threshold_shift =
       rule_.sees == Sees::kForecast ? host.thresholds.Shift(rule_.policy.thresholds, load) : 0;
-  s.components.resize(host.components.size());
-  for (size_t i = 0; i < host.components.size(); ++i) {
-    const int c = host.components[i];
-    const ClusterLoad::Component& component = load_.components()[static_cast<size_t>(c)];
+  s.components.resize(host.residents.size());
+  for (size_t i = 0; i < host.residents.size(); ++i) {
+    const Resident& resident = host.residents[i];
     decisions::ComponentView& view = s.components[i];
-    view.name = component.name;
-    view.priority = component.priority;
-    view.bears_blackout_s = component.bears_blackout_s;
-    for (size_t r = 0; r < 2; ++r) {
-      view.use[static_cast<size_t>(kOf[r])] = ComponentOutlook(c, static_cast<int>(r), forecasts);
-    }
-    const decisions::MoveCost cost = costs_.Expect(view.name, UseOf(c)[1], 0, kLink_bytes_per_s);
+    view.name = resident.name;
+    view.priority = resident.priority;
+    view.bears_blackout_s = resident.bears_blackout_s;
+    for (size_t r = 0; r < 2; ++r) view.use[static_cast<size_t>(kOf[r])] = resident.use[r];
+    const decisions::MoveCost cost =
+        costs_.Expect(kAnyComponent, resident.use[1].now, 0, kLink_bytes_per_s);
     view.move_bytes = cost.bytes;
     view.move_blackout_s = cost.blackout_s;
   }
-  // A few others, other ones each time; a lease's host always.
-  s.hosts.clear();
-  s.leases.clear();
-  const auto see = [&](int other) {
-    if (other == number) return;
-    const std::string& name = hosts_[static_cast<size_t>(other)].name;
-    for (const decisions::HostView& seen : s.hosts) {
-      if (seen.name == name) return;
-    }
-    decisions::HostView view;
-    view.name = name;
-    view.room = hosts_[static_cast<size_t>(other)].room;
-    view.strain = hosts_[static_cast<size_t>(other)].strain;
-    view.price_per_hour = Price(other);
-    view.bytes_per_s = kLink_bytes_per_s;
-    s.hosts.push_back(std::move(view));
-  };
-  for (const Lent& lent : host.lent) {
-    const Lease* lease = hosts_[static_cast<size_t>(lent.host)].ledger->Find(lent.id);
-    if (lease == nullptr) continue;
-    s.leases.push_back({lent.id, hosts_[static_cast<size_t>(lent.host)].name, lease->component,
-                        lease->kind, lease->amount, kStep_s * (step_ - lent.since)});
-    see(lent.host);
-  }
-  Random random(load_.shape().seed * 1000003 + static_cast<uint64_t>(step_ + 1000) * 7919 +
-                static_cast<uint64_t>(number) + 104729 * ++described_);
-  for (int i = 0; i < kKnownHosts; ++i) see(static_cast<int>(random.Below(hosts_.size())));
-  return s;
 }
 
 void ClusterRun::Audit(const reservations::Ledger& ledger, const Ask& ask,
@@ -372,7 +383,7 @@ bool ClusterRun::Move(int from, const decisions::Step& step, double at_s,
   }
   const double bytes = kTwice * use[1];
   done_s = at_s + kMoveFixed_s + bytes / kLink_bytes_per_s;
-  costs_.Learn({step.component, use[1], 0, kLink_bytes_per_s, bytes, done_s - at_s, kBlackout_s});
+  costs_.Learn({kAnyComponent, use[1], 0, kLink_bytes_per_s, bytes, done_s - at_s, kBlackout_s});
   events_.push_back({from, done_s, {-use[0], -use[1]}, -1});
   events_.push_back({to, done_s, use, 1});
   for (size_t r = 0; r < 2; ++r) {
@@ -381,8 +392,10 @@ bool ClusterRun::Move(int from, const decisions::Step& step, double at_s,
     source.demand[r].Leave(use[r], forecasts[static_cast<size_t>(c)].of[r], Most(c, r));
     target.demand[r].Join(use[r], forecasts[static_cast<size_t>(c)].of[r], Most(c, r));
   }
-  source.components.erase(std::find(source.components.begin(), source.components.end(), c));
-  target.components.push_back(c);
+  const auto resident = std::find_if(source.residents.begin(), source.residents.end(),
+                                     [c](const Resident& one) { return one.component == c; });
+  target.residents.push_back(std::move(*resident));
+  source.residents.erase(resident);
   where_[static_cast<size_t>(c)] = to;
   if (scored_) {
     ++figures_.moves;
@@ -431,8 +444,15 @@ double ClusterRun::Act(int number, double at_s, double short_for_s,
   double done_s = at_s;
   std::vector<std::string> refused;
   for (int i = 0; i < kTries; ++i) {
+    const double heard = CpuNow_ns();
+    Hear(number);
+    // Of an agent, other hosts' words are there before it decides, and its own samples have just
+    // been taken: what it knows itself does not have to be fetched from among all other hosts.
+    Fetch(number);
     const double before = CpuNow_ns();
-    Situation& s = Describe(number, short_for_s, forecasts);
+    hearing_ns_.push_back(before - heard);
+    Describe(number, short_for_s);
+    Situation& s = situation_;
     // A host that just refused is known to be full.
     for (decisions::HostView& other : s.hosts) {
       if (std::find(refused.begin(), refused.end(), other.name) != refused.end()) other.room = {};
@@ -483,14 +503,14 @@ void ClusterRun::Step(int step, const std::vector<ComponentForecast>& forecasts,
   for (size_t h = 0; h < hosts_.size(); ++h) {
     Host& host = hosts_[h];
     if (rule_.sees != Sees::kPresent) {
-      RenewResidents(static_cast<int>(h), forecasts);
+      RenewResidents(static_cast<int>(h));
       std::erase_if(host.lent, [&](const Lent& lent) {
         const Lease* lease = hosts_[static_cast<size_t>(lent.host)].ledger->Find(lent.id);
         return lease == nullptr || lease->holder != host.name;
       });
     }
     Tell(static_cast<int>(h));
-    events_.push_back({static_cast<int>(h), 0, host.use, static_cast<int>(host.components.size())});
+    events_.push_back({static_cast<int>(h), 0, host.use, static_cast<int>(host.residents.size())});
   }
   if (rule_.moves) {
     for (size_t h = 0; h < hosts_.size(); ++h) {
@@ -571,12 +591,10 @@ void ClusterRun::Score() {
     figures_.violation_component_s += of_components_s;
     figures_.violation_steps += violated_s > 0;
     double priority = 0;
-    for (const int c : host.components) {
-      priority += 1 + load_.components()[static_cast<size_t>(c)].priority;
-    }
+    for (const Resident& resident : host.residents) priority += 1 + resident.priority;
     figures_.weighted_violation_s +=
         of_components_s * priority /
-        std::max<double>(1, static_cast<double>(host.components.size()));
+        std::max<double>(1, static_cast<double>(host.residents.size()));
     // What nobody else can use of this host.
     Amounts held;
     double used = 0;
@@ -605,10 +623,13 @@ nlohmann::json ClusterRun::Report() const {
   const auto joint = [&f](const double(&sums)[2], size_t r) {
     return sums[r] / std::max(1.0, f.joint_steps[r]);
   };
-  std::vector<double> ns = decision_ns_;
-  std::sort(ns.begin(), ns.end());
-  const auto at = [&ns](double share) {
-    return ns.empty() ? 0 : ns[static_cast<size_t>(share * static_cast<double>(ns.size() - 1))];
+  const auto times = [](std::vector<double> ns) -> nlohmann::json {
+    std::sort(ns.begin(), ns.end());
+    const auto at_us = [&ns](double share) {
+      const auto last = static_cast<double>(ns.size()) - 1;
+      return ns.empty() ? 0 : ns[static_cast<size_t>(share * last)] / 1000;
+    };
+    return {{"median", at_us(0.5)}, {"p99", at_us(0.99)}};
   };
   return {
       {"violation_component_s", f.violation_component_s},
@@ -635,7 +656,8 @@ nlohmann::json ClusterRun::Report() const {
       {"joint_above_p95", {{"cpu", joint(f.joint_above, 0)}, {"memory", joint(f.joint_above, 1)}}},
       {"joint_margin", {{"cpu", joint(f.joint_margin, 0)}, {"memory", joint(f.joint_margin, 1)}}},
       {"decisions", f.decisions},
-      {"decision_us", {{"median", at(0.5) / 1000}, {"p99", at(0.99) / 1000}}}};
+      {"decision_us", times(decision_ns_)},
+      {"hearing_us", times(hearing_ns_)}};
 }
 
 }  // namespace starling::replay

@@ -67,9 +67,18 @@ class ClusterRun {
     int host = 0;
     int since = 0;  // step
   };
+  // What a host knows of a component of its own, brought up to date once a step, as an agent's
+  // watch does: a decision looks nothing up in what belongs to the whole cluster.
+  struct Resident {
+    int component = 0;  // its number
+    std::string name;
+    int priority = 0;
+    double bears_blackout_s = 1;
+    decisions::Outlook use[2];
+  };
   struct Host {
     std::string name;
-    std::vector<int> components;
+    std::vector<Resident> residents;
     decisions::JointDemand demand[2];
     std::unique_ptr<reservations::Ledger> ledger;
     decisions::Thresholds thresholds;
@@ -92,9 +101,14 @@ class ClusterRun {
   double Price(int host) const;
   TimePoint Now() const { return TimePoint(std::chrono::seconds(1000000 + 300 * step_)); }
   void Observe(const std::vector<ComponentForecast>& forecasts);
-  void RenewResidents(int host, const std::vector<ComponentForecast>& forecasts);
-  decisions::Situation& Describe(int host, double short_for_s,
-                                 const std::vector<ComponentForecast>& forecasts);
+  void RenewResidents(int host);
+  // What others say, a few of them and other ones each time, and what is held there: into
+  // `situation_`.
+  void Hear(int host);
+  // Has what the host knows itself in the processor's caches.
+  void Fetch(int host) const;
+  // The rest of `situation_`, of what the host knows itself.
+  void Describe(int host, double short_for_s);
   void Tell(int host);
   // What is known of the future: nothing, forecasts, or all of it (the most until each horizon).
   decisions::Outlook DemandOf(int host, int resource) const;
@@ -121,8 +135,11 @@ class ClusterRun {
   std::vector<Host> hosts_;
   std::vector<int> where_;
   std::unordered_map<std::string, int> host_number_, component_number_;
+  // Known by all hosts alike, and of all components together: how a move goes does not hang on
+  // either here.
   decisions::MoveCosts costs_;
   decisions::Situation situation_;
+  std::vector<int> heard_;  // hosts in `situation_`
   std::vector<Event> events_;
   int step_ = 0;
   uint64_t described_ = 0;  // situations, by which a host knows other ones each time
@@ -139,7 +156,7 @@ class ClusterRun {
     double host_hours = 0, host_cost = 0;  // paid for, in shares of hosts
     double wasted_host_hours = 0;          // reserved and not used
   } figures_;
-  std::vector<double> decision_ns_;
+  std::vector<double> decision_ns_, hearing_ns_;
 };
 
 }  // namespace starling::replay
