@@ -61,7 +61,7 @@ _starling() {
       options="$options --version"
       if [[ $current != -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W \
-          "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why profile info bench cert replay" -- "$current")
+          "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why park unpark profile info bench cert replay" -- "$current")
         return
       fi ;;
     run) options="$options --user --ip --memory --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers" ;;

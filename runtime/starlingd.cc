@@ -207,6 +207,8 @@ absl::Status Serve(const Config& config) {
   const absl::StatusOr<std::unique_ptr<ProfileKeeper>> profiles = OpenProfiles(config);
   loop::Loop loop(agent, *leases, *shelf, profiles.ok() ? profiles->get() : nullptr);
   host.reported = [&loop](const v1::MigrationReport& report) { loop.Reported(report); };
+  host.parked = [&loop](const std::string& name) { return loop.Parked(name); };
+  host.wake = [&loop](const std::string& name) { return loop.Wake(name); };
   RETURN_IF_ERROR(targets.Recover());
   RETURN_IF_ERROR(agent.Recover());
   RETURN_IF_ERROR(loop.Start());

@@ -232,6 +232,9 @@ v1::Component Agent::Describe(const ComponentRow& row) {
   }
   const absl::StatusOr<keeper::v1::Status> status = copy->Status(Deadline::After(kLookTimeout));
   if (!status.ok()) return component;
+  if (component.state() == v1::RUNNING && host_.parked && host_.parked(row.spec.name())) {
+    component.set_state(v1::PARKED);
+  }
   component.set_bytes_away(status->pages_away() * checkpoint::kPageSize);
   component.set_memory_bytes(ReadNumber(absl::StrCat(status->cgroup(), "/memory.current")));
   const absl::StatusOr<std::string> processes =
@@ -293,6 +296,7 @@ absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateR
       host_.components->Take(name, absl::StrCat("it is being migrated to host ", request.to())));
   // It may have ended, or left, while this call waited.
   ASSIGN_OR_RETURN(copy, Living(name));
+  RETURN_IF_ERROR(host_.Wake(name));
   ASSIGN_OR_RETURN(const ComponentRow component, host_.journal.GetComponent(name));
   ASSIGN_OR_RETURN(const v1::CheckResponse check,
                    Preflight(host_, *copy, component, *peer, request.transport()));
@@ -411,6 +415,7 @@ absl::StatusOr<v1::Component> Agent::Stop(const std::string& name, double grace_
   ASSIGN_OR_RETURN(std::shared_ptr<Copy> copy, Living(name));
   ASSIGN_OR_RETURN(const ComponentTable::Claim claim,
                    host_.components->Take(name, "it is being stopped"));
+  RETURN_IF_ERROR(host_.Wake(name));
   // A keeper that dumps for an instant stops nothing.
   const ghosts::Ghosts::Quiet quiet = ghosts_->Hush(name);
   ASSIGN_OR_RETURN(copy, Living(name));
@@ -540,6 +545,7 @@ absl::StatusOr<v1::CheckpointResponse> Agent::Checkpoint(const v1::CheckpointReq
                    host_.components->Take(name, "a checkpoint of it is being taken"));
   // It may have ended, or left, while this call waited.
   ASSIGN_OR_RETURN(copy, Living(name));
+  RETURN_IF_ERROR(host_.Wake(name));
   ASSIGN_OR_RETURN(const ComponentRow row, host_.journal.GetComponent(name));
   ASSIGN_OR_RETURN(const keeper::v1::Status status, copy->Status(Deadline::After(kKeeperTimeout)));
   ASSIGN_OR_RETURN(const preflight::ComponentFacts facts, Gather(host_, row.spec, status));

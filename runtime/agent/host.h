@@ -63,11 +63,19 @@ struct Host {
   shadow::ModelShelf* shelf = nullptr;
   // Hears how each migration away from here went; empty before there is anybody to tell.
   std::function<void(const v1::MigrationReport&)> reported;
+  // Whether a component rests, frozen; and has it run before something is done to it. Empty before
+  // there is anybody who lets one rest.
+  std::function<bool(const std::string& component)> parked;
+  std::function<absl::Status(const std::string& component)> wake;
 
   // The transport of that name, or `fabric` for none. kFailedPrecondition, or what
   // closed_fabrics says, when it is not open.
   absl::StatusOr<transport::Fabric*> Transport(const std::string& provider) const;
   const std::vector<Rail>& RailsOf(const std::string& provider) const;
+  // For who has just taken the claim of a component: it does not rest, nor will it.
+  absl::Status Wake(const std::string& component) const {
+    return wake ? wake(component) : absl::OkStatus();
+  }
   // Whether pages are to be sealed on their way.
   bool encrypts() const { return !security->insecure() && config.data.encryption == "on"; }
 

@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/units.h"
+#include "runtime/decisions/follow_use.h"
+#include "runtime/decisions/rest.h"
 
 namespace starling::decisions {
 namespace {
@@ -18,8 +20,9 @@ using predictor::kHorizons;
 using reservations::Kind;
 using reservations::Show;
 
-constexpr std::array<absl::string_view, 7> kActionNames = {
-    "page-out", "processors", "degrade", "restore", "migrate", "reserve", "give-back"};
+constexpr std::array<absl::string_view, 11> kActionNames = {
+    "page-out",  "processors", "degrade", "restore", "migrate", "reserve",
+    "give-back", "limits",     "shrink",  "park",    "wake"};
 
 // What is left to a component that is degraded.
 constexpr double kDegradedShare = 0.5;
@@ -114,6 +117,9 @@ class Decider {
     if (p_.allow.reserve && !quiet_) ReserveFor(far, decision);
     if (!first.any() && !far.any()) Calm(decision);
     decision.reason = Reason(first, far, decision);
+    // What has nothing to do with a shortage.
+    Rests(decision);
+    Limits(decision);
     return decision;
   }
 
@@ -584,6 +590,44 @@ class Decider {
       step.reason = "there is room again";
       decision.steps.push_back(std::move(step));
     }
+  }
+
+  bool Touched(size_t index) const {
+    return used_[index].moved || used_[index].paged || used_[index].degraded;
+  }
+
+  void Add(std::optional<Step> step, Decision& decision) {
+    if (!step || static_cast<int>(decision.steps.size()) >= p_.max_steps) return;
+    decision.steps.push_back(*std::move(step));
+  }
+
+  void Rests(Decision& decision) {
+    for (size_t i = 0; i < s_.components.size(); ++i) {
+      if (!Touched(i)) Add(RestOrWake(s_.components[i], p_), decision);
+    }
+  }
+
+  // Those that want more come first.
+  void Limits(Decision& decision) {
+    double mean_cpu = 0;
+    for (const ComponentView& component : s_.components) {
+      mean_cpu +=
+          std::max(0.0, component.use[kCpu].at[0][0]) / static_cast<double>(s_.components.size());
+    }
+    std::vector<Step> more, less;
+    for (size_t i = 0; i < s_.components.size(); ++i) {
+      const ComponentView& component = s_.components[i];
+      if (used_[i].moved) continue;
+      std::optional<Step> step = FollowUse(component, s_, p_, mean_cpu);
+      if (!step) continue;
+      const auto grows = [&](size_t r) {
+        const int64_t before = component.limit.of[r], after = step->amount.of[r];
+        return before != 0 && (after == 0 || after > before);
+      };
+      (grows(kCpu) || grows(kMemory) ? more : less).push_back(*std::move(step));
+    }
+    for (Step& step : more) Add(std::move(step), decision);
+    for (Step& step : less) Add(std::move(step), decision);
   }
 
   std::string Reason(const Shortage& near, const Shortage& far, const Decision& decision) const {

@@ -16,6 +16,10 @@ enum class Action : uint8_t {
   kMigrate,     // level 3
   kReserve,     // a soft lease on another host, or a change of one
   kGiveBack,    // a lease is not needed any more
+  kLimits,      // level 2: limits that follow use
+  kShrink,      // its user is away: little memory and weight
+  kPark,        // its user is away: frozen, its memory paged out
+  kWake,        // as it was before it rested
 };
 absl::string_view Name(Action action);  // "page-out", "processors", ...
 bool ParseAction(absl::string_view name, Action& action);
@@ -26,9 +30,10 @@ struct Step {
   std::string host;   // migrate, reserve, give back
   std::string lease;  // the one used or given back, or empty
   int group = 0;      // processors
-  Amounts amount;     // what it relieves or reserves
+  Amounts amount;     // what it relieves or reserves; limits: those of cpu and memory, 0: none
   double cost = 0;
   std::string reason;  // for people
+  int weight = 0;      // limits; 0: its own
   bool operator==(const Step&) const = default;
 };
 

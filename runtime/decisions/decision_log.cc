@@ -62,6 +62,7 @@ static void to_json(json& json, const Step& step) {
           {"lease", step.lease},
           {"group", step.group},
           {"amount", step.amount},
+          {"weight", step.weight},
           {"cost", step.cost},
           {"reason", step.reason}};
 }
@@ -74,6 +75,7 @@ static void from_json(const json& json, Step& step) {
   json.at("lease").get_to(step.lease);
   json.at("group").get_to(step.group);
   json.at("amount").get_to(step.amount);
+  step.weight = json.value("weight", 0);  // since there are limits by use
   json.at("cost").get_to(step.cost);
   json.at("reason").get_to(step.reason);
 }
@@ -87,9 +89,24 @@ static void from_json(const json& json, Step& step) {
     NLOHMANN_JSON_EXPAND(NLOHMANN_JSON_PASTE(NLOHMANN_JSON_FROM, __VA_ARGS__))                 \
   }
 
-DECISION_JSON(ComponentView, name, priority, usual, movable, bears_blackout_s, not_now_s,
-              good_moment, idle_probability, degraded, idle_bytes, group, use, move_bytes,
-              move_blackout_s, near, apart, affinity)
+NLOHMANN_JSON_SERIALIZE_ENUM(Rest, {{Rest::kNone, "none"},
+                                    {Rest::kShrunk, "shrunk"},
+                                    {Rest::kParked, "parked"}})
+
+// Of lines that were written before some of the members there were, those are as by default.
+#define DECISION_JSON_GROWN(Type, ...)                                                         \
+  [[maybe_unused]] static void to_json(json& nlohmann_json_j, const Type& nlohmann_json_t) {   \
+    NLOHMANN_JSON_EXPAND(NLOHMANN_JSON_PASTE(NLOHMANN_JSON_TO, __VA_ARGS__))                   \
+  }                                                                                            \
+  [[maybe_unused]] static void from_json(const json& nlohmann_json_j, Type& nlohmann_json_t) { \
+    const Type nlohmann_json_default_obj{};                                                    \
+    NLOHMANN_JSON_EXPAND(NLOHMANN_JSON_PASTE(NLOHMANN_JSON_FROM_WITH_DEFAULT, __VA_ARGS__))    \
+  }
+
+DECISION_JSON_GROWN(ComponentView, name, priority, usual, movable, bears_blackout_s, not_now_s,
+                    good_moment, idle_probability, degraded, idle_bytes, group, settled, limit,
+                    weight, least, most, away_s, rest, rests_by_hand, use, move_bytes,
+                    move_blackout_s, near, apart, affinity)
 DECISION_JSON(NeedView::Part, component, use)
 DECISION_JSON(NeedView, when_s, resource, demand, parts)
 DECISION_JSON(ProcessorGroup, capacity, demand)
@@ -99,15 +116,18 @@ DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, th
               price_per_hour, capacity, incoming, demand, groups, components, needs, hosts, leases)
 DECISION_JSON(Hours, from, to)
 DECISION_JSON(PriceRule, host, hours, per_hour)
-DECISION_JSON(Policy::Allow, page_out, processors, degrade, migrate, reserve)
+DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, limits)
+DECISION_JSON(Policy::Limits, percent, headroom, within_s, least_processors, least_memory_mib)
+DECISION_JSON(Policy::Idle, rest, above, after_s, shrink_to)
 DECISION_JSON(Policy::Reserve, within_s, lease_s, patience_s)
 DECISION_JSON(Policy::Costs, gib_moved, blackout_s, degraded_s, paged_gib, apart_ms, stay_h,
               preference)
 DECISION_JSON(Policy::Thresholds, lower, higher, step)
-DECISION_JSON(Policy, act, rules, hysteresis, max_steps, max_moves, allow, reserve, costs,
-              thresholds, prefer, avoid, quiet, prices, price_feed)
+DECISION_JSON_GROWN(Policy, act, rules, hysteresis, max_steps, max_moves, allow, reserve, costs,
+                    thresholds, limits, idle, prefer, avoid, quiet, prices, price_feed)
 DECISION_JSON(Decision, steps, reason, short_of, short_now, short_later, left)
 #undef DECISION_JSON
+#undef DECISION_JSON_GROWN
 
 std::string WriteDecision(const LoggedDecision& logged) {
   const json line = {{"schema", kSchema},

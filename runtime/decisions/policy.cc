@@ -16,7 +16,8 @@ namespace starling::decisions {
 namespace {
 
 constexpr absl::string_view kTables =
-    ", and the tables [allow], [reserve], [costs], [thresholds], [[rule]] and [[price]]";
+    ", and the tables [allow], [reserve], [costs], [thresholds], [limits], [idle], [[rule]] and "
+    "[[price]]";
 
 // A list of texts, each checked and added by `add`.
 template <typename Target>
@@ -84,6 +85,7 @@ const std::vector<TomlKey<Policy>>& Keys() {
       FlagKey<Policy>("allow", "degrade", MEMBER(Policy, allow.degrade)),
       FlagKey<Policy>("allow", "migrate", MEMBER(Policy, allow.migrate)),
       FlagKey<Policy>("allow", "reserve", MEMBER(Policy, allow.reserve)),
+      FlagKey<Policy>("allow", "limits", MEMBER(Policy, allow.limits)),
       NumberKey<Policy>("reserve", "within_s", MEMBER(Policy, reserve.within_s), 1, 86400),
       NumberKey<Policy>("reserve", "lease_s", MEMBER(Policy, reserve.lease_s), 5, 3600),
       NumberKey<Policy>("reserve", "patience_s", MEMBER(Policy, reserve.patience_s), 0, 86400),
@@ -97,6 +99,36 @@ const std::vector<TomlKey<Policy>>& Keys() {
       NumberKey<Policy>("thresholds", "lower", MEMBER(Policy, thresholds.lower), 0, 0.5),
       NumberKey<Policy>("thresholds", "higher", MEMBER(Policy, thresholds.higher), 0, 0.5),
       NumberKey<Policy>("thresholds", "step", MEMBER(Policy, thresholds.step), 0, 0.1),
+      IntegerKey<Policy>("limits", "percent", MEMBER(Policy, limits.percent), 50, 99),
+      NumberKey<Policy>("limits", "headroom", MEMBER(Policy, limits.headroom), 1.1, 10),
+      NumberKey<Policy>("limits", "within_s", MEMBER(Policy, limits.within_s), 0, 86400),
+      NumberKey<Policy>("limits", "least_processors", MEMBER(Policy, limits.least_processors), 0.01,
+                        1024),
+      NumberKey<Policy>("limits", "least_memory_mib", MEMBER(Policy, limits.least_memory_mib), 1,
+                        1e6),
+      {"idle", "rest",
+       [](const toml::node& node,
+          Policy& policy) -> absl::
+                              Status {
+                                constexpr absl::string_view kAllowed =
+                                    "\"none\", \"shrink\" or \"park\"";
+                                ASSIGN_OR_RETURN(const std::string text, TomlText(node, kAllowed));
+                                if (text == "none") {
+                                  policy.idle.rest = Rest::kNone;
+                                } else if (text == "shrink") {
+                                  policy.idle.rest = Rest::kShrunk;
+                                } else if (text == "park") {
+                                  policy.idle.rest = Rest::kParked;
+                                } else {
+                                  return absl::InvalidArgumentError(
+                                      absl::StrCat("is \"", absl::CHexEscape(text),
+                                                   "\"; allowed is ", kAllowed));
+                                }
+                                return absl::OkStatus();
+                              }},
+      NumberKey<Policy>("idle", "above", MEMBER(Policy, idle.above), 0.5, 1),
+      NumberKey<Policy>("idle", "after_s", MEMBER(Policy, idle.after_s), 1, 86400),
+      NumberKey<Policy>("idle", "shrink_to", MEMBER(Policy, idle.shrink_to), 0.05, 1),
   };
   return keys;
 }

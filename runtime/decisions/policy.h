@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "runtime/decisions/situation.h"
 #include "runtime/reservations/resources.h"
 
 // What the owner of a host wants decided, as one TOML file; docs/policy.md has every key.
@@ -54,6 +55,8 @@ struct Policy {
 
   struct Allow {
     bool page_out = true, processors = true, degrade = true, migrate = true, reserve = true;
+    // Limits are a bet against bursts: only where the owner of the host wants it.
+    bool limits = false;
     bool operator==(const Allow&) const = default;
   } allow;
 
@@ -84,6 +87,25 @@ struct Policy {
     double step = 0.01;   // by so much for an ordinary mistake
     bool operator==(const Thresholds&) const = default;
   } thresholds;
+
+  // Limits that follow use; see FollowUse().
+  struct Limits {
+    int percent = 99;       // the quantile of what a component will use
+    double headroom = 1.5;  // so many times that
+    double within_s = 60;
+    double least_processors = 0.1;  // no limit is lower
+    double least_memory_mib = 64;
+    bool operator==(const Limits&) const = default;
+  } limits;
+
+  // Components whose user is away.
+  struct Idle {
+    Rest rest = Rest::kNone;
+    double above = 0.9;       // the probability that the user stays away
+    double after_s = 300;     // and has been away for
+    double shrink_to = 0.25;  // shrunk: share of its memory that is left before it is reclaimed
+    bool operator==(const Idle&) const = default;
+  } idle;
 
   std::vector<std::string> prefer, avoid;  // hosts
   // No moves and nothing degraded, unless a shortage is there already.

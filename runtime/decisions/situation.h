@@ -30,6 +30,13 @@ struct Outlook {
 };
 using Outlooks = std::array<Outlook, kResources>;
 
+// How a component rests while its user is away.
+enum class Rest : uint8_t {
+  kNone,
+  kShrunk,  // with little memory and weight
+  kParked,  // frozen, its memory paged out
+};
+
 // A component of this host.
 struct ComponentView {
   std::string name;
@@ -43,6 +50,15 @@ struct ComponentView {
   bool degraded = false;
   int64_t idle_bytes = 0;  // memory that was not touched lately
   int group = 0;           // of processors; see ProcessorGroup
+  bool settled = false;    // watched for long enough to be held to what is foreseen
+  // Limits that were fitted to its use, of processors and memory, and its weight; 0: none.
+  Amounts limit;
+  int weight = 0;
+  Amounts least;       // what a lease of this host's promises it
+  Amounts most;        // what its specification and what others are promised leave it; 0: no bound
+  double away_s = -1;  // since its user was last seen; below 0: it never told of one
+  Rest rest = Rest::kNone;
+  bool rests_by_hand = false;
   Outlooks use;
   // What a move would cost, as learned from past ones.
   double move_bytes = 0;

@@ -68,6 +68,7 @@ bool ComponentHints::Take(TimePoint now, absl::string_view datagram) {
       activity_.scrolls += hint.scrolls;
       activity_.keys += hint.keys;
       activity_.frames += hint.frames;
+      activities_ += hint.moves > 0 || hint.clicks > 0 || hint.scrolls > 0 || hint.keys > 0;
       break;
     case STARLING_WIRE_GOOD_MOMENT:
       good_until_ = now + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(

@@ -39,6 +39,8 @@ class ComponentHints {
   const std::set<std::string>& users() const { return users_; }
   // Sums since the last call.
   predictor::Activity TakeActivity();
+  // Grows with each message by which its user did something.
+  uint64_t activities() const { return activities_; }
   // What it will need; amounts in the units of reservations::Resource.
   predictor::Hints& needs(reservations::Resource resource) {
     return needs_[static_cast<size_t>(resource)];
@@ -64,7 +66,7 @@ class ComponentHints {
   std::set<std::string> users_;
   predictor::Activity activity_;
   std::array<predictor::Hints, reservations::kResources> needs_;
-  uint64_t taken_ = 0, refused_ = 0;
+  uint64_t taken_ = 0, refused_ = 0, activities_ = 0;
 };
 
 }  // namespace starling::hints

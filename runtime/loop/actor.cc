@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/agent/rpc_status.h"
+#include "runtime/loop/mapped_files.h"
 #include "runtime/loop/messages.h"
 #include "runtime/proto/loop.grpc.pb.h"
 #include "runtime/reservations/lease_desk.h"
@@ -16,6 +17,8 @@ using decisions::Step;
 
 namespace {
 
+// Told to a host that grants a lease, so that it reads them ahead.
+constexpr size_t kMostFiles = 256;
 // How often it is looked whether a move has ended.
 constexpr auto kLook = std::chrono::milliseconds(200);
 
@@ -145,6 +148,19 @@ absl::Status Actor::Do(const Step& step, const Terms& terms) {
       host_.Event(step.component, pages ? "loop-paged-out" : "loop-degraded", step.reason);
       return absl::OkStatus();
     }
+    case Action::kShrink:
+    case Action::kPark:
+    case Action::kWake:
+      return parts_.rest(step);
+    case Action::kLimits: {
+      const std::string cgroup = parts_.cgroup(step.component);
+      if (cgroup.empty()) return absl::NotFoundError("it is not here any more");
+      RETURN_IF_ERROR(limits_.Fit(step.component, cgroup,
+                                  {step.amount[reservations::Resource::kCpu],
+                                   step.amount[reservations::Resource::kMemory], step.weight}));
+      host_.Event(step.component, "loop-limits", step.reason);
+      return absl::OkStatus();
+    }
     case Action::kProcessors: {
       const std::string cgroup = parts_.cgroup(step.component);
       if (cgroup.empty()) return absl::NotFoundError("it is not here any more");
@@ -195,6 +211,9 @@ absl::Status Actor::AskForLease(const Step& step, const Terms& terms) {
   lease.set_priority(terms.priority);
   lease.set_kind(std::string(reservations::Name(reservations::Kind::kSoft)));
   *lease.mutable_amount() = ToMessage(step.amount);
+  for (std::string& file : MappedFiles(parts_.cgroup(step.component), kMostFiles)) {
+    ask.add_files(std::move(file));
+  }
   RETURN_IF_ERROR(
       Annotate(FromGrpc(stub->AskLease(&context, ask, &answer)), absl::StrCat("host ", step.host)));
   host_.Event(step.component, "loop-reserved",

@@ -30,6 +30,8 @@ class Actor {
     std::function<void()> in_vain;
     // The processors of a group, in the kernel's notation.
     std::function<std::string(int group)> processors;
+    // Puts a component to rest, or wakes it.
+    std::function<absl::Status(const decisions::Step& step)> rest;
   };
   Actor(agent::Agent& agent, Limits& limits, Parts parts);
   ~Actor();

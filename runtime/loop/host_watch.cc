@@ -346,6 +346,7 @@ void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
     view.name = name;
     view.use = watched.use;
     view.idle_probability = watched.idle_probability;
+    view.away_s = watched.active ? Seconds(now - *watched.active) : -1;
     if (hints_ == nullptr) continue;
     hints_->With(name, [&](const hints::ComponentHints& hints) {
       view.not_now_s = Seconds(hints.NotNowLeft(now));

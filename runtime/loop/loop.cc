@@ -127,6 +127,7 @@ Loop::Loop(agent::Agent& agent, reservations::LeaseDesk& leases, shadow::ModelSh
 Loop::~Loop() {
   thread_ = {};
   actor_.reset();
+  parking_.reset();
   neighbours_.reset();
 }
 
@@ -149,6 +150,8 @@ absl::Status Loop::Start() {
   parts.processors = [this](int group) {
     return WriteProcessors(groups_.at(static_cast<size_t>(group)));
   };
+  parts.rest = [this](const Step& step) { return Rest(step); };
+  parking_ = std::make_unique<Parking>(*limits_, PartsOfParking());
   parts.in_vain = [this] {
     std::lock_guard lock(mutex_);
     in_vain_ = true;
@@ -169,9 +172,14 @@ void Loop::Stop() {
     thread_.request_stop();
     thread_.join();
   }
-  Complain("limits", limits_->RestoreAll());
+  LetGo("the agent goes down", true);
   Keep();
   KeepHost();
+}
+
+void Loop::LetGo(absl::string_view why, bool by_hand_too) {
+  parking_->WakeAll(why, by_hand_too);
+  Complain("limits", limits_->RestoreAll());
 }
 
 void Loop::Reported(const v1::MigrationReport& report) {
@@ -212,6 +220,7 @@ void Loop::Tick(TimePoint now) {
     Complain("sampling the GPUs", watch_->gpu_status());
   }
   Complain("leases", Measure(now));
+  CoolDown();
   if (!config_.loop.enabled) return;
   TellProfiles();
   const std::vector<Neighbour> neighbours = neighbours_->All();
@@ -244,14 +253,15 @@ bool Loop::TakeUp(const std::shared_ptr<agent::Copy>& copy) {
   const std::string& name = copy->name();
   const auto status = copy->Status(Deadline::After(kKeeperTimeout));
   if (!status.ok() || status->phase() == keeper::v1::Status::EXITED) return false;
-  Here here{copy, status->cgroup(), status->spec(), Clock::now()};
+  Here here{copy, status->cgroup(), status->spec(), Clock::now(), std::nullopt};
   // Only its own network is its own.
-  std::optional<pid_t> pid;
-  if (!here.spec.ip().empty() && status->init_pid() > 0) pid = status->init_pid();
+  if (!here.spec.ip().empty() && status->init_pid() > 0) here.pid = status->init_pid();
+  // An agent that was killed may have left it shrunk.
+  Complain("limits", limits_->Shrink(name, here.cgroup, 0));
   absl::Status taken;
   {
     std::lock_guard lock(mutex_);
-    taken = watch_->Add(name, here.cgroup, pid, shelf_.Get(name));
+    taken = watch_->Add(name, here.cgroup, here.pid, shelf_.Get(name));
     here_[name] = here;
   }
   if (!taken.ok()) host_.Event(name, "shadow-refused", taken.message());
@@ -290,7 +300,9 @@ void Loop::Follow(TimePoint) {
     }
     if (!known) TakeUp(copy);
   }
-  limits_->KeepOnly([&](const std::string& name) { return copies.contains(name); });
+  const auto lives = [&](const std::string& name) { return copies.contains(name); };
+  limits_->KeepOnly(lives);
+  parking_->KeepOnly(lives);
 }
 
 std::string Loop::CgroupOf(const std::string& component) const {
@@ -311,6 +323,22 @@ absl::Status Loop::Measure(TimePoint now) {
   for (const auto& copy : host_.components->All()) measured.of_each[copy->name()];
   measured.landing[Resource::kMemory] = SharedMemory();
   return leases_.Measure(now, measured);
+}
+
+// Files are warm for as long as their lease waits for its component; then they are its own.
+void Loop::CoolDown() {
+  std::set<std::string> waiting;
+  const auto look = [&] {
+    for (const Lease& lease : leases_.List()) {
+      if (!lease.pinned) waiting.insert(lease.id);
+    }
+  };
+  look();
+  warmth_.KeepOnly([&](const std::string& lease) {
+    // One that is missing may have been granted a moment ago.
+    if (!waiting.contains(lease)) look();
+    return waiting.contains(lease);
+  });
 }
 
 void Loop::Keep() {
@@ -416,6 +444,7 @@ void Loop::ReadPolicy() {
   }
   if (!read.ok()) host_.Event("", "policy-refused", read.message());
   if (now == policy_before_) return;
+  if (policy_before_.act && !now.act) LetGo("the policy only observes", false);
   policy_before_ = now;
   host_.Event("", "policy", absl::StrCat("read anew: ", now.act ? "act" : "observe"));
 }
@@ -431,7 +460,15 @@ void Loop::DescribeComponent(TimePoint now, const std::set<std::string>& busy,
   view.movable = settled && !busy.contains(view.name) && !actor_->RestsFromFailure(view.name, now);
   view.bears_blackout_s = here.spec.bears_blackout_s() > 0 ? here.spec.bears_blackout_s()
                                                            : Seconds(config_.loop.bears_blackout);
+  view.settled = settled;
   view.degraded = limits_->degraded(view.name);
+  const FittedLimits fitted = limits_->fitted(view.name);
+  view.limit[Resource::kCpu] = fitted.cpu;
+  view.limit[Resource::kMemory] = fitted.memory;
+  view.weight = fitted.weight;
+  const Parking::State rests = parking_->Of(view.name);
+  view.rest = rests.rest;
+  view.rests_by_hand = rests.by_hand;
   view.group = GroupOf(here.cgroup, groups_);
   const double memory = view.use[static_cast<size_t>(Resource::kMemory)].now;
   const decisions::MoveCost cost = past_moves_.Expect(view.name, memory);
@@ -466,9 +503,13 @@ Situation Loop::Describe(TimePoint now, const std::vector<Neighbour>& neighbours
   situation.time_s = UnixTime();
   situation.minute_of_week = MinuteOfWeek(situation.time_s);
   situation.host = config_.host;
-  for (const Lease& lease : leases_.List()) {
+  std::map<std::string, Amounts> promised;  // to components that run here
+  const std::vector<Lease> leases = leases_.List();
+  for (const Lease& lease : leases) {
     if (lease.kind == Kind::kFirm && !lease.pinned) situation.incoming += lease.amount;
+    if (lease.pinned) promised[lease.component] = lease.amount;
   }
+  const Amounts free = leases_.free().AboveZero();
   // What has landed of it is in use already.
   int64_t& incoming = situation.incoming[Resource::kMemory];
   incoming -= std::min(incoming, SharedMemory());
@@ -491,6 +532,18 @@ Situation Loop::Describe(TimePoint now, const std::vector<Neighbour>& neighbours
   for (decisions::ComponentView& view : situation.components) {
     DescribeComponent(now, busy, view);
     view.usual = usual.contains(view.name);
+    if (const auto lease = promised.find(view.name); lease != promised.end()) {
+      view.least = lease->second;
+    }
+    for (const Resource resource : {Resource::kCpu, Resource::kMemory}) {
+      const double in_use = view.use[static_cast<size_t>(resource)].now;
+      view.most[resource] = std::max<int64_t>(
+          1, free[resource] + std::max(view.least[resource], static_cast<int64_t>(in_use)));
+    }
+    if (const auto own = here_.at(view.name).spec.memory_bytes(); own > 0) {
+      view.most[Resource::kMemory] =
+          std::min(view.most[Resource::kMemory], static_cast<int64_t>(own));
+    }
     names.insert(view.name);
     if (!scarce || busy.contains(view.name)) continue;
     idle_.Look(view.name, here_.at(view.name).cgroup, now);
@@ -597,7 +650,9 @@ v1::LeasesResponse Loop::Leases() const {
   *response.mutable_capacity() = ToMessage(leases_.capacity());
   *response.mutable_free() = ToMessage(leases_.free());
   for (const Lease& lease : leases_.List()) {
-    *response.add_granted() = ToMessage(lease, config_.host, now);
+    v1::LeaseInfo& shown = *response.add_granted();
+    shown = ToMessage(lease, config_.host, now);
+    shown.set_warm(warmth_.Bytes(lease.id));
   }
   const auto counts = leases_.counters();
   (*response.mutable_counts())["granted"] = counts.granted;

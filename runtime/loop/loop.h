@@ -20,8 +20,10 @@
 #include "runtime/loop/judge.h"
 #include "runtime/loop/limits.h"
 #include "runtime/loop/neighbours.h"
+#include "runtime/loop/parking.h"
 #include "runtime/loop/past_moves.h"
 #include "runtime/loop/processors.h"
+#include "runtime/loop/warmth.h"
 #include "runtime/profiles/profile_keeper.h"
 #include "runtime/reservations/lease_desk.h"
 #include "runtime/shadow/model_shelf.h"
@@ -46,10 +48,21 @@ class Loop {
   // For Host::reported.
   void Reported(const v1::MigrationReport& report);
 
+  // By a person: until its user is there, or Unpark(). kFailedPrecondition for one that is busy or
+  // has ghosts; otherwise as Forecast().
+  absl::Status Park(const std::string& component);
+  // kFailedPrecondition when it does not rest.
+  absl::Status Unpark(const std::string& component);
+  // For Host::parked and Host::wake.
+  bool Parked(const std::string& component) const;
+  absl::Status Wake(const std::string& component);
+
   // kNotFound when no such component is watched here; kFailedPrecondition when nothing is.
   absl::StatusOr<v1::ForecastResponse> Forecast(const v1::ForecastRequest& request) const;
   v1::LeasesResponse Leases() const;
   absl::StatusOr<v1::WhyResponse> Why(const v1::WhyRequest& request) const;
+  // Files that are kept in this host's cache for leases of others; by lease.
+  Warmth& warmth() { return warmth_; }
   // What this host tells another one.
   // `changes`: it has the last answer, and wants to know of demand what moved since.
   v1::LookResponse Look(const std::string& asker, bool changes = false);
@@ -59,7 +72,8 @@ class Loop {
     std::shared_ptr<agent::Copy> copy;
     std::string cgroup;
     v1::ComponentSpec spec;
-    TimePoint since;  // watched here
+    TimePoint since;           // watched here
+    std::optional<pid_t> pid;  // in its network namespace, where it has one of its own
   };
 
   void Run(const std::stop_token& stop);
@@ -68,6 +82,7 @@ class Loop {
   void Follow(TimePoint now);
   bool TakeUp(const std::shared_ptr<agent::Copy>& copy);
   absl::Status Measure(TimePoint now);
+  void CoolDown();
   void JoinPool(const std::vector<Neighbour>& neighbours);
   void ReadPolicy();
   decisions::Situation Describe(TimePoint now, const std::vector<Neighbour>& neighbours);
@@ -83,6 +98,12 @@ class Loop {
   // What was seen of users, to the profiles.
   void TellProfiles();
   std::string HostModelsPath() const { return config_.LoopPath() + "/host.models"; }
+  // What was taken by the loop is given back: it is not to act any more.
+  void LetGo(absl::string_view why, bool by_hand_too);
+  Parking::Parts PartsOfParking();
+  // Rests in loop_rest.cc.
+  absl::Status Rest(const decisions::Step& step);
+  absl::Status ParkNow(const std::string& component, bool by_hand, absl::string_view why);
   std::string CgroupOf(const std::string& component) const;
   // To the log once for each text of the kind.
   void Complain(const std::string& kind, const absl::Status& status);
@@ -96,6 +117,7 @@ class Loop {
   std::unique_ptr<hints::HintListener> hints_;
   std::unique_ptr<Limits> limits_;
   PastMoves past_moves_;
+  Warmth warmth_;
   const std::vector<Processors> groups_;  // of processors
 
   // One thread works with these; what it shows of them is guarded by mutex_.
@@ -123,6 +145,7 @@ class Loop {
   decisions::Policy policy_before_;
 
   std::unique_ptr<Neighbours> neighbours_;
+  std::unique_ptr<Parking> parking_;
   std::unique_ptr<Actor> actor_;
   std::jthread thread_;
 };

@@ -48,6 +48,16 @@ grpc::Status LoopService::Why(grpc::ServerContext*, const v1::WhyRequest* reques
   return grpc::Status::OK;
 }
 
+grpc::Status LoopService::Park(grpc::ServerContext*, const v1::ParkRequest* request,
+                               v1::ParkResponse*) {
+  return ToGrpc(loop_.Park(request->name()));
+}
+
+grpc::Status LoopService::Unpark(grpc::ServerContext*, const v1::UnparkRequest* request,
+                                 v1::UnparkResponse*) {
+  return ToGrpc(loop_.Unpark(request->name()));
+}
+
 absl::Status LoopPeerService::CheckCaller(const grpc::ServerContext& context,
                                           absl::string_view what, const std::string& host) const {
   ASSIGN_OR_RETURN(const std::string caller, host_.security->Caller(context, what));
@@ -99,7 +109,11 @@ absl::StatusOr<Lease> LoopPeerService::Grant(const grpc::ServerContext& context,
 grpc::Status LoopPeerService::AskLease(grpc::ServerContext* context,
                                        const v1::AskLeaseRequest* request,
                                        v1::LeaseResponse* response) {
-  return Answer(Grant(*context, *request), response);
+  const absl::StatusOr<Lease> lease = Grant(*context, *request);
+  if (lease.ok() && request->files_size() > 0) {
+    loop_.warmth().Warm(lease->id, {request->files().begin(), request->files().end()});
+  }
+  return Answer(lease, response);
 }
 
 grpc::Status LoopPeerService::RenewLease(grpc::ServerContext* context,
@@ -128,7 +142,9 @@ grpc::Status LoopPeerService::GiveBackLease(grpc::ServerContext* context,
                                             v1::GiveBackLeaseResponse*) {
   const absl::Status may = CheckCaller(*context, "GiveBackLease", request->host());
   if (!may.ok()) return ToGrpc(may);
-  return ToGrpc(leases_.GiveBack(Clock::now(), request->id(), request->host()));
+  const absl::Status given = leases_.GiveBack(Clock::now(), request->id(), request->host());
+  if (given.ok()) loop_.warmth().Drop(request->id());
+  return ToGrpc(given);
 }
 
 }  // namespace starling::loop

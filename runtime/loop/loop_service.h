@@ -15,6 +15,8 @@ class LoopService final : public v1::Loop::Service {
                         v1::ForecastResponse*) override;
   grpc::Status Leases(grpc::ServerContext*, const v1::LeasesRequest*, v1::LeasesResponse*) override;
   grpc::Status Why(grpc::ServerContext*, const v1::WhyRequest*, v1::WhyResponse*) override;
+  grpc::Status Park(grpc::ServerContext*, const v1::ParkRequest*, v1::ParkResponse*) override;
+  grpc::Status Unpark(grpc::ServerContext*, const v1::UnparkRequest*, v1::UnparkResponse*) override;
 
  private:
   Loop& loop_;

@@ -1,5 +1,6 @@
 #include "runtime/shadow/readings.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -111,6 +112,24 @@ std::optional<Pressure> ParsePressure(absl::string_view text) {
   }
   if (!any) return std::nullopt;
   return pressure;
+}
+
+std::optional<uint64_t> ParseIpDelivered(absl::string_view text) {
+  // Two lines of "Ip:": names, then numbers.
+  std::vector<absl::string_view> names;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<absl::string_view> words = Words(line);
+    if (words.empty() || words[0] != "Ip:") continue;
+    if (names.empty()) {
+      names = words;
+      continue;
+    }
+    for (size_t i = 1; i < std::min(names.size(), words.size()); ++i) {
+      uint64_t packets = 0;
+      if (names[i] == "InDelivers" && absl::SimpleAtoi(words[i], &packets)) return packets;
+    }
+  }
+  return std::nullopt;
 }
 
 std::optional<NetBytes> ParseNetDev(absl::string_view text) {

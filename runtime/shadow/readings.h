@@ -45,6 +45,9 @@ std::optional<Pressure> ParsePressure(absl::string_view text);
 struct NetBytes {
   uint64_t received = 0, sent = 0;
 };
+// `InDelivers` of /proc/PID/net/snmp: IP packets that came for this network namespace.
+std::optional<uint64_t> ParseIpDelivered(absl::string_view text);
+
 // All devices but lo.
 std::optional<NetBytes> ParseNetDev(absl::string_view text);
 

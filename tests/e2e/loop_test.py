@@ -12,6 +12,9 @@ early-end the growth ends before the shortage: what was reserved is given back, 
 degraded  two components want all processors: the one of lower priority is left less, also after its
           agent was killed, and has all of it back when the other one ends, and when the agent ends
 no-room   a target without room refuses a move, and names itself, what was asked for and what is free
+rests     a component is parked by hand and woken by its user, by a packet, by an agent that is
+          another, and when it is to be moved; and by the policy, when its user stays away
+limits    limits follow what a component uses, down and up, and it has its own back when the agent ends
 policy    a policy that is wrong is refused by line and key, and the one before stays
 
 Exit code 0: all passed; 1: not.
@@ -321,6 +324,102 @@ within_s = {PERIOD_S}
         self.stop(name)
         return refusal.group(0)
 
+    def group(self, name, knob):
+        return self.one.shell(f"cat /sys/fs/cgroup/starling/{name}*/{knob}").out.strip()
+
+    def user_acts(self, name):
+        """As a display server would that has a key for a component."""
+        datagram = struct.pack("=IHHdd5II32s", 0x31544e48, 2, 0, 0, 0, 0, 0, 0, 3, 0, 0, b"")
+        self.one.run("/usr/bin/python3", "-c",
+                     "import socket, sys; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto("
+                     "bytes.fromhex(sys.argv[1]), sys.argv[2])",
+                     datagram.hex(), f"/run/starling/hints/{name}")
+
+    def parked(self, name):
+        frozen = "frozen 1" in self.group(name, "cgroup.events")
+        expect(frozen == (self.state(self.one, name) == "parked"), "`starling ps` says otherwise")
+        return frozen
+
+    def rests(self):
+        name, address = "editor", "10.77.0.61"
+        self.one.starling("run", name, "--ip", f"{address}/24", "--", "/bin/sleep", "1000000")
+        wait_until("it is watched", lambda: self.shown(self.one, name))
+        ping = ["ping", "-c", "1", "-W", "2", address]
+        self.bed.client(*ping)
+
+        def park():
+            self.one.starling("park", name)
+            expect(self.parked(name), "it is not parked")
+
+        def woken(how):
+            wait_until(f"it is woken by {how}", lambda: not self.parked(name), pause_s=0.1)
+
+        park()
+        self.one.starling("unpark", name)
+        expect(not self.parked(name), "it is still parked")
+        park()
+        self.user_acts(name)
+        woken("its user")
+        park()
+        self.bed.client(*ping)
+        woken("a packet")
+        park()
+        self.kill_agent(self.one)
+        woken("the next agent")
+        wait_until("it is watched again", lambda: self.shown(self.one, name))
+        park()
+        self.one.agent("stop")
+        alone = "frozen 0" in self.group(name, "cgroup.events")
+        self.one.agent("start")
+        self.one.wait_agent()
+        expect(alone, "an agent that ended left it parked")
+        wait_until("it is watched again", lambda: self.shown(self.one, name))
+        park()
+        self.one.starling("migrate", name, "--to", "node2", "--quiet")
+        expect(self.state(self.two, name) == "running", "it could not be moved")
+        self.two.starling("stop", name, "--grace", "1")
+        # By the policy.
+        self.one.starling("run", "game", "--", "/bin/sleep", "1000000")
+        wait_until("it is watched", lambda: self.shown(self.one, "game"))
+        self.user_acts("game")
+        self.policy(self.one, 'mode = "act"\n[idle]\nrest = "park"\nabove = 0.5\nafter_s = 8\n')
+        wait_until("it is parked", lambda: self.parked("game"))
+        expect(self.why("game", "park"), "`starling why` does not know of it")
+        self.user_acts("game")
+        woken_at = wait_until("it is woken", lambda: not self.parked("game"), pause_s=0.1)
+        said = [event["text"] for event in self.events(self.one, "game", "woken")]
+        expect(woken_at and "its user is there" in said[-1], f"not for its user: {said}")
+        self.policy(self.one, "")
+        self.stop("game")
+        return "by hand and by the policy; " + said[-1]
+
+    def limits(self):
+        name = "worker"
+        self.policy(self.one, 'mode = "act"\n[allow]\nmigrate = false\nreserve = false\n'
+                              'degrade = false\npage_out = false\nlimits = true\n')
+        self.one.starling("run", name, "--", "/bin/sh", "-c",
+                          "trap 'while :; do :; done' USR1; while :; do sleep 1; done")
+        expect(self.group(name, "cpu.max") == "max 100000", "it is limited from the start")
+
+        def quota():
+            words = self.group(name, "cpu.max").split()
+            return float("inf") if words[0] == "max" else int(words[0]) / int(words[1])
+
+        low = wait_until("its limit is near what it uses", lambda: quota() < 0.5 and quota())
+        expect(self.group(name, "memory.high") != "max", "its memory is not limited")
+        self.one.shell(f"for pid in $(cat /sys/fs/cgroup/starling/{name}*/cgroup.procs); do "
+                       "grep -qx sh /proc/$pid/comm && kill -USR1 $pid; done; true")
+        high = wait_until("it has what it wants", lambda: quota() > max(0.9, low) and quota())
+        expect(self.why(name, "limits"), "`starling why` does not know of it")
+        self.kill_agent(self.one)
+        self.one.agent("stop")
+        given_back = self.group(name, "cpu.max"), self.group(name, "memory.high")
+        self.one.agent("start")
+        self.one.wait_agent()
+        expect(given_back == ("max 100000", "max"), f"an agent that ended left it {given_back}")
+        self.stop(name)
+        return f"down to {low:.2f} of a processor and up to {high:.2f}, given back at the end"
+
     def bad_policy(self):
         self.policy(self.one, 'mode = "act"\nmax_moves = 1\n')
         wait_until("the policy is in force", lambda: self.json(self.one, "why")["mode"] == "act")
@@ -338,7 +437,7 @@ within_s = {PERIOD_S}
 
 
 CASES = {"moved": Test.moved, "early-end": Test.early_end, "degraded": Test.degraded,
-         "no-room": Test.no_room, "policy": Test.bad_policy}
+         "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits, "policy": Test.bad_policy}
 
 
 def main():
@@ -358,7 +457,7 @@ def main():
             for node in test.nodes:
                 print(node.starling("why", "--last", "20", check=False).out, flush=True)
                 print(node.starling("events", check=False).out[-6000:], flush=True)
-            test.stop("ramp", "short", "low", "high", "large")
+            test.stop("ramp", "short", "low", "high", "large", "editor", "game", "worker")
 
         rows = cases.run(names, lambda name: CASES[name](test), after)
     return cases.close(rows, arguments.json)

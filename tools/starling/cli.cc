@@ -182,6 +182,16 @@ constexpr char kLeasesFooter[] =
     R"(What this host promised to others, and what others promised to it. A soft lease is counted and not
 used yet; a firm one is; where a component runs by one, it lasts as long as the component.)";
 
+constexpr char kParkFooter[] =
+    R"(Freezes the component and pages its memory out, until its user is there (an activity hint, from
+whoever acts for it), a packet comes for its address, or `starling unpark`. The policy's [idle] has
+the agent do so by itself. Should the agent die, the component runs on by itself within half a
+minute.
+
+Examples:
+  starling park editor
+  starling unpark editor)";
+
 constexpr char kWhyFooter[] =
     R"(The last decisions of this host's agent, oldest first: which shortage was expected and by which
 rule, and what was to be done about it, and why that. A decision is told again when it is another
@@ -660,6 +670,11 @@ class Parser {
     profile_->add_option("--out", options.profile.out, "With export: write to this file")
         ->type_name("FILE");
     AddJson(profile_, options);
+    park_ = Add("park", "Freeze a component whose user is away", kParkFooter);
+    AddName(park_, options);
+
+    unpark_ = Add("unpark", "Let a component that rests run on", kParkFooter);
+    AddName(unpark_, options);
 
     info_ = Add("info", "Say what this host's agent is", "");
     AddJson(info_, options);
@@ -786,6 +801,8 @@ class Parser {
   CLI::App* leases_;
   CLI::App* why_;
   CLI::App* profile_;
+  CLI::App* park_;
+  CLI::App* unpark_;
   CLI::App* info_;
   CLI::App* bench_;
   CLI::App* cert_;
@@ -1000,6 +1017,8 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     profile.format = format;
     return Profile(session, profile);
   }
+  if (parser.Chose(parser.park_)) return Park(session, options.name);
+  if (parser.Chose(parser.unpark_)) return Unpark(session, options.name);
   if (parser.Chose(parser.ghost_)) {
     GhostOptions ghost;
     ghost.what = options.ghost_what;

@@ -75,6 +75,8 @@ ExitCode Report(Session& session, const std::string& name, Format format);
 ExitCode Forecast(Session& session, const v1::ForecastRequest& request, Format format);
 ExitCode Leases(Session& session, Format format);
 ExitCode Why(Session& session, const v1::WhyRequest& request, Format format);
+ExitCode Park(Session& session, const std::string& name);
+ExitCode Unpark(Session& session, const std::string& name);
 
 struct ProfileOptions {
   std::string what;  // list, show, export, delete, consent or calendar

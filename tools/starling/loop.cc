@@ -55,4 +55,24 @@ ExitCode Why(Session& session, const v1::WhyRequest& request, Format format) {
   return ExitCode::kOk;
 }
 
+ExitCode Park(Session& session, const std::string& name) {
+  v1::ParkRequest request;
+  request.set_name(name);
+  v1::ParkResponse response;
+  ExitCode code;
+  if (!Ask(session, &v1::Loop::Stub::Park, request, &response, &code)) return code;
+  session.io.out << name << " is parked" << std::endl;
+  return ExitCode::kOk;
+}
+
+ExitCode Unpark(Session& session, const std::string& name) {
+  v1::UnparkRequest request;
+  request.set_name(name);
+  v1::UnparkResponse response;
+  ExitCode code;
+  if (!Ask(session, &v1::Loop::Stub::Unpark, request, &response, &code)) return code;
+  session.io.out << name << " runs on" << std::endl;
+  return ExitCode::kOk;
+}
+
 }  // namespace starling::cli

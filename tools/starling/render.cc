@@ -46,6 +46,8 @@ std::string Detail(const v1::Component& component) {
       return absl::StrCat("to ", Printable(component.where()));
     case v1::ARRIVING:
       return absl::StrCat("from ", Printable(component.where()));
+    case v1::PARKED:
+      return "frozen until its user is there, or `starling unpark`";
     case v1::IN_DOUBT:
       return "frozen: see `starling resolve --help`";
     default:

@@ -172,6 +172,7 @@ Json LeaseObject(const v1::LeaseInfo& lease) {
   json["pinned"] = lease.pinned();
   json["amount"] = AmountsObject(lease.amount());
   json["left_s"] = lease.pinned() ? Json(nullptr) : Number(lease.left_s());
+  json["warm"] = lease.warm();
   return json;
 }
 

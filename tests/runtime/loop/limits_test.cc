@@ -108,6 +108,78 @@ TEST_F(LimitsTest, DamageIsPassedOver) {
   }
 }
 
+// What was written last; a plain file keeps the rest of what was longer.
+std::string Begins(const std::string& path, const std::string& with) {
+  return ReadFile(path).value_or("").substr(0, with.size());
+}
+
+TEST_F(LimitsTest, FollowUseAndAreGivenBack) {
+  const std::string quota = scratch_ / "one/cpu.max", memory = scratch_ / "one/memory.high";
+  EXPECT_EQ(limits_->Fit("one", scratch_ / "one", {1500, 0, 0}).code(),
+            absl::StatusCode::kFailedPrecondition)
+      << "there is no such file";
+  EXPECT_EQ(limits_->fitted("one"), FittedLimits());
+  ASSERT_TRUE(WriteFileAtomic(quota, "max 100000\n").ok());
+  ASSERT_TRUE(WriteFileAtomic(memory, "max\n").ok());
+  ASSERT_TRUE(limits_->Fit("one", scratch_ / "one", {1500, 1 << 30, 0}).ok());
+  EXPECT_EQ(Begins(quota, "150000 100000"), "150000 100000");
+  EXPECT_EQ(Begins(memory, "1073741824"), "1073741824");
+  EXPECT_EQ(Weight("one"), "10") << "is left alone";
+  // Over a killed agent; one grows, the other is its own again.
+  Open();
+  EXPECT_EQ(limits_->fitted("one"), (FittedLimits{1500, 1 << 30, 0}));
+  ASSERT_TRUE(limits_->Fit("one", scratch_ / "one", {2500, 0, 200}).ok());
+  EXPECT_EQ(Begins(quota, "250000 100000"), "250000 100000");
+  EXPECT_EQ(Begins(memory, "max"), "max");
+  EXPECT_EQ(Begins(scratch_ / "one/cpu.weight", "200"), "200");
+  ASSERT_TRUE(limits_->RestoreAll().ok());
+  EXPECT_EQ(Begins(quota, "max 100000"), "max 100000");
+  EXPECT_EQ(Begins(scratch_ / "one/cpu.weight", "100"), "100");
+  EXPECT_EQ(limits_->fitted("one"), FittedLimits());
+}
+
+TEST_F(LimitsTest, AWeightHasAllItsReasons) {
+  const std::string weight = scratch_ / "one/cpu.weight", memory = scratch_ / "one/memory.high";
+  ASSERT_TRUE(WriteFileAtomic(memory, "max\n").ok());
+  ASSERT_TRUE(limits_->Fit("one", scratch_ / "one", {0, 0, 400}).ok());
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  EXPECT_EQ(Begins(weight, "200"), "200") << "half of what it has";
+  ASSERT_TRUE(limits_->Shrink("one", scratch_ / "one", 4096).ok());
+  EXPECT_EQ(Begins(weight, "20"), "20");
+  EXPECT_EQ(Begins(memory, "4096"), "4096");
+  Open();
+  EXPECT_TRUE(limits_->degraded("one"));
+  ASSERT_TRUE(limits_->Shrink("one", scratch_ / "one", 0).ok());
+  EXPECT_EQ(Begins(weight, "200"), "200");
+  EXPECT_EQ(Begins(memory, "max"), "max");
+  ASSERT_TRUE(limits_->Restore("one").ok());
+  EXPECT_EQ(Begins(weight, "400"), "400");
+  ASSERT_TRUE(limits_->Fit("one", scratch_ / "one", {}).ok());
+  EXPECT_EQ(Begins(weight, "100"), "100");
+}
+
+TEST_F(LimitsTest, WhatElseIsTakenDoesNotKeepItDegraded) {
+  ASSERT_TRUE(WriteFileAtomic(scratch_ / "one/cpuset.cpus", "0-1\n").ok());
+  ASSERT_TRUE(limits_->Confine("one", scratch_ / "one", "2,3").ok());
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  ASSERT_TRUE(limits_->Restore("one").ok());
+  EXPECT_FALSE(limits_->degraded("one"));
+  Open();
+  EXPECT_FALSE(limits_->degraded("one"));
+}
+
+TEST_F(LimitsTest, AnOlderAgentsAreTakenOver) {
+  ASSERT_TRUE(WriteFileAtomic(scratch_ / "limits.json",
+                              "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"" +
+                                  (scratch_ / "one") + "\",\"before\":{\"cpu.weight\":\"100\"}}}}")
+                  .ok());
+  Write("one", "50\n");
+  Open();
+  EXPECT_TRUE(limits_->degraded("one"));
+  ASSERT_TRUE(limits_->Restore("one").ok());
+  EXPECT_EQ(Begins(scratch_ / "one/cpu.weight", "100"), "100");
+}
+
 TEST_F(LimitsTest, PagesOut) {
   ASSERT_TRUE(WriteFileAtomic(scratch_ / "one/memory.reclaim", "").ok());
   ASSERT_TRUE(Limits::PageOut(scratch_ / "one", 4096).ok());

@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <filesystem>
 #include <thread>
 #include <vector>
 
@@ -286,6 +287,40 @@ TEST_F(LoopTest, LeasesAreRenewedClaimedAndGivenBack) {
   ASSERT_TRUE(stub_->GiveBackLease(&giving, give, &given).ok());
   EXPECT_TRUE(two_->loop().Leases().granted().empty());
   EXPECT_EQ(stub_->GiveBackLease(&again, give, &given).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(LoopTest, FilesAreWarmWhileALeaseLasts) {
+  v1::AskLeaseRequest ask = Ask("redis");
+  ask.add_files(std::filesystem::read_symlink("/proc/self/exe"));
+  ask.add_files("/none");
+  ASSERT_TRUE(Asked(ask).ok());
+  const auto warm = [&] {
+    const v1::LeasesResponse leases = two_->loop().Leases();
+    return leases.granted_size() == 1 ? leases.granted(0).warm() : -1;
+  };
+  const auto size = static_cast<int64_t>(std::filesystem::file_size("/proc/self/exe"));
+  ASSERT_TRUE(Eventually([&] { return warm() == size; })) << warm();
+  // Periods of the loop go by, and it stays.
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_EQ(warm(), size);
+  v1::GiveBackLeaseRequest give;
+  give.set_host("node1");
+  give.set_id("node1/redis");
+  v1::GiveBackLeaseResponse given;
+  grpc::ClientContext giving;
+  ASSERT_TRUE(stub_->GiveBackLease(&giving, give, &given).ok());
+  EXPECT_EQ(two_->loop().warmth().Bytes("node1/redis"), 0);
+  // One that just ends takes them along, too.
+  ask.set_length_s(0.3);
+  ASSERT_TRUE(Asked(ask).ok());
+  ASSERT_TRUE(Eventually([&] { return warm() == -1; }));
+  EXPECT_TRUE(Eventually([&] { return two_->loop().warmth().Bytes("node1/redis") == 0; }));
+}
+
+TEST_F(LoopTest, WhatIsNotHereCannotBeParked) {
+  EXPECT_EQ(one_->loop().Park("redis").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(one_->loop().Unpark("redis").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(one_->loop().Wake("redis").ok()) << "nothing has to be done";
 }
 
 TEST_F(LoopTest, ABadPolicyIsToldOfAndLeavesTheOneBefore) {

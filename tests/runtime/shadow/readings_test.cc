@@ -52,6 +52,14 @@ TEST(Readings, Network) {
   EXPECT_FALSE(ParseNetDev("nothing"));
 }
 
+TEST(Readings, PacketsThatCame) {
+  EXPECT_EQ(ParseIpDelivered("Ip: Forwarding DefaultTTL InReceives InDelivers OutRequests\n"
+                             "Ip: 2 64 20 17 30\nIcmp: InMsgs InDelivers\nIcmp: 5 6\n"),
+            17u);
+  EXPECT_FALSE(ParseIpDelivered("Ip: Forwarding InDelivers\nIp: 2\n"));
+  EXPECT_FALSE(ParseIpDelivered("Icmp: InDelivers\nIcmp: 6\n"));
+}
+
 TEST(Readings, SurviveAnything) {
   uint32_t random = 1;
   for (int round = 0; round < 5000; ++round) {
@@ -65,6 +73,7 @@ TEST(Readings, SurviveAnything) {
     ParseIoStat(text);
     ParsePressure(text);
     ParseNetDev(text);
+    ParseIpDelivered("Ip: a InDelivers\n" + text);
   }
 }
 

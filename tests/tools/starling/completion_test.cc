@@ -67,7 +67,7 @@ class CompletionTest : public testing::Test {
 
 TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
   EXPECT_THAT(Offered({"re"}), ElementsAre("restore", "resolve", "report", "replay"));
-  EXPECT_EQ(Offered({""}).size(), 22u);
+  EXPECT_EQ(Offered({""}).size(), 24u);
   EXPECT_THAT(Offered({"migrate", ""}), ElementsAre("redis", "web"));
   EXPECT_THAT(Offered({"migrate", "w"}), ElementsAre("web"));
   EXPECT_THAT(Offered({"migrate", "web", "--to", ""}), ElementsAre("node2", "node3"));
@@ -88,9 +88,9 @@ TEST_F(CompletionTest, OffersCommandsNamesAndHosts) {
 // Every long option that --help shows is offered, and none that it does not.
 TEST_F(CompletionTest, OffersTheOptionsThatThereAre) {
   for (const std::string command :
-       {"run",  "ps",      "check",  "migrate", "checkpoint", "restore", "cancel",   "resolve",
-        "stop", "logs",    "events", "ghost",   "failover",   "report",  "forecast", "leases",
-        "why",  "profile", "info",   "bench",   "cert",       "replay"}) {
+       {"run",  "ps",   "check",  "migrate", "checkpoint", "restore", "cancel",   "resolve",
+        "stop", "logs", "events", "ghost",   "failover",   "report",  "forecast", "leases",
+        "why",  "park", "unpark", "profile", "info",       "bench",   "cert",     "replay"}) {
     const std::string help = Output(absl::StrCat(STARLING_PROGRAM, " ", command, " --help"));
     std::set<std::string> known = {"--socket"};
     const std::regex option(R"(\n  (?:-\w,)?(--[a-z-]+))");
