@@ -50,6 +50,7 @@ absl::StatusOr<v1::GhostInfo> Agent::AddGhost(v1::GhostWish wish) {
   const std::string& name = wish.component();
   ASSIGN_OR_RETURN(const std::shared_ptr<PeerClient> peer, Peer(wish.on()));
   ASSIGN_OR_RETURN(const std::shared_ptr<Copy> copy, Living(name));
+  RETURN_IF_ERROR(host_.Wake(name));
   ASSIGN_OR_RETURN(const ComponentRow row, host_.journal.GetComponent(name));
   if (wish.checkpoint_every_s() > 0 && (row.spec.ship_size() > 0 || row.spec.shared_size() > 0)) {
     return absl::FailedPreconditionError(
@@ -68,7 +69,10 @@ absl::StatusOr<v1::GhostInfo> Agent::AddGhost(v1::GhostWish wish) {
                                                       " could not be moved to host ", wish.on(),
                                                       ":\n  ", absl::StrJoin(all, "\n  ")));
   }
-  return ghosts_->Add(wish);
+  ASSIGN_OR_RETURN(v1::GhostInfo ghost, ghosts_->Add(wish));
+  // From here on it is not put to rest any more; it may have been a moment ago.
+  RETURN_IF_ERROR(host_.Wake(name));
+  return ghost;
 }
 
 absl::Status Agent::DropGhost(const std::string& name, const std::string& on) {
