@@ -177,10 +177,14 @@ bool IdleModel::Restore(std::string_view saved) {
   return true;
 }
 
-double IdleThreshold::At(double load) const {
+double IdleThreshold::Shift(double load) const {
   if (!std::isfinite(load)) load = kEasyLoad;
   const double pressed = std::clamp(load - kEasyLoad, -1.0, 1.0);
-  return std::clamp(base_ + kDebtWeight * debt_ - kLoadWeight * pressed, kLeast, kMost);
+  return kDebtWeight * debt_ - kLoadWeight * pressed;
+}
+
+double IdleThreshold::At(double load) const {
+  return std::clamp(base_ + Shift(load), kLeast, kMost);
 }
 
 }  // namespace starling::predictor

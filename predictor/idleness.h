@@ -83,6 +83,8 @@ class IdleThreshold {
   void Right();
   // `load`: demand over capacity of the scarcest resource, 0 to 1 and more.
   double At(double load) const;
+  // By how much that is off the base, before it is kept within its bounds.
+  double Shift(double load) const;
 
  private:
   double base_;

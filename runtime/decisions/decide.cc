@@ -603,7 +603,7 @@ class Decider {
 
   void Rests(Decision& decision) {
     for (size_t i = 0; i < s_.components.size(); ++i) {
-      if (!Touched(i)) Add(RestOrWake(s_.components[i], p_), decision);
+      if (!Touched(i)) Add(RestOrWake(s_.components[i], p_, s_.idle_shift), decision);
     }
   }
 

@@ -112,8 +112,9 @@ DECISION_JSON(NeedView, when_s, resource, demand, parts)
 DECISION_JSON(ProcessorGroup, capacity, demand)
 DECISION_JSON(HostView, name, room, strain, price_per_hour, distance_s, bytes_per_s, components)
 DECISION_JSON(LeaseView, id, host, component, kind, amount, age_s)
-DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, threshold_shift, host,
-              price_per_hour, capacity, incoming, demand, groups, components, needs, hosts, leases)
+DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, threshold_shift,
+              idle_shift, host, price_per_hour, capacity, incoming, demand, groups, components,
+              needs, hosts, leases)
 DECISION_JSON(Hours, from, to)
 DECISION_JSON(PriceRule, host, hours, per_hour)
 DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, limits)
@@ -149,6 +150,7 @@ absl::StatusOr<LoggedDecision> ReadDecision(absl::string_view line) {
     LoggedDecision logged;
     // Lines from before there were any.
     parsed.at("situation").emplace("needs", json::array());
+    parsed.at("situation").emplace("idle_shift", 0.0);
     parsed.at("situation").get_to(logged.situation);
     parsed.at("policy").get_to(logged.policy);
     parsed.at("decision").get_to(logged.decision);

@@ -117,6 +117,7 @@ struct Situation {
   double calm_s = 0;           // how long no shortage has been expected
   double short_for_s = 0;      // how long use has been above a rule of present use
   double threshold_shift = 0;  // see Thresholds
+  double idle_shift = 0;       // of Policy::Idle::above; see predictor::IdleThreshold
   std::string host;
   double price_per_hour = 0;
   Amounts capacity;

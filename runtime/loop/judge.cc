@@ -18,6 +18,8 @@ constexpr size_t kP90 = 2;
 static_assert(decisions::kLevels[kP90] == 0.9);
 // A shortage of this length, unforeseen, is one ordinary mistake.
 constexpr double kOrdinary_s = 10;
+// What a user who comes back too soon has to bear, in units of predictor::IdleThreshold.
+constexpr double kParkedInVain = 1, kShrunkInVain = 0.5;
 
 // Demand over capacity of what is scarcest.
 double Load(const Situation& situation) {
@@ -61,7 +63,9 @@ Decision Judge::Decide(TimePoint now, const Policy& policy, Situation& situation
   const auto since_s = [now](const std::optional<TimePoint>& since) {
     return since ? Seconds(now - *since) : 0;
   };
-  situation.threshold_shift = thresholds_.Shift(policy.thresholds, Load(situation));
+  const double load = Load(situation);
+  situation.threshold_shift = thresholds_.Shift(policy.thresholds, load);
+  situation.idle_shift = idle_.Shift(load);
   if (!AboveNow(situation, policy)) {
     above_since_.reset();
   } else if (!above_since_) {
@@ -89,6 +93,14 @@ Decision Judge::Decide(TimePoint now, const Policy& policy, Situation& situation
 }
 
 void Judge::InVain(const Policy& policy) { thresholds_.InVain(policy.thresholds, 1); }
+
+void Judge::CameBack(decisions::Rest rest, Duration after) {
+  if (after >= std::chrono::seconds(predictor::IdleModel::kAhead)) {
+    idle_.Right();
+  } else {
+    idle_.Mistake(rest == decisions::Rest::kParked ? kParkedInVain : kShrunkInVain);
+  }
+}
 
 bool Judge::Tell(TimePoint now, const Decision& decision) {
   std::string essence = Essence(decision);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "predictor/idleness.h"
 #include "runtime/decisions/decide.h"
 #include "runtime/decisions/thresholds.h"
 
@@ -18,6 +19,9 @@ class Judge {
                              decisions::Situation& situation);
   // A reservation was for a shortage that did not come.
   void InVain(const decisions::Policy& policy);
+  // The user of a component that rested came back after so long: too soon, and it takes more from
+  // now on to be put to rest; or not.
+  void CameBack(decisions::Rest rest, Duration after);
 
   // Whether the last decision is another one than the last that was told, or was told long ago;
   // remembers that it was when it says yes. That there is nothing to do is told once.
@@ -27,6 +31,7 @@ class Judge {
   static constexpr Duration kTellAgain = std::chrono::seconds(60);
 
   decisions::Thresholds thresholds_;
+  predictor::IdleThreshold idle_;
   std::optional<TimePoint> before_, calm_since_, above_since_, short_since_;
   bool foreseen_ = false;    // a shortage was, at the decision before
   bool unforeseen_ = false;  // the shortage that there is now was not

@@ -238,6 +238,7 @@ void Loop::Tick(TimePoint now) {
     std::lock_guard lock(mutex_);
     policy = policy_.policy();
     if (std::exchange(in_vain_, false)) judge_.InVain(policy);
+    for (const auto& [rest, after] : std::exchange(came_back_, {})) judge_.CameBack(rest, after);
   }
   decision = judge_.Decide(now, policy, situation);
   if (judge_.Tell(now, decision)) {

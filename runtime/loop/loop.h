@@ -7,6 +7,8 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -130,6 +132,8 @@ class Loop {
   std::set<std::string> silent_;           // guarded by mutex_
   decisions::PolicyFile policy_;           // guarded by mutex_
   bool in_vain_ = false;                   // guarded by mutex_
+  // Users of components that rested, since the last decision. Guarded by mutex_.
+  std::vector<std::pair<decisions::Rest, Duration>> came_back_;
   // What other hosts were told of demand: by asker and metric.
   std::mutex told_mutex_;  // taken before mutex_
   std::map<std::pair<std::string, std::string>, predictor::SummaryWriter> told_;  // by told_mutex_

@@ -58,6 +58,10 @@ Parking::Parts Loop::PartsOfParking() {
   };
   parts.event = [this](const std::string& component, absl::string_view kind,
                        absl::string_view text) { host_.Event(component, kind, text); };
+  parts.came_back = [this](decisions::Rest rest, Duration after) {
+    std::lock_guard lock(mutex_);
+    came_back_.emplace_back(rest, after);
+  };
   return parts;
 }
 

@@ -41,7 +41,8 @@ Parking::~Parking() {
 absl::Status Parking::Park(const std::string& component, const std::string& cgroup, bool by_hand,
                            absl::string_view why) {
   std::lock_guard doing(doing_);
-  Resting resting{cgroup, {Rest::kParked, by_hand}, 0, 0, Clock::now(), MemoryOf(cgroup)};
+  const TimePoint now = Clock::now();
+  Resting resting{cgroup, {Rest::kParked, by_hand}, 0, 0, now, now, MemoryOf(cgroup)};
   if (const State before = Of(component); before.rest == Rest::kParked) {
     std::lock_guard lock(mutex_);
     resting_[component].state.by_hand |= by_hand;
@@ -64,7 +65,8 @@ absl::Status Parking::Shrink(const std::string& component, const std::string& cg
                              absl::string_view why) {
   std::lock_guard doing(doing_);
   if (Of(component).rest != Rest::kNone) return absl::OkStatus();
-  Resting resting{cgroup, {Rest::kShrunk, false}, 0, 0, Clock::now(), 0};
+  const TimePoint now = Clock::now();
+  Resting resting{cgroup, {Rest::kShrunk, false}, 0, 0, now, now, 0};
   resting.activities = parts_.activities(component);
   if (absl::Status done = limits_.Shrink(component, cgroup, bytes); !done.ok()) return done;
   {
@@ -188,6 +190,8 @@ void Parking::Watch(const std::stop_token& stop) {
       if (!why.empty()) {
         const absl::Status woken = Wake(name, why);
         if (!woken.ok()) parts_.event(name, "wake-failed", woken.message());
+        // What a person put to rest was no guess.
+        if (woken.ok() && !one.state.by_hand) parts_.came_back(one.state.rest, now - one.since);
       } else if (one.state.rest == Rest::kParked && now - one.renewed > term_ / 3) {
         Renew(name, now);
       }

@@ -33,6 +33,8 @@ class Parking {
     std::function<void(const std::string& component, absl::string_view kind,
                        absl::string_view text)>
         event;
+    // Its user came back, after so long.
+    std::function<void(decisions::Rest rest, Duration after)> came_back;
   };
   // All that is referred to outlives it.
   Parking(Limits& limits, Parts parts, Duration term = std::chrono::seconds(30));
@@ -65,7 +67,7 @@ class Parking {
     std::string cgroup;
     State state;
     uint64_t activities = 0, packets = 0;  // when it was put to rest
-    TimePoint renewed{};
+    TimePoint since{}, renewed{};
     int64_t to_page_out = 0;  // bytes
   };
   static constexpr Duration kLook = std::chrono::milliseconds(50);

@@ -186,12 +186,29 @@ class RestTest : public testing::Test {
     component_.idle_probability = 0.95;
   }
   std::optional<Action> Next() {
-    const auto step = RestOrWake(component_, policy_);
+    const auto step = RestOrWake(component_, policy_, shift_);
     return step ? std::optional(step->action) : std::nullopt;
   }
   Policy policy_;
   ComponentView component_;
+  double shift_ = 0;
 };
+
+TEST_F(RestTest, LoadAndMistakesMoveTheProbability) {
+  component_.idle_probability = 0.85;
+  EXPECT_EQ(Next(), std::nullopt);
+  shift_ = -0.08;
+  EXPECT_EQ(Next(), Action::kPark) << "room is scarce";
+  component_.idle_probability = 0.95;
+  shift_ = 0.06;
+  EXPECT_EQ(Next(), std::nullopt) << "users came back soon";
+  component_.idle_probability = 0.99;
+  shift_ = 5;
+  EXPECT_EQ(Next(), Action::kPark) << "there is a highest";
+  component_.idle_probability = 0.4;
+  shift_ = -5;
+  EXPECT_EQ(Next(), std::nullopt) << "and a lowest";
+}
 
 TEST_F(RestTest, WhoseUserIsAwayIsPutToRestAsThePolicySays) {
   EXPECT_EQ(Next(), Action::kPark);

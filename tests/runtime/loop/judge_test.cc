@@ -105,6 +105,25 @@ TEST_F(JudgeTest, ThresholdsGoUpAfterWhatWasInVain) {
   EXPECT_LE(situation_.threshold_shift, policy_.thresholds.higher);
 }
 
+TEST_F(JudgeTest, RestTakesMoreAfterUsersCameBackSoonAndLessUnderLoad) {
+  Step(600, 600, 600);
+  EXPECT_NEAR(situation_.idle_shift, 0, 1e-9);
+  judge_.CameBack(decisions::Rest::kParked, seconds(5));
+  Step(600, 600, 600);
+  const double parked = situation_.idle_shift;
+  EXPECT_GT(parked, 0.01);
+  judge_.CameBack(decisions::Rest::kShrunk, seconds(5));
+  Step(600, 600, 600);
+  const double both = situation_.idle_shift;
+  EXPECT_GT(both, parked);
+  EXPECT_LT(both, 2 * parked) << "to have been shrunk is less";
+  judge_.CameBack(decisions::Rest::kParked, seconds(500));
+  Step(600, 600, 600);
+  EXPECT_LT(situation_.idle_shift, both);
+  Step(1000, 1000, 1000);
+  EXPECT_LT(situation_.idle_shift, 0) << "room is worth more";
+}
+
 TEST_F(JudgeTest, TellsWhatIsNew) {
   EXPECT_FALSE(judge_.Tell(now_, Step(100, 100, 100))) << "nothing, from the beginning";
   EXPECT_FALSE(judge_.Tell(now_, Step(100, 100, 100)));

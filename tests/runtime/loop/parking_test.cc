@@ -72,6 +72,11 @@ class ParkingTest : public testing::Test {
       std::lock_guard lock(mutex_);
       absl::StrAppend(&events_, kind, " ");
     };
+    parts.came_back = [this](decisions::Rest rest, Duration after) {
+      std::lock_guard lock(mutex_);
+      absl::StrAppend(&events_, rest == decisions::Rest::kParked ? "came-back " : "returned ");
+      EXPECT_GE(after, Duration{});
+    };
     parking_.reset();
     parking_ = std::make_unique<Parking>(*limits_, std::move(parts), term);
   }
@@ -136,6 +141,7 @@ TEST_F(ParkingTest, RunsOnWhenItsUserIsThere) {
   ++activities_;
   EXPECT_TRUE(Beats());
   EXPECT_TRUE(Soon([&] { return parking_->Of("one").rest == Rest::kNone; }));
+  EXPECT_TRUE(Soon([&] { return Events() == "parked woken came-back "; })) << Events();
 }
 
 TEST_F(ParkingTest, RunsOnWhenAPacketComes) {
