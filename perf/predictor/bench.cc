@@ -9,10 +9,12 @@
 #include <cstring>
 #include <iostream>
 #include <memory>
+#include <memory_resource>
 #include <new>
 #include <string>
 #include <vector>
 
+#include "base/huge_pool.h"
 #include "nlohmann/json.hpp"
 #include "predictor/forecaster.h"
 #include "predictor/gru.h"
@@ -105,31 +107,42 @@ json StepCost(ExpertSet experts, bool train, int repetitions, size_t steps) {
   return out;
 }
 
-// A host: `components` with 6 metrics each, all of them a step a second. Their state does not fit
-// into any cache.
+// A host: `components` with 6 metrics each, all of them a step a second, where the agent has them.
+// Their state does not fit into any cache.
 json HostCost(size_t components, int rounds) {
   constexpr size_t kMetrics = 6;
   const std::vector<double> values = Load(4096);
-  std::vector<Forecaster> forecasters;
-  forecasters.reserve(components * kMetrics);
+  starling::HugePool pool;
+  std::vector<std::pmr::vector<Forecaster>> shadows;
   ForecasterOptions options;
   options.step_s = 1;
-  for (size_t i = 0; i < components * kMetrics; ++i) forecasters.emplace_back(options);
+  for (size_t i = 0; i < components; ++i) {
+    std::pmr::vector<Forecaster>& shadow = shadows.emplace_back(&pool);
+    shadow.reserve(kMetrics);
+    for (size_t metric = 0; metric < kMetrics; ++metric) shadow.emplace_back(options);
+  }
   std::vector<double> shares;
   shares.reserve(static_cast<size_t>(rounds));
   const uint64_t before = allocations;
   for (int round = 0; round < rounds + 40; ++round) {
     const double started = Now();
-    for (size_t i = 0; i < forecasters.size(); ++i) {
-      if (i + 1 < forecasters.size()) forecasters[i + 1].Prefetch();
-      forecasters[i].Observe(values[(static_cast<size_t>(round) + 37 * i) % values.size()]);
+    for (size_t i = 0; i < components; ++i) {
+      for (size_t metric = 0; metric < kMetrics; ++metric) {
+        if (metric + 1 < kMetrics) {
+          shadows[i][metric + 1].Prefetch();
+        } else if (i + 1 < components) {
+          shadows[i + 1][0].Prefetch();
+        }
+        const size_t at = static_cast<size_t>(round) + 37 * (i * kMetrics + metric);
+        shadows[i][metric].Observe(values[at % values.size()]);
+      }
     }
     if (round >= 40) shares.push_back(Now() - started);  // of the second it has
   }
   const uint64_t allocated = allocations - before;
   return {{"components", components},
           {"metrics", kMetrics},
-          {"bytes", forecasters.size() * sizeof(Forecaster)},
+          {"bytes", components * kMetrics * sizeof(Forecaster)},
           {"share_of_a_core_at_1_hz", Summarize(shares)},
           {"allocations", allocated}};
 }

@@ -75,6 +75,7 @@ absl::Status HostWatch::Add(const std::string& name, const std::string& cgroup,
   options.step_s = step_s_;
   options.gpus = gpus_ != nullptr;
   options.experts = options_.experts;
+  options.memory = &forecasters_;
   Watched& watched = components_[name];
   watched = Watched();
   watched.shadow = std::make_unique<shadow::Shadow>(shadow::Sampler(cgroup, proc_, pid), options);

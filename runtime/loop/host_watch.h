@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "base/huge_pool.h"
 #include "predictor/forecaster.h"
 #include "predictor/idleness.h"
 #include "runtime/decisions/situation.h"
@@ -142,6 +143,7 @@ class HostWatch {
   shadow::HostSampler host_;
   shadow::HostUse use_;
   double processors_lately_ = 0;
+  HugePool forecasters_;  // of all components: each step goes through them
   std::map<std::string, Watched> components_;
   predictor::Forecaster rest_cpu_, rest_memory_;
   ScoredDemand cpu_, memory_;

@@ -10,11 +10,14 @@
 
 namespace starling::shadow {
 
-Shadow::Shadow(Sampler sampler, const Options& options) : sampler_(std::move(sampler)) {
+Shadow::Shadow(Sampler sampler, const Options& options)
+    : sampler_(std::move(sampler)), forecasters_(options.memory) {
   predictor::ForecasterOptions forecaster;
   forecaster.step_s = options.step_s;
   forecaster.experts = options.experts;
-  for (int i = 0; i < (options.gpus ? kMetricCount : kGpu); ++i) {
+  const int metrics = options.gpus ? kMetricCount : kGpu;
+  forecasters_.reserve(static_cast<size_t>(metrics));
+  for (int i = 0; i < metrics; ++i) {
     forecasters_.emplace_back(forecaster);
     writers_.emplace_back(options.summary_tolerance);
   }
@@ -24,6 +27,7 @@ absl::Status Shadow::Step(std::chrono::steady_clock::time_point now, double time
                           const Tell& tell, const GpuReading* gpus) {
   ASSIGN_OR_RETURN(last_, sampler_.Take(now, gpus));
   for (int i = 0; i < metrics(); ++i) {
+    if (i + 1 < metrics()) forecasters_[i + 1].Prefetch();
     predictor::Forecaster& forecaster = forecasters_[i];
     const double value = last_.values[i];
     // Nothing is known of it yet, and nothing is to be told.

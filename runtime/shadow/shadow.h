@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <functional>
+#include <memory_resource>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ class Shadow {
     predictor::ExpertSet experts = predictor::kDefaultExperts;
     double summary_tolerance = 0.05;  // see predictor::SummaryWriter
     bool gpus = false;                // the host has some: their metrics too
+    // Where forecasters lie; outlives the shadow.
+    std::pmr::memory_resource* memory = std::pmr::get_default_resource();
   };
   // Called with a metric and its message; see predictor::ReadSummary.
   using Tell = std::function<void(Metric, const uint8_t* message, size_t size)>;
@@ -46,7 +49,7 @@ class Shadow {
 
  private:
   Sampler sampler_;
-  std::vector<predictor::Forecaster> forecasters_;
+  std::pmr::vector<predictor::Forecaster> forecasters_;
   std::vector<predictor::SummaryWriter> writers_;
   Sample last_ = {};
 };
