@@ -90,6 +90,7 @@ absl::Status Targets::Start(TakeOther other) {
         Accept(*std::move(at_rail), name, rail);
       } else {
         spdlog::error("rail {}: {}", further.listen, at_rail.status().ToString());
+        deaf_.emplace(name, rail - 1);
       }
     }
   }
@@ -216,10 +217,11 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   };
   receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
   receiver.grant_by_connection = request.grant_by_connection();
-  for (const agent::Rail& rail : host_.RailsOf(ghost->provider)) {
-    if (receiver.rails.size() < request.rails()) receiver.rails.push_back(rail.fabric);
+  const std::vector<agent::Rail>& all = host_.RailsOf(ghost->provider);
+  const size_t rails = std::min<size_t>(all.size(), request.rails());
+  for (size_t i = 0; i < rails; ++i) {
+    receiver.rails.push_back(deaf_.contains({ghost->provider, i}) ? nullptr : all[i].fabric);
   }
-  const size_t rails = receiver.rails.size();
   if (request.post_copy()) {
     // Known to one another before the freeze: a handshake takes its time.
     ghost->source = Source(ghost->row);
@@ -245,8 +247,8 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   response.set_grant_by_connection(ghost->receiver->grants_by_connection());
   response.set_windows(ghost->receiver->windows());
   for (size_t i = 0; i < rails; ++i) {
-    const agent::Rail& rail = host_.RailsOf(ghost->provider)[i];
-    response.add_rail_addresses(rail.fabric != nullptr ? rail.listen : "");
+    const bool there = all[i].fabric != nullptr && !deaf_.contains({ghost->provider, i});
+    response.add_rail_addresses(there ? all[i].listen : "");
   }
   response.set_token(ghost->token);
   response.set_key_share(key_share);

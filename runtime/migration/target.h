@@ -6,8 +6,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -164,6 +166,7 @@ class Targets {
   std::map<std::string, std::unique_ptr<PageFetch>> fetches_;  // by migration
   TakeOther other_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;  // one for each transport and rail
+  std::set<std::pair<std::string, size_t>> deaf_;  // rails of transports that cannot be listened on
   std::vector<std::jthread> accepting_;
   std::jthread leases_;
 };
