@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <functional>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
@@ -50,10 +51,13 @@ class InjectedCallsTest : public ::testing::Test {
     char byte;
     ASSERT_EQ(::read(ready_[0], &byte, 1), 1);
   }
+  // Of a process that ended while it was traced the tracer, which here is its parent as well, may
+  // have taken the status.
+  static constexpr int kTaken = -1;
   int Exit() {
     int status = -1;
-    ::waitpid(child_, &status, 0);
-    child_ = 0;
+    const pid_t ended = ::waitpid(std::exchange(child_, 0), &status, 0);
+    if (ended < 0 && errno == ECHILD) return kTaken;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
   }
   absl::StatusOr<int64_t> Call(int64_t number) {
@@ -140,17 +144,20 @@ TEST_F(InjectedCallsTest, WhatComputesAndTakesSignalsIsNotDisturbed) {
     return alarms > 0 ? 7 : 9;
   });
   int done = 0;
-  while (StateOf(child_) != 'Z') {
+  bool ended = false;
+  while (!ended && StateOf(child_) != 'Z') {
     const auto called = Call(SYS_getppid);
     if (!called.ok()) {
       EXPECT_EQ(called.status().code(), absl::StatusCode::kNotFound) << called.status();
-      break;
+      ended = true;
+      continue;
     }
     EXPECT_EQ(*called, ::getpid());
     ++done;
   }
   EXPECT_GT(done, 10);
-  EXPECT_EQ(Exit(), 7);
+  const int exit = Exit();
+  EXPECT_TRUE(exit == 7 || (ended && exit == kTaken)) << exit;
 }
 
 TEST_F(InjectedCallsTest, WhatACallWithoutAnEndInterruptedRunsOn) {
