@@ -25,10 +25,9 @@ absl::StatusOr<transport::Fabric*> Host::Transport(const std::string& provider) 
                    "): add it to data.offer of its configuration"));
 }
 
-const std::vector<Rail>& Host::RailsOf(const std::string& provider) const {
-  static const std::vector<Rail>& none = *new std::vector<Rail>;
+std::span<const Rail> Host::RailsOf(const std::string& provider) const {
   const auto found = rails.find(provider);
-  return found == rails.end() ? none : found->second;
+  return found == rails.end() ? std::span<const Rail>() : found->second;
 }
 
 keeper::StartKeeperOptions KeeperOptions(const Config& config) {

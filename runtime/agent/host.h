@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -71,7 +72,7 @@ struct Host {
   // The transport of that name, or `fabric` for none. kFailedPrecondition, or what
   // closed_fabrics says, when it is not open.
   absl::StatusOr<transport::Fabric*> Transport(const std::string& provider) const;
-  const std::vector<Rail>& RailsOf(const std::string& provider) const;
+  std::span<const Rail> RailsOf(const std::string& provider) const;
   // For who has just taken the claim of a component: it does not rest, nor will it.
   absl::Status Wake(const std::string& component) const {
     return wake ? wake(component) : absl::OkStatus();

@@ -39,13 +39,6 @@ constexpr double kGiB = static_cast<double>(starling::kGiB);
 constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
 
-size_t LevelOf(int percent) {
-  for (size_t i = 0; i < kLevelCount; ++i) {
-    if (percent <= static_cast<int>(std::lround(100 * kLevels[i]))) return i;
-  }
-  return kLevelCount - 1;
-}
-
 // What is missing of each resource, and the rule that says so most strongly.
 struct Shortage {
   std::array<double, kResources> missing = {};

@@ -34,13 +34,6 @@ double Worst(const Outlook& outlook, size_t level, double step_s, double within_
   return worst;
 }
 
-size_t LevelOf(int percent) {
-  for (size_t i = 0; i < kLevelCount; ++i) {
-    if (percent <= static_cast<int>(std::lround(100 * kLevels[i]))) return i;
-  }
-  return kLevelCount - 1;
-}
-
 // 0: none.
 int64_t Limit(const ComponentView& component, const Situation& s, const Policy::Limits& limits,
               size_t r) {

@@ -56,6 +56,22 @@ TomlKey<Policy> HostsKey(absl::string_view name, std::vector<std::string> Policy
                          });
 }
 
+absl::Status ReadRest(const toml::node& node, Policy& policy) {
+  constexpr absl::string_view kAllowed = "\"none\", \"shrink\" or \"park\"";
+  ASSIGN_OR_RETURN(const std::string text, TomlText(node, kAllowed));
+  if (text == "none") {
+    policy.idle.rest = Rest::kNone;
+  } else if (text == "shrink") {
+    policy.idle.rest = Rest::kShrunk;
+  } else if (text == "park") {
+    policy.idle.rest = Rest::kParked;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("is \"", absl::CHexEscape(text), "\"; allowed is ", kAllowed));
+  }
+  return absl::OkStatus();
+}
+
 const std::vector<TomlKey<Policy>>& Keys() {
   static const auto& keys = *new std::vector<TomlKey<Policy>>{
       {"", "mode",
@@ -106,26 +122,7 @@ const std::vector<TomlKey<Policy>>& Keys() {
                         1024),
       NumberKey<Policy>("limits", "least_memory_mib", MEMBER(Policy, limits.least_memory_mib), 1,
                         1e6),
-      {"idle", "rest",
-       [](const toml::node& node,
-          Policy& policy) -> absl::
-                              Status {
-                                constexpr absl::string_view kAllowed =
-                                    "\"none\", \"shrink\" or \"park\"";
-                                ASSIGN_OR_RETURN(const std::string text, TomlText(node, kAllowed));
-                                if (text == "none") {
-                                  policy.idle.rest = Rest::kNone;
-                                } else if (text == "shrink") {
-                                  policy.idle.rest = Rest::kShrunk;
-                                } else if (text == "park") {
-                                  policy.idle.rest = Rest::kParked;
-                                } else {
-                                  return absl::InvalidArgumentError(
-                                      absl::StrCat("is \"", absl::CHexEscape(text),
-                                                   "\"; allowed is ", kAllowed));
-                                }
-                                return absl::OkStatus();
-                              }},
+      {"idle", "rest", ReadRest},
       NumberKey<Policy>("idle", "above", MEMBER(Policy, idle.above), 0.5, 1),
       NumberKey<Policy>("idle", "after_s", MEMBER(Policy, idle.after_s), 1, 86400),
       NumberKey<Policy>("idle", "shrink_to", MEMBER(Policy, idle.shrink_to), 0.05, 1),

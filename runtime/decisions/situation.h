@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,6 +22,13 @@ using reservations::Resource;
 // The quantiles that forecasts are handed over at.
 inline constexpr std::array<double, 5> kLevels = {0.5, 0.75, 0.9, 0.95, 0.99};
 inline constexpr size_t kLevelCount = kLevels.size();
+// The first that is not below so many percent; the last for more.
+inline size_t LevelOf(int percent) {
+  for (size_t i = 0; i < kLevelCount; ++i) {
+    if (percent <= static_cast<int>(std::lround(100 * kLevels[i]))) return i;
+  }
+  return kLevelCount - 1;
+}
 
 // One resource: what is used now, and what will be at each horizon, by quantile.
 struct Outlook {

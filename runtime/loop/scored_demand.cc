@@ -1,7 +1,6 @@
 #include "runtime/loop/scored_demand.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -70,52 +69,30 @@ v1::MetricForecast ScoredDemand::Show(const std::string& metric, double scale, d
   return shown;
 }
 
-std::string ScoredDemand::Changes(predictor::SummaryWriter& writer) const {
-  predictor::Summary now;
-  float errors[kHorizonCount];
-  now.fields[0] = static_cast<float>(joint_.value());
+predictor::Summary ScoredDemand::Summary() const {
+  predictor::Summary summary;
+  summary.fields[0] = static_cast<float>(joint_.value());
   for (int h = 0; h < kHorizonCount; ++h) {
-    const auto i = static_cast<size_t>(h);
-    const Forecast interval = joint_.Interval(i);
-    float* f = now.fields + 1 + 3 * h;
+    const Forecast interval = joint_.Interval(static_cast<size_t>(h));
+    float* f = summary.fields + 1 + 3 * h;
     f[0] = static_cast<float>(interval.median);
     f[1] = static_cast<float>(interval.low);
     f[2] = static_cast<float>(interval.high);
-    errors[h] = static_cast<float>(weight_[i] > 0 ? error_[i] / weight_[i] : 0);
+  }
+  return summary;
+}
+
+std::string ScoredDemand::Changes(predictor::SummaryWriter& writer) const {
+  const predictor::Summary now = Summary();
+  float errors[kHorizonCount];
+  for (size_t h = 0; h < kHorizonCount; ++h) {
+    errors[h] = static_cast<float>(weight_[h] > 0 ? error_[h] / weight_[h] : 0);
   }
   float allowed[predictor::Summary::kFields];
   writer.Allow(now, errors, allowed);
   uint8_t message[predictor::Summary::kMostBytes];
   const size_t size = writer.Write(now, allowed, message);
   return std::string(reinterpret_cast<const char*>(message), size);
-}
-
-std::string ScoredDemand::Message() const {
-  // Every field; value and medians in single precision (predictor/summary.h).
-  std::string message;
-  const auto put = [&message](uint32_t bits) {
-    message.push_back(static_cast<char>(bits));
-    message.push_back(static_cast<char>(bits >> 8));
-  };
-  put((1u << predictor::Summary::kFields) - 1 + (1u << predictor::Summary::kFields));
-  const auto whole = [&put](double value) {
-    const auto bits = std::bit_cast<uint32_t>(static_cast<float>(value));
-    put(bits >> 16);
-    put(bits & 0xffff);
-  };
-  // Rounded outwards by what the other half of the bits may take away.
-  const auto bound = [&put](double value, double outwards) {
-    put(std::bit_cast<uint32_t>(static_cast<float>(value + outwards * std::abs(value) / 256)) >>
-        16);
-  };
-  whole(joint_.value());
-  for (int h = 0; h < kHorizonCount; ++h) {
-    const Forecast interval = joint_.Interval(static_cast<size_t>(h));
-    whole(interval.median);
-    bound(interval.low, -1);
-    bound(interval.high, 1);
-  }
-  return message;
 }
 
 }  // namespace starling::loop

@@ -28,9 +28,9 @@ class ScoredDemand {
   // Values times `scale`, as people read them.
   v1::MetricForecast Show(const std::string& metric, double scale, double capacity,
                           double step_s) const;
-  // All of it as a message that predictor::ReadSummary reads.
-  std::string Message() const;
-  // What moved since the writer's last message, as such a message; empty: nothing worth telling.
+  predictor::Summary Summary() const;
+  // What of it moved since the writer's last message, as predictor::ReadSummary reads it: all of it
+  // for a new writer; empty: nothing worth telling.
   std::string Changes(predictor::SummaryWriter& writer) const;
 
  private:

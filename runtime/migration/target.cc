@@ -79,18 +79,19 @@ absl::Status Targets::Start(TakeOther other) {
     ASSIGN_OR_RETURN(std::unique_ptr<transport::Listener> listening,
                      fabric->Listen(endpoint.address, endpoint.port));
     Accept(std::move(listening), name, /*rail=*/0);
-    size_t rail = 0;
-    for (const agent::Rail& further : host_.RailsOf(name)) {
-      ++rail;
-      if (further.fabric == nullptr) continue;
-      ASSIGN_OR_RETURN(const Endpoint where, ParseEndpoint(further.listen));
-      auto at_rail = further.fabric->Listen(where.address, where.port);
-      // The others do for it.
+    const std::span<const agent::Rail> further = host_.RailsOf(name);
+    std::vector<agent::Rail>& rails = rails_[name];
+    rails.assign(further.begin(), further.end());
+    for (size_t i = 0; i < rails.size(); ++i) {
+      if (rails[i].fabric == nullptr) continue;
+      ASSIGN_OR_RETURN(const Endpoint where, ParseEndpoint(rails[i].listen));
+      auto at_rail = rails[i].fabric->Listen(where.address, where.port);
       if (at_rail.ok()) {
-        Accept(*std::move(at_rail), name, rail);
+        Accept(*std::move(at_rail), name, i + 1);
       } else {
-        spdlog::error("rail {}: {}", further.listen, at_rail.status().ToString());
-        deaf_.emplace(name, rail - 1);
+        // The others do for it: who cannot reach it is not offered it.
+        spdlog::error("rail {}: {}", rails[i].listen, at_rail.status().ToString());
+        rails[i].fabric = nullptr;
       }
     }
   }
@@ -217,11 +218,10 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   };
   receiver.ring = {request.ring_slots(), request.ring_slot_bytes()};
   receiver.grant_by_connection = request.grant_by_connection();
-  const std::vector<agent::Rail>& all = host_.RailsOf(ghost->provider);
-  const size_t rails = std::min<size_t>(all.size(), request.rails());
-  for (size_t i = 0; i < rails; ++i) {
-    receiver.rails.push_back(deaf_.contains({ghost->provider, i}) ? nullptr : all[i].fabric);
-  }
+  std::vector<agent::Rail> rails;
+  if (const auto known = rails_.find(ghost->provider); known != rails_.end()) rails = known->second;
+  rails.resize(std::min<size_t>(rails.size(), request.rails()));
+  for (const agent::Rail& rail : rails) receiver.rails.push_back(rail.fabric);
   if (request.post_copy()) {
     // Known to one another before the freeze: a handshake takes its time.
     ghost->source = Source(ghost->row);
@@ -246,10 +246,8 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   response.set_data_address(host_.config.DataListen(ghost->provider));
   response.set_grant_by_connection(ghost->receiver->grants_by_connection());
   response.set_windows(ghost->receiver->windows());
-  for (size_t i = 0; i < rails; ++i) {
-    const bool there = all[i].fabric != nullptr && !deaf_.contains({ghost->provider, i});
-    response.add_rail_addresses(there ? all[i].listen : "");
-  }
+  for (const agent::Rail& rail : rails)
+    response.add_rail_addresses(rail.fabric != nullptr ? rail.listen : "");
   response.set_token(ghost->token);
   response.set_key_share(key_share);
   response.set_lease_s(Seconds(host_.config.migration.lease));

@@ -6,10 +6,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -166,7 +164,9 @@ class Targets {
   std::map<std::string, std::unique_ptr<PageFetch>> fetches_;  // by migration
   TakeOther other_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;  // one for each transport and rail
-  std::set<std::pair<std::string, size_t>> deaf_;  // rails of transports that cannot be listened on
+  // By transport: the host's, without the devices of those that cannot be listened on. As Start()
+  // leaves it.
+  std::map<std::string, std::vector<agent::Rail>> rails_;
   std::vector<std::jthread> accepting_;
   std::jthread leases_;
 };

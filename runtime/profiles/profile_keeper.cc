@@ -192,7 +192,7 @@ absl::Status ProfileKeeper::Write() {
     return absl::IsFailedPrecondition(status) ? absl::OkStatus() : status;
   };
   if (!lessons.empty() || !arrivals.empty()) {
-    RETURN_IF_ERROR(store_->Together([&]() -> absl::Status {
+    const absl::Status written = store_->Together([&]() -> absl::Status {
       for (const Lesson& lesson : lessons) {
         RETURN_IF_ERROR(unless_refused(
             store_->Learn(lesson.key.first, lesson.local_s, lesson.active, lesson.key.second)));
@@ -204,7 +204,14 @@ absl::Status ProfileKeeper::Write() {
                               : store_->Disconnected(subject, component, arrival.local_s)));
       }
       return absl::OkStatus();
-    }));
+    });
+    if (!written.ok()) {
+      // Another time: what was seen meanwhile comes after it.
+      std::lock_guard lock(mutex_);
+      lessons_.insert(lessons_.begin(), lessons.begin(), lessons.end());
+      arrivals_.insert(arrivals_.begin(), arrivals.begin(), arrivals.end());
+      return written;
+    }
   }
   if (now_s / kDay_s != aged_day_) {
     aged_day_ = now_s / kDay_s;

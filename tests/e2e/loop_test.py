@@ -426,7 +426,8 @@ within_s = {PERIOD_S}
 
 
 CASES = {"moved": Test.moved, "early-end": Test.early_end, "degraded": Test.degraded,
-         "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits, "policy": Test.bad_policy}
+         "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits,
+         "policy": Test.bad_policy}
 
 
 def main():
@@ -446,7 +447,7 @@ def main():
             for node in test.nodes:
                 print(node.starling("why", "--last", "20", check=False).out, flush=True)
                 print(node.starling("events", check=False).out[-6000:], flush=True)
-            test.stop("ramp", "short", "low", "high", "large", "editor", "game", "worker")
+            test.stop("ramp", "short", "low", "high", "large", "editor", "worker")
 
         rows = cases.run(names, lambda name: CASES[name](test), after)
     return cases.close(rows, arguments.json)

@@ -269,7 +269,9 @@ class Test:
             raise Failed(f"node2 has {self.state(self.two)}")
         return f"{state} on node1, nothing on node2"
 
-    def after_three_seconds(self, lose, mend):
+    def moving(self):
+        """A move in its first round: the thread that waits for its end, and the list that it puts how it
+        ended into."""
         done = []
         mover = threading.Thread(target=lambda: done.append(self.move()), daemon=True)
         mover.start()
@@ -278,6 +280,10 @@ class Test:
         time.sleep(2)
         if done:
             raise Failed("it was moved before anything could be done to it")
+        return mover, done
+
+    def after_three_seconds(self, lose, mend):
+        mover, done = self.moving()
         lose()
         time.sleep(3)
         mend()
@@ -323,14 +329,7 @@ class Test:
     def a_device_lost_for_good_leaves_its_connections_to_the_other(self):
         self.with_two_rails()
         try:
-            done = []
-            mover = threading.Thread(target=lambda: done.append(self.move()), daemon=True)
-            mover.start()
-            wait_until("a round has begun", lambda: any(
-                "PRECOPY: round 1" in text for text in self.events(self.one, "migration-step")))
-            time.sleep(2)
-            if done:
-                raise Failed("it was moved before anything could be done to it")
+            mover, done = self.moving()
             before = self.one.shell("rdma resource show").out
             # Long after the move: what looks at it, and says how it went, comes over the same device.
             self.one.shell("(sleep 0.2; ip link set mgmt0 down; sleep 40; ip link set mgmt0 up) "

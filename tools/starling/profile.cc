@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "tools/starling/ask.h"
 #include "tools/starling/commands.h"
 #include "tools/starling/render_profile.h"
 
@@ -13,29 +14,6 @@ namespace {
 
 // What the agent takes at most, and a little, so that it says itself that it is too much.
 constexpr size_t kMostCalendar = (3 << 20) + 4096;
-
-// Makes one call; on failure says so and answers false with `code` set.
-template <typename Request, typename Response>
-bool Ask(Session& session,
-         grpc::Status (v1::Profiles::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                    Response*),
-         const Request& request, Response* response, ExitCode* code) {
-  grpc::ClientContext context;
-  Interrupter::Call call(session.interrupter, context);
-  const auto stub = session.agent.profiles();
-  const grpc::Status status = (stub.get()->*method)(&context, request, response);
-  if (status.ok()) return true;
-  *code = FailCall(session, status);
-  return false;
-}
-
-void Show(Session& session, Format format, const std::string& text, const std::string& json) {
-  if (format == Format::kJson) {
-    session.io.out << json << std::endl;
-  } else {
-    session.io.out << text << std::flush;
-  }
-}
 
 // For its owner alone: it says when somebody is there.
 absl::Status WritePrivate(const std::string& path, const std::string& text) {
@@ -46,7 +24,8 @@ absl::Status WritePrivate(const std::string& path, const std::string& text) {
 ExitCode List(Session& session, Format format) {
   v1::ListProfilesResponse response;
   ExitCode code;
-  if (!Ask(session, &v1::Profiles::Stub::List, v1::ListProfilesRequest(), &response, &code)) {
+  if (!Ask(session, session.agent.profiles(), &v1::Profiles::Stub::List, v1::ListProfilesRequest(),
+           &response, &code)) {
     return code;
   }
   Show(session, format, ProfilesText(response), ProfilesJson(response));
@@ -58,7 +37,9 @@ ExitCode Export(Session& session, const ProfileOptions& options) {
   request.set_subject(options.name);
   v1::ExportProfileResponse response;
   ExitCode code;
-  if (!Ask(session, &v1::Profiles::Stub::Export, request, &response, &code)) return code;
+  if (!Ask(session, session.agent.profiles(), &v1::Profiles::Stub::Export, request, &response,
+           &code))
+    return code;
   if (options.out.empty()) {
     session.io.out << response.json() << std::flush;
     return ExitCode::kOk;
@@ -76,7 +57,9 @@ ExitCode Calendar(Session& session, const ProfileOptions& options) {
   request.set_icalendar(*std::move(file));
   v1::SetProfileCalendarResponse response;
   ExitCode code;
-  if (!Ask(session, &v1::Profiles::Stub::SetCalendar, request, &response, &code)) return code;
+  if (!Ask(session, session.agent.profiles(), &v1::Profiles::Stub::SetCalendar, request, &response,
+           &code))
+    return code;
   Show(session, options.format, absl::StrCat(response.entries(), " entries\n"),
        absl::StrCat("{\"schema\":1,\"entries\":", response.entries(), "}"));
   return ExitCode::kOk;
@@ -93,7 +76,7 @@ ExitCode Profile(Session& session, const ProfileOptions& options) {
     v1::DeleteProfileRequest request;
     request.set_subject(options.name);
     v1::DeleteProfileResponse response;
-    Ask(session, &v1::Profiles::Stub::Delete, request, &response, &code);
+    Ask(session, session.agent.profiles(), &v1::Profiles::Stub::Delete, request, &response, &code);
     return code;
   }
   if (options.what == "consent") {
@@ -101,13 +84,15 @@ ExitCode Profile(Session& session, const ProfileOptions& options) {
     request.set_user(options.name);
     request.set_consent(options.consent);
     v1::SetProfileConsentResponse response;
-    Ask(session, &v1::Profiles::Stub::SetConsent, request, &response, &code);
+    Ask(session, session.agent.profiles(), &v1::Profiles::Stub::SetConsent, request, &response,
+        &code);
     return code;
   }
   v1::ShowProfileRequest request;
   request.set_subject(options.name);
   v1::ShowProfileResponse response;
-  if (!Ask(session, &v1::Profiles::Stub::Show, request, &response, &code)) return code;
+  if (!Ask(session, session.agent.profiles(), &v1::Profiles::Stub::Show, request, &response, &code))
+    return code;
   Show(session, options.format, ProfileText(response), ProfileJson(response));
   return ExitCode::kOk;
 }

@@ -84,7 +84,8 @@ TEST(ScoredDemand, TravelsAsASummary) {
     Add(joint, 123456789.0 + i, 1000);
     joint.End();
   }
-  const std::string message = joint.Message();
+  predictor::SummaryWriter writer(0.05);
+  const std::string message = joint.Changes(writer);
   EXPECT_LE(message.size(), predictor::Summary::kMostBytes);
   predictor::Summary summary;
   ASSERT_TRUE(predictor::ReadSummary(reinterpret_cast<const uint8_t*>(message.data()),
