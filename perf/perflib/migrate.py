@@ -150,6 +150,8 @@ def run(machines, arguments, note):
             failures += [{**where, "name": name} for name in failed]
             failures += [{**where, "name": row["name"], "flaws": flaws} for row in done
                          if (flaws := table.flaws(row) + ratios.memory_flaws(row))]
+            # An hour's samples are not lost with the last one.
+            table.write(os.path.join(place.results, "samples.json"), samples)
     result = {
         "parameters": {"repetitions": repetitions, "sizes_mib": sizes,
                        "write_share": arguments.write_share, "pages_per_s": pages_per_s,
