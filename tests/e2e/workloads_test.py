@@ -24,7 +24,7 @@ user space, where node1's kernel has no RDMA and node2's has.
 The case `post-copy` moves a Redis under heavy writes there and back, by pre-copy alone and then with
 --post-copy, and says how long each held it.
 
-The case `there-and-back` moves one component ten times (four with --subset) and compares what the
+The case `there-and-back` moves one component twenty times (four with --subset) and compares what the
 agents and the nodes hold after the second move and after the last: descriptors, memory, threads,
 namespaces, cgroups, mounts, links, RDMA resources, and files of the agents' folders.
 
@@ -779,7 +779,7 @@ def main():
     names = [*WORKLOADS, *WAYS, *SHAPES, "post-copy", "memory-bounds", "there-and-back"]
     parser = cases.parser(__doc__, names, "workloads")
     parser.add_argument("--subset", action="store_true")
-    parser.add_argument("--moves", type=int, help="of there-and-back; default 10, 4 with --subset")
+    parser.add_argument("--moves", type=int, help="of there-and-back; default 20, 4 with --subset")
     options = parser.parse_args()
     if options.list:
         print("\n".join(names))
@@ -791,7 +791,7 @@ def main():
 
         def act(name):
             if name == "there-and-back":
-                return test.there_and_back(options.moves or (4 if options.subset else 10))
+                return test.there_and_back(options.moves or (4 if options.subset else 20))
             if name == "post-copy":
                 return test.post_copy()
             if name == "memory-bounds":
