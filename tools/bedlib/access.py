@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from . import network, state
+from . import guests, network, state
 
 
 def make_keys(bed):
@@ -77,7 +77,9 @@ def _ensure_master(bed, node):
             if not there:
                 raise state.BedError(f"bed '{bed.name}' went down")
             if f"qemu{node}" not in bed.processes():
-                raise state.BedError(f"node{node} is off; run `{bed.hint('boot')} {node}`")
+                said = guests.last_words(bed, node)
+                raise state.BedError(f"node{node} is off; run `{bed.hint('boot')} {node}`" +
+                                     (f"\nit went off by itself, saying:\n{said}" if said else ""))
             open_master(bed, node)
 
 

@@ -233,3 +233,16 @@ def wait_ready(bed, nodes, accelerated):
 def power_off(bed, node):
     """Ends the guest as a power cut would: what it had not flushed is gone."""
     bed.kill(f"qemu{node}", f"ssh{node}", f"virtiofsd{node}")
+    with open(console(bed, node), "ab") as log:
+        log.write(b"starling-bed: power off\n")
+
+
+def last_words(bed, node, lines=30):
+    """What the console and QEMU said last of a guest that went off by itself, so that it is not lost
+    with the bed; empty for one that was powered off."""
+    said = []
+    for path in (console(bed, node), os.path.join(bed.node_folder(node), "qemu.log")):
+        with contextlib.suppress(FileNotFoundError), \
+                open(path, encoding="utf-8", errors="replace") as source:
+            said += source.read().rpartition("starling-bed: power on")[2].splitlines()[-lines:]
+    return "" if "starling-bed: power off" in said else "\n".join(said).strip()
