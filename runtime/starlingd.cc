@@ -192,7 +192,10 @@ absl::Status Serve(const Config& config) {
   host.components = &components;
   migration::BlackoutHistory blackouts;
   host.blackouts = &blackouts;
-  migration::Offers offers(config.data.listen);
+  migration::Offers offers([&host](const std::string& target, absl::string_view what) {
+    spdlog::debug("host {}: {}", target, std::string(what));
+    host.security->refusals().Add("stream", absl::StrCat("a question of host ", target));
+  });
   host.offers = &offers;
   ASSIGN_OR_RETURN(
       const std::unique_ptr<reservations::LeaseDesk> leases,

@@ -25,7 +25,7 @@ inline constexpr size_t kMaxMessageBytes = 8 * 1024;
 inline constexpr size_t kMaxPrivateData = 48;
 
 // What a peer may do with a region. kWindow: nothing, but Connection::Grant() gives it leave to
-// write.
+// write or to read.
 enum class Access { kLocal, kRemoteWrite, kRemoteRead, kWindow };
 
 // Memory registered with a device. The memory itself is the caller's and must outlive this;
@@ -67,11 +67,15 @@ class Connection {
   virtual absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes,
                             uint64_t remote_address, uint32_t remote_key, Deadline deadline) = 0;
 
-  // Lets this connection's peer, and nobody else, write to all of `region`, which was registered as
-  // Access::kWindow: a memory window, whose key is returned. It ends with the connection, which
-  // goes before the region. kUnimplemented where Fabric::windows() is false.
-  virtual absl::StatusOr<uint32_t> Grant(const MemoryRegion& region, Deadline deadline) {
+  // Lets this connection's peer, and nobody else, write to (kRemoteWrite) or read (kRemoteRead) all
+  // of `region`, which was registered as Access::kWindow: a memory window, whose key is returned.
+  // It ends with the connection, which goes before the region. kUnimplemented where
+  // Fabric::windows() is false; what fails before the window is bound leaves the connection as it
+  // was.
+  virtual absl::StatusOr<uint32_t> Grant(const MemoryRegion& region, Access access,
+                                         Deadline deadline) {
     (void)region;
+    (void)access;
     (void)deadline;
     return absl::UnimplementedError(
         absl::StrCat(description(), ": this transport has no memory windows"));

@@ -75,7 +75,8 @@ struct Pair {
 struct Grant {
   std::span<std::byte> memory;
   Access access;
-  const Pair* window_of = nullptr;  // whose peer alone may use it
+  const Pair* window_of = nullptr;    // whose peer alone may use it
+  Access opens_as = Access::kWindow;  // of a window, once it is bound
 };
 
 struct Request {
@@ -186,7 +187,8 @@ class FakeNetwork::Impl {
   void Attempt(Pair& pair) {
     UnderWay& operation = pair.sends.front();
     if (operation.request.operation == Operation::kBind) {
-      grants[operation.request.remote_key].access = Access::kRemoteWrite;
+      Grant& window = grants[operation.request.remote_key];
+      window.access = window.opens_as;
       return Finish(pair);
     }
     const bool through = pair.peer != nullptr && Reaches(pair.host) && Reaches(pair.peer->host);
@@ -344,10 +346,10 @@ class FakeQueuePair final : public QueuePair {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<Window> MakeWindow(const MemoryRegion& region) override {
+  absl::StatusOr<Window> MakeWindow(const MemoryRegion& region, Access access) override {
     std::lock_guard lock(network_->mutex);
     const uint32_t key = network_->next_key++;
-    network_->grants[key] = {region.span(), Access::kWindow, &pair_};
+    network_->grants[key] = {region.span(), Access::kWindow, &pair_, access};
     return Window{0, key};
   }
 

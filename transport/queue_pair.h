@@ -83,14 +83,16 @@ class QueuePair {
   virtual absl::Status Post(std::span<const WorkRequest> requests) = 0;
   virtual absl::Status PostReceive(uint64_t id, const Piece& buffer) = 0;
 
-  // A memory window to the whole of `region`, for the peer of this queue pair: its number for
-  // kBind, and the key that it has once that has completed. It ends with the queue pair.
+  // A memory window to the whole of `region`, for the peer of this queue pair to write through
+  // (kRemoteWrite) or to read through (kRemoteRead): its number for kBind, and the key that it has
+  // once that has completed. It ends with the queue pair.
   struct Window {
     uint32_t number = 0;
     uint32_t remote_key = 0;
   };
-  virtual absl::StatusOr<Window> MakeWindow(const MemoryRegion& region) {
+  virtual absl::StatusOr<Window> MakeWindow(const MemoryRegion& region, Access access) {
     (void)region;
+    (void)access;
     return absl::UnimplementedError(
         absl::StrCat(description(), ": this transport has no memory windows"));
   }

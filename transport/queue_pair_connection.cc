@@ -230,9 +230,10 @@ absl::Status QueuePairConnection::Read(const MemoryRegion& local, size_t offset,
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint32_t> QueuePairConnection::Grant(const MemoryRegion& region, Deadline deadline) {
+absl::StatusOr<uint32_t> QueuePairConnection::Grant(const MemoryRegion& region, Access access,
+                                                    Deadline deadline) {
   if (!failed_.ok()) return failed_;
-  ASSIGN_OR_RETURN(const QueuePair::Window window, queue_pair_->MakeWindow(region));
+  ASSIGN_OR_RETURN(const QueuePair::Window window, queue_pair_->MakeWindow(region, access));
   RETURN_IF_ERROR(WaitForRoom(/*message=*/false, deadline));
   RETURN_IF_ERROR(Append(Operation::kBind, WorkId(Kind::kBind, 0), {}, 0, window.remote_key,
                          /*signalled=*/true));

@@ -48,7 +48,8 @@ class QueuePairConnection final : public Connection {
                      uint64_t remote_address, uint32_t remote_key, Deadline deadline) override;
   absl::Status Read(const MemoryRegion& local, size_t offset, size_t bytes, uint64_t remote_address,
                     uint32_t remote_key, Deadline deadline) override;
-  absl::StatusOr<uint32_t> Grant(const MemoryRegion& region, Deadline deadline) override;
+  absl::StatusOr<uint32_t> Grant(const MemoryRegion& region, Access access,
+                                 Deadline deadline) override;
   absl::StatusOr<uint64_t> Send(absl::string_view message, Deadline deadline) override;
   uint64_t completed() const override { return completed_; }
   absl::Status WaitCompleted(uint64_t number, Deadline deadline) override;

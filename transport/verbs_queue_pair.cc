@@ -456,7 +456,7 @@ absl::Status VerbsQueuePair::Post(std::span<const WorkRequest> requests) {
       wr.bind_mw.mw = bound.window.get();
       wr.bind_mw.rkey = bound.remote_key;
       wr.bind_mw.bind_info = {bound.region->handle(), bound.region->remote_address(),
-                              bound.region->span().size(), IBV_ACCESS_REMOTE_WRITE};
+                              bound.region->span().size(), bound.access};
     } else if (request.operation == Operation::kMessage) {
       if (bytes <= tuning_.inline_bytes) wr.send_flags |= IBV_SEND_INLINE;
     } else {
@@ -473,14 +473,18 @@ absl::Status VerbsQueuePair::Post(std::span<const WorkRequest> requests) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<QueuePair::Window> VerbsQueuePair::MakeWindow(const MemoryRegion& region) {
+absl::StatusOr<QueuePair::Window> VerbsQueuePair::MakeWindow(const MemoryRegion& region,
+                                                             Access access) {
   // Of the same fabric, and so of this kind.
   const auto& own = static_cast<const VerbsRegion&>(region);
   MemoryWindow window(ibv_alloc_mw(queues_->pd, IBV_MW_TYPE_2));
   if (!window)
     return ErrnoStatus(absl::StrCat(description_, ": allocate memory window ", windows_.size()));
   const uint32_t key = ibv_inc_rkey(window->rkey);
-  windows_.push_back({std::move(window), key, &own});
+  windows_.push_back(
+      {std::move(window), key, &own,
+       static_cast<unsigned int>(access == Access::kRemoteRead ? IBV_ACCESS_REMOTE_READ
+                                                               : IBV_ACCESS_REMOTE_WRITE)});
   return Window{static_cast<uint32_t>(windows_.size() - 1), key};
 }
 

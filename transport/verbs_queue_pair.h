@@ -132,7 +132,7 @@ class VerbsQueuePair final : public QueuePair {
 
   absl::Status Post(std::span<const WorkRequest> requests) override;
   absl::Status PostReceive(uint64_t id, const Piece& buffer) override;
-  absl::StatusOr<Window> MakeWindow(const MemoryRegion& region) override;
+  absl::StatusOr<Window> MakeWindow(const MemoryRegion& region, Access access) override;
   absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) override;
   absl::Status Arm() override;
   absl::StatusOr<Event> Wait(Deadline deadline) override;
@@ -168,6 +168,7 @@ class VerbsQueuePair final : public QueuePair {
     MemoryWindow window;
     uint32_t remote_key;
     const VerbsRegion* region;
+    unsigned int access;  // IBV_ACCESS_...
   };
   std::vector<BoundWindow> windows_;
   std::string description_;

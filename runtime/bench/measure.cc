@@ -98,7 +98,8 @@ absl::Status Serve(transport::Connection& connection, const transport::MemoryReg
     if (absl::IsUnavailable(message.status())) return absl::OkStatus();
     RETURN_IF_ERROR(message.status());
     if (*message == std::string(1, kWindow)) {
-      ASSIGN_OR_RETURN(const uint32_t key, connection.Grant(memory, deadline));
+      ASSIGN_OR_RETURN(const uint32_t key,
+                       connection.Grant(memory, transport::Access::kRemoteWrite, deadline));
       RETURN_IF_ERROR(
           connection.Send({reinterpret_cast<const char*>(&key), sizeof(key)}, deadline).status());
       continue;

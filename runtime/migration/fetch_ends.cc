@@ -112,6 +112,7 @@ PageFetch::Source FetchFromSource(const std::shared_ptr<agent::PeerClient>& peer
     v1::OpenOfferRequest open;
     open.set_migration_id(migration_id);
     open.set_host(host);
+    open.set_by_connection(true);
     return peer->OpenOffer(open, Deadline::After(kOpenTimeout));
   };
   source.drain = [peer, migration_id, host](uint64_t left, const std::string& lost) {

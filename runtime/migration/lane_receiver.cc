@@ -214,7 +214,8 @@ absl::StatusOr<Granted> LaneReceiver::GrantTo(Lane& lane, const Rails& rails) co
   const transport::MemoryRegion& region = *rails[lane.rail];
   if (!windows_) return Granted{region.remote_address(), region.remote_key()};
   ASSIGN_OR_RETURN(const uint32_t key,
-                   lane.channel->connection().Grant(region, Deadline::After(kGrantTimeout)));
+                   lane.channel->connection().Grant(region, transport::Access::kRemoteWrite,
+                                                    Deadline::After(kGrantTimeout)));
   return Granted{region.remote_address(), key};
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "base/status.h"
 #include "checkpoint/arena.h"
@@ -27,6 +28,8 @@ namespace {
 constexpr uint64_t kBlockBytes = Offer::kBlockPages * kPageSize;
 // So that no piece lies across two regions.
 static_assert(Offer::kBlockPages % kPiecePages == 0);
+// Binding a window takes a work request of our own side only.
+constexpr auto kGrantTimeout = std::chrono::seconds(5);
 
 }  // namespace
 
@@ -39,20 +42,23 @@ absl::StatusOr<std::unique_ptr<Offer>> Offer::Create(transport::Fabric& fabric, 
   if (memory == MAP_FAILED) {
     return ErrnoStatus(absl::StrCat("allocate ", bytes, " bytes for pages that stay behind"));
   }
-  std::unique_ptr<Offer> offer(new Offer({static_cast<std::byte*>(memory), bytes}, sealed));
+  std::unique_ptr<Offer> offer(new Offer(fabric, {static_cast<std::byte*>(memory), bytes}, sealed));
   if (sealed) RETURN_IF_ERROR(FillRandom(std::as_writable_bytes(std::span(offer->key_))));
   const uint64_t most =
       std::max(kBlockBytes, fabric.max_region_bytes() / kBlockBytes * kBlockBytes);
   for (uint64_t at = 0; at < bytes; at += most) {
     ASSIGN_OR_RETURN(offer->regions_.emplace_back(),
                      fabric.Register(offer->memory_.subspan(at, std::min(most, bytes - at)),
-                                     transport::Access::kRemoteRead));
+                                     offer->windows_ ? transport::Access::kWindow
+                                                     : transport::Access::kRemoteRead));
   }
+  offer->readable_.resize(offer->regions_.size());
   return offer;
 }
 
 Offer::~Offer() {
   if (finishing_.joinable()) finishing_.join();
+  readable_.clear();
   regions_.clear();
   ::munmap(memory_.data(), memory_.size());
 }
@@ -194,16 +200,46 @@ void Offer::Finish() {
   }
 }
 
-absl::StatusOr<v1::OpenOfferResponse> Offer::Describe() {
+absl::StatusOr<const transport::MemoryRegion*> Offer::Readable(size_t region) {
+  if (!windows_) return regions_[region].get();
+  const std::lock_guard lock(readable_mutex_);
+  if (readable_[region] == nullptr) {
+    ASSIGN_OR_RETURN(readable_[region],
+                     fabric_.Register(regions_[region]->span(), transport::Access::kRemoteRead));
+  }
+  return readable_[region].get();
+}
+
+absl::StatusOr<Granted> Offer::Grant(transport::Connection& connection, size_t region) {
+  if (windows_) {
+    const absl::StatusOr<uint32_t> key = connection.Grant(
+        *regions_[region], transport::Access::kRemoteRead, Deadline::After(kGrantTimeout));
+    if (key.ok()) return Granted{regions_[region]->remote_address(), *key};
+    // The connection's own end is no reason to do without.
+    if (absl::IsUnavailable(key.status()) || absl::IsCancelled(key.status()) ||
+        absl::IsDeadlineExceeded(key.status())) {
+      return key.status();
+    }
+    spdlog::warn("pages that stayed behind are given by their region, without a window: {}",
+                 key.status().ToString());
+  }
+  ASSIGN_OR_RETURN(const transport::MemoryRegion* const readable, Readable(region));
+  return Granted{readable->remote_address(), readable->remote_key()};
+}
+
+absl::StatusOr<v1::OpenOfferResponse> Offer::Describe(bool by_connection) {
   const std::lock_guard lock(finish_mutex_);
   if (finishing_.joinable()) finishing_.join();
   RETURN_IF_ERROR(finished_);
   v1::OpenOfferResponse response;
-  for (const auto& region : regions_) {
+  response.set_grant_by_connection(windows_ && by_connection);
+  for (size_t i = 0; i < regions_.size(); ++i) {
     v1::ArenaChunk& to = *response.add_regions();
-    to.set_address(region->remote_address());
-    to.set_rkey(region->remote_key());
-    to.set_bytes(region->span().size());
+    to.set_bytes(regions_[i]->span().size());
+    if (response.grant_by_connection()) continue;
+    ASSIGN_OR_RETURN(const transport::MemoryRegion* const readable, Readable(i));
+    to.set_address(readable->remote_address());
+    to.set_rkey(readable->remote_key());
   }
   for (const Piece& piece : pieces_) {
     v1::OfferedPiece& to = *response.add_pieces();

@@ -14,6 +14,7 @@
 #include "checkpoint/page_stream.h"
 #include "checkpoint/run_map.h"
 #include "runtime/migration/arena_slots.h"
+#include "runtime/migration/lane_grants.h"
 #include "runtime/proto/starling.pb.h"
 #include "transport/fabric.h"
 #include "transport/record_cipher.h"
@@ -39,8 +40,8 @@ struct OfferPlace {
 // then read by the target until it is given up.
 class Offer {
  public:
-  // Room for `bytes`, allocated and registered now. `sealed`: nobody but the target shall be able
-  // to read what is read from here.
+  // Room for `bytes`, allocated and registered now: for memory windows where the fabric has them.
+  // `sealed`: nobody but the target shall be able to read what is read from here.
   static absl::StatusOr<std::unique_ptr<Offer>> Create(transport::Fabric& fabric, uint64_t bytes,
                                                        bool sealed);
   ~Offer();
@@ -63,8 +64,18 @@ class Offer {
   std::vector<v1::OfferedRun> Runs() const;
   uint64_t pages() const { return pages_; }
 
-  // What the target needs to read it, but for address and token. Waits until all is sealed.
-  absl::StatusOr<v1::OpenOfferResponse> Describe();
+  // Whether a target that asks its data connection for it reads through memory windows.
+  bool windows() const { return windows_; }
+
+  // What the target needs to read it, but for address and token. Waits until all is sealed. Not
+  // `by_connection`: the target cannot ask, and is given the keys of regions. Thread-safe.
+  absl::StatusOr<v1::OpenOfferResponse> Describe(bool by_connection);
+
+  // What this connection alone may read: memory windows, or, should one not be had, the region with
+  // its key, since what stayed behind is nowhere else. Thread-safe; the connection goes before the
+  // offer.
+  absl::StatusOr<Granted> Grant(transport::Connection& connection, size_t region);
+  size_t region_count() const { return regions_.size(); }
 
  private:
   using Place = OfferPlace;
@@ -76,16 +87,24 @@ class Offer {
     transport::CipherTag tag{};
   };
 
-  Offer(std::span<std::byte> memory, bool sealed) : memory_(memory), sealed_(sealed) {}
+  Offer(transport::Fabric& fabric, std::span<std::byte> memory, bool sealed)
+      : fabric_(fabric), memory_(memory), sealed_(sealed), windows_(fabric.windows()) {}
+  // A region that can be read by its key, made when it is first asked for.
+  absl::StatusOr<const transport::MemoryRegion*> Readable(size_t region);
   absl::Status SendNow(checkpoint::PageLane& lane, const checkpoint::PageRun& run, uint64_t at);
   absl::Status SettleSpace(const checkpoint::AddressSpace& space, const std::string& images_dir,
                            checkpoint::PageLane& lane);
   // Cuts into pieces, in the order in which they were added, and hashes or seals them.
   void Finish();
 
+  transport::Fabric& fabric_;
   const std::span<std::byte> memory_;
   const bool sealed_;
+  const bool windows_;
   std::vector<std::unique_ptr<transport::MemoryRegion>> regions_;
+  std::mutex readable_mutex_;
+  // By region; null until it is made. Not used where regions_ are readable themselves.
+  std::vector<std::unique_ptr<transport::MemoryRegion>> readable_;
   std::mutex mutex_;    // guards the two below
   uint64_t taken_ = 0;  // pages
   absl::btree_map<checkpoint::AddressSpace, checkpoint::RunMap<Place>> spaces_;

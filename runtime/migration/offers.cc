@@ -4,16 +4,35 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "base/status.h"
+#include "runtime/migration/lane_grants.h"
 
 namespace starling::migration {
 namespace {
 
 constexpr auto kAcceptTimeout = std::chrono::seconds(5);
+constexpr auto kAnswerTimeout = std::chrono::seconds(10);
+
+// One after the other from the first on, so that nothing is granted twice.
+absl::Status AnswerGrants(absl::string_view message, transport::Connection& connection,
+                          Offer& offer, std::vector<Granted>& granted) {
+  ASSIGN_OR_RETURN(const GrantRequest request, DecodeGrantRequest(message));
+  if (request.ring) return absl::DataLossError("a landing ring was asked for where there is none");
+  if (!offer.windows()) return absl::DataLossError("grants were asked for that came before");
+  const size_t end = std::min<size_t>(offer.region_count(), request.first_chunk + request.chunks);
+  while (granted.size() < end) {
+    ASSIGN_OR_RETURN(granted.emplace_back(), offer.Grant(connection, granted.size()));
+  }
+  Grants grants;
+  grants.first_chunk = request.first_chunk;
+  for (size_t i = request.first_chunk; i < end; ++i) grants.chunks.push_back(granted[i]);
+  return connection.Send(EncodeGrants(grants), Deadline::After(kAnswerTimeout)).status();
+}
 
 }  // namespace
 
@@ -25,14 +44,14 @@ bool ShowsToken(absl::string_view private_data, const std::string& token) {
 }
 
 Offers::~Offers() {
-  for (auto& [id, entry] : entries_) End(std::move(entry.connection), std::move(entry.watching));
+  for (auto& [id, entry] : entries_) End(std::move(entry.connection), std::move(entry.serving));
 }
 
-absl::Status Offers::Add(const std::string& migration_id, const std::string& target,
-                         const std::string& provider, std::unique_ptr<Offer> offer) {
+absl::Status Offers::Add(const std::string& migration_id, const std::string& target, Over over,
+                         std::unique_ptr<Offer> offer) {
   Entry entry;
   entry.target = target;
-  entry.provider = provider;
+  entry.over = std::move(over);
   ASSIGN_OR_RETURN(entry.token, MakeToken());
   entry.offer = std::move(offer);
   entry.state.pages_left = entry.offer->pages();
@@ -55,7 +74,7 @@ void Offers::Withdraw(const std::string& migration_id) {
     changed_.notify_all();
   }
   // The memory goes after the connection that could read it.
-  End(std::move(entry.connection), std::move(entry.watching));
+  End(std::move(entry.connection), std::move(entry.serving));
 }
 
 bool Offers::Has(const std::string& migration_id) {
@@ -63,9 +82,24 @@ bool Offers::Has(const std::string& migration_id) {
   return entries_.contains(migration_id);
 }
 
-void Offers::End(std::unique_ptr<transport::Connection> connection, std::thread watching) {
+void Offers::End(std::unique_ptr<transport::Connection> connection, std::thread serving) {
   if (connection != nullptr) connection->Shutdown();
-  if (watching.joinable()) watching.join();
+  if (serving.joinable()) serving.join();
+}
+
+void Offers::Serve(transport::Connection& connection, Offer& offer,
+                   const std::string& target) const {
+  std::vector<Granted> granted;
+  while (true) {
+    const absl::StatusOr<std::string> message = connection.Receive(Deadline::Never());
+    if (!message.ok()) return;  // its end
+    const absl::Status answered = AnswerGrants(*message, connection, offer, granted);
+    if (answered.ok()) continue;
+    spdlog::warn("data connection {}: {}", connection.description(), answered.ToString());
+    if (absl::IsDataLoss(answered) && refused_) refused_(target, answered.message());
+    connection.Shutdown();
+    return;
+  }
 }
 
 absl::StatusOr<Offers::Entry*> Offers::Find(const std::string& migration_id,
@@ -90,18 +124,19 @@ absl::Status Offers::MayTake(const std::string& migration_id, const std::string&
 
 absl::StatusOr<v1::OpenOfferResponse> Offers::Open(const v1::OpenOfferRequest& request) {
   std::shared_ptr<Offer> offer;
-  std::string token, provider;
+  std::string token;
+  Over over;
   {
     const std::lock_guard lock(mutex_);
     ASSIGN_OR_RETURN(Entry* const entry, Find(request.migration_id(), request.host()));
     offer = entry->offer;
     token = entry->token;
-    provider = entry->provider;
+    over = entry->over;
   }
-  ASSIGN_OR_RETURN(v1::OpenOfferResponse response, offer->Describe());
-  response.set_data_address(data_address_);
+  ASSIGN_OR_RETURN(v1::OpenOfferResponse response, offer->Describe(request.by_connection()));
+  response.set_data_address(over.address);
   response.set_token(token);
-  response.set_provider(provider);
+  response.set_provider(over.provider);
   return response;
 }
 
@@ -119,7 +154,7 @@ bool Offers::Take(const std::string& provider, std::unique_ptr<transport::Incomi
   // Under mutex_.
   const auto find = [&](absl::string_view shown) {
     return std::find_if(entries_.begin(), entries_.end(), [&](const auto& each) {
-      return each.second.provider == provider && ShowsToken(shown, each.second.token);
+      return each.second.over.provider == provider && ShowsToken(shown, each.second.token);
     });
   };
   const std::string shown(incoming->private_data().substr(0, kTokenBytes));
@@ -134,18 +169,18 @@ bool Offers::Take(const std::string& provider, std::unique_ptr<transport::Incomi
     return true;
   }
   std::unique_ptr<transport::Connection> before;
-  std::thread watching;
+  std::thread serving;
   {
     const std::lock_guard lock(mutex_);
     const auto entry = find(shown);
     if (entry == entries_.end()) return true;  // withdrawn meanwhile
     before = std::exchange(entry->second.connection, *std::move(accepted));
-    watching = std::exchange(entry->second.watching,
-                             std::thread([connection = entry->second.connection.get()] {
-                               (void)connection->Receive(Deadline::Never()).status();
-                             }));
+    serving = std::exchange(
+        entry->second.serving,
+        std::thread([this, connection = entry->second.connection.get(), offer = entry->second.offer,
+                     target = entry->second.target] { Serve(*connection, *offer, target); }));
   }
-  End(std::move(before), std::move(watching));
+  End(std::move(before), std::move(serving));
   return true;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -28,13 +29,19 @@ bool ShowsToken(absl::string_view private_data, const std::string& token);
 // has all of it or it is withdrawn. In memory only: they end with the agent. Thread-safe.
 class Offers {
  public:
-  // `data_address` is where this host's transports listen.
-  explicit Offers(std::string data_address) : data_address_(std::move(data_address)) {}
+  // Hears, on some thread, what was not taken from a target that an offer is open to.
+  using Refused = std::function<void(const std::string& target, absl::string_view what)>;
+  explicit Offers(Refused refused) : refused_(std::move(refused)) {}
   ~Offers();
 
-  // `offer` has been settled; it is registered with the transport `provider`.
-  absl::Status Add(const std::string& migration_id, const std::string& target,
-                   const std::string& provider, std::unique_ptr<Offer> offer);
+  // The transport that an offer is registered with, and where it listens here (ADDR:PORT).
+  struct Over {
+    std::string provider;
+    std::string address;
+  };
+  // `offer` has been settled.
+  absl::Status Add(const std::string& migration_id, const std::string& target, Over over,
+                   std::unique_ptr<Offer> offer);
   void Withdraw(const std::string& migration_id);
   bool Has(const std::string& migration_id);
 
@@ -61,19 +68,20 @@ class Offers {
  private:
   struct Entry {
     std::string target;
-    std::string provider;
+    Over over;
     std::string token;
     std::shared_ptr<Offer> offer;
     State state;
-    // The target reads; nothing is said on it. The thread sees its end.
+    // The target reads; it may ask for what it may read. The thread answers, and sees the end.
     std::unique_ptr<transport::Connection> connection;
-    std::thread watching;
+    std::thread serving;
   };
   // Under mutex_.
   absl::StatusOr<Entry*> Find(const std::string& migration_id, const std::string& host);
-  static void End(std::unique_ptr<transport::Connection> connection, std::thread watching);
+  static void End(std::unique_ptr<transport::Connection> connection, std::thread serving);
+  void Serve(transport::Connection& connection, Offer& offer, const std::string& target) const;
 
-  const std::string data_address_;
+  const Refused refused_;
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   std::map<std::string, Entry> entries_;

@@ -11,11 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
-#include "checkpoint/arena.h"
-#include "runtime/migration/fetch_order.h"
+#include "runtime/migration/lane_grants.h"
 #include "runtime/migration/offer.h"
+#include "runtime/migration/offered.h"
 #include "runtime/names.h"
-#include "transport/record_cipher.h"
 
 namespace starling::migration {
 
@@ -49,71 +48,23 @@ bool Certain(const absl::Status& status) {
 
 }  // namespace
 
-// What one answer of the source gives.
-class PageFetch::Session {
- public:
-  static absl::StatusOr<Session> Open(const v1::OpenOfferResponse& offer,
-                                      std::span<const SlotRange> missing, uint64_t arena_slots) {
-    std::vector<FetchOrder::Piece> pieces;
-    pieces.reserve(static_cast<size_t>(offer.pieces_size()));
-    for (const v1::OfferedPiece& piece : offer.pieces()) {
-      if (piece.pages() == 0 || piece.pages() > kReadPages || piece.offset() % kPageSize != 0 ||
-          piece.slot() > arena_slots || piece.pages() > arena_slots - piece.slot()) {
-        return absl::DataLossError("the source offers an impossible piece");
-      }
-      pieces.push_back({piece.slot(), piece.pages(), piece.offset()});
-    }
-    Session session(FetchOrder(std::move(pieces), missing));
-    if (!session.order.complete()) {
-      return absl::DataLossError("the source does not offer all that is missing");
-    }
-    session.offer = &offer;
-    if (!offer.key().empty()) {
-      transport::CipherKey key;
-      if (offer.key().size() != key.size()) return absl::DataLossError("an impossible key");
-      std::memcpy(key.data(), offer.key().data(), key.size());
-      ASSIGN_OR_RETURN(session.cipher, transport::RecordCipher::Create(key));
-    }
-    return session;
-  }
-
-  // Where the peer has `bytes` bytes from `offset` on.
-  absl::StatusOr<std::pair<uint64_t, uint32_t>> Locate(uint64_t offset, uint64_t bytes) const {
-    for (const v1::ArenaChunk& region : offer->regions()) {
-      if (offset < region.bytes()) {
-        if (bytes > region.bytes() - offset) break;
-        return std::pair(region.address() + offset, region.rkey());
-      }
-      offset -= region.bytes();
-    }
-    return absl::DataLossError("the source offers a piece outside of its memory");
-  }
-
-  // From `bytes` into the arena; kDataLoss if they are not what the source has.
-  absl::Status Place(size_t index, std::span<std::byte> bytes, std::span<std::byte> arena) {
-    const FetchOrder::Piece& piece = order.piece(index);
-    const v1::OfferedPiece& offered = offer->pieces(static_cast<int>(index));
-    if (cipher != nullptr) {
-      transport::CipherTag tag;
-      if (offered.tag().size() != tag.size()) return absl::DataLossError("an impossible tag");
-      std::memcpy(tag.data(), offered.tag().data(), tag.size());
-      RETURN_IF_ERROR(
-          cipher->Open(transport::RecordCipher::Kind::kPages, index + 1, bytes, bytes, tag));
-    } else if (checkpoint::HashPages(bytes) != offered.hash()) {
-      return absl::DataLossError(
-          absl::StrCat("the pages for slot ", piece.slot, " did not arrive as they were offered"));
-    }
-    std::memcpy(arena.data() + piece.slot * kPageSize, bytes.data(), bytes.size());
-    return absl::OkStatus();
-  }
-
-  FetchOrder order;
-  const v1::OpenOfferResponse* offer = nullptr;
-  std::unique_ptr<transport::RecordCipher> cipher;
+// A connection to the source, and what its answer said of what is read over it.
+struct PageFetch::Session {
+  Offered offered;
   std::unique_ptr<transport::Connection> connection;
 
- private:
-  explicit Session(FetchOrder o) : order(std::move(o)) {}
+  // For what this connection may read, where that is granted by connection.
+  absl::Status AskForGrants() {
+    while (const std::optional<GrantRequest> question = offered.Question()) {
+      const Deadline deadline = Deadline::After(kReadTimeout);
+      const auto sent = connection->Send(EncodeGrantRequest(*question), deadline);
+      if (!sent.ok()) return Again(sent.status());
+      const absl::StatusOr<std::string> answer = connection->Receive(deadline);
+      if (!answer.ok()) return Again(answer.status());
+      RETURN_IF_ERROR(offered.TakeGrants(*answer));
+    }
+    return absl::OkStatus();
+  }
 };
 
 PageFetch::PageFetch(Parts parts) : parts_(std::move(parts)), heard_(Clock::now()) {
@@ -188,13 +139,14 @@ absl::Status PageFetch::Fetch() {
     heard_ = Clock::now();
     std::vector<SlotRange> left;
     missing_.ForEach([&](const auto& run) { left.push_back({run.first, run.count}); });
-    ASSIGN_OR_RETURN(Session session, Session::Open(offer, left, arena_.size() / kPageSize));
+    ASSIGN_OR_RETURN(Offered offered,
+                     Offered::Open(offer, left, arena_.size() / kPageSize, kReadPages));
     ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(offer.data_address()));
     ASSIGN_OR_RETURN(transport::Fabric* const fabric, parts_.fabric(offer.provider()));
     auto connection = fabric->Connect(endpoint.address, endpoint.port, offer.token(),
                                       Deadline::After(kConnectTimeout));
     if (!connection.ok()) return Again(connection.status());
-    session.connection = *std::move(connection);
+    Session session{std::move(offered), *std::move(connection)};
     ASSIGN_OR_RETURN(region_, fabric->Register(buffer_, transport::Access::kLocal));
     return Read(session);
   };
@@ -231,26 +183,28 @@ absl::Status PageFetch::Read(Session& session) {
       fetch->connection_ = nullptr;
     }
   } forget{this};
-  for (const SlotRange& slots : asked_) session.order.Want(slots);
+  RETURN_IF_ERROR(session.AskForGrants());
+  FetchOrder& order = session.offered.order();
+  for (const SlotRange& slots : asked_) order.Want(slots);
   int attempts = 0;
   while (true) {
     std::vector<size_t> group;
     {
       const std::lock_guard lock(mutex_);
       if (stopping_ || over_ || gone_) return absl::CancelledError("nothing more is needed");
-      for (const SlotRange& slots : wanted_) session.order.Want(slots);
+      for (const SlotRange& slots : wanted_) order.Want(slots);
       asked_.insert(asked_.end(), wanted_.begin(), wanted_.end());
       wanted_.clear();
-      pages_left_ = session.order.pages_left();
-      group = session.order.Next(kReadPages);
+      pages_left_ = order.pages_left();
+      group = order.Next(kReadPages);
     }
     if (group.empty()) return absl::OkStatus();
-    const uint64_t offset = session.order.piece(group.front()).offset;
-    const FetchOrder::Piece& last = session.order.piece(group.back());
+    const uint64_t offset = order.piece(group.front()).offset;
+    const FetchOrder::Piece& last = order.piece(group.back());
     const uint64_t bytes = last.offset + last.pages * kPageSize - offset;
-    ASSIGN_OR_RETURN(const auto where, session.Locate(offset, bytes));
+    ASSIGN_OR_RETURN(const Granted where, session.offered.Locate(offset, bytes));
     if (const absl::Status read = session.connection->Read(
-            *region_, 0, bytes, where.first, where.second, Deadline::After(kReadTimeout));
+            *region_, 0, bytes, where.address, where.key, Deadline::After(kReadTimeout));
         !read.ok()) {
       return Again(read);
     }
@@ -258,14 +212,14 @@ absl::Status PageFetch::Read(Session& session) {
     std::vector<size_t> landed;
     std::vector<SlotRange> arrived;
     for (const size_t index : group) {
-      const FetchOrder::Piece& piece = session.order.piece(index);
-      const absl::Status placed = session.Place(
-          index, buffer_.subspan(piece.offset - offset, piece.pages * kPageSize), arena_);
-      if (!placed.ok()) {
-        if (++attempts >= kMostAttempts) return placed;
-        spdlog::warn("pages of host {}: {}", parts_.source.name, placed.ToString());
+      const FetchOrder::Piece& piece = order.piece(index);
+      const auto read = buffer_.subspan(piece.offset - offset, piece.pages * kPageSize);
+      if (const absl::Status right = session.offered.Check(index, read); !right.ok()) {
+        if (++attempts >= kMostAttempts) return right;
+        spdlog::warn("pages of host {}: {}", parts_.source.name, right.ToString());
         continue;
       }
+      std::memcpy(arena_.data() + piece.slot * kPageSize, read.data(), read.size());
       landed.push_back(index);
       arrived.push_back({piece.slot, piece.pages});
     }
@@ -275,7 +229,7 @@ absl::Status PageFetch::Read(Session& session) {
       pages_read_ += slots.count;
       missing_.Erase(slots.first, slots.count);
     }
-    session.order.Landed(landed);
+    order.Landed(landed);
   }
 }
 

@@ -64,7 +64,7 @@ class PageFetch {
   bool done() const { return done_; }
 
  private:
-  class Session;
+  struct Session;
 
   void Run();
   absl::Status Fetch();

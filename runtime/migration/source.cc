@@ -411,7 +411,10 @@ absl::Status SourceMigration::Restore() {
   }
   if (offer_ != nullptr && offer_->pages() > 0) {
     for (v1::OfferedRun& run : offer_->Runs()) *restore.add_offered() = std::move(run);
-    RETURN_IF_ERROR(host_.offers->Add(row_.id, row_.peer, report_.provider(), std::move(offer_)));
+    report_.set_offered(offer_->windows() ? "windows" : "regions");
+    RETURN_IF_ERROR(host_.offers->Add(
+        row_.id, row_.peer, {report_.provider(), host_.config.DataListen(report_.provider())},
+        std::move(offer_)));
   }
   restore.set_eager(request_.eager());
   restore.set_verify(request_.verify() || host_.config.migration.verify == "commit");

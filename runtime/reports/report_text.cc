@@ -128,6 +128,7 @@ std::string MigrationReportJson(const v1::MigrationReport& report) {
   json["encrypted"] = report.encrypted();
   json["insecure"] = report.insecure();
   json["granted"] = report.granted();
+  json["offered"] = report.offered();
   json["rails"] = report.rails();
   json["resumed"] = report.resumed();
   json["tracker"] = report.tracker();

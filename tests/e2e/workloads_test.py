@@ -19,7 +19,7 @@ The case `memory-bounds` moves a component larger than what an agent may take, a
 of both agents.
 
 The cases `redis-...` move Redis another way: over TCP, with its pages sealed, and both; and over RoCEv2 in
-user space, where node1's kernel has no RDMA and node2's has.
+user space, where node1's kernel has no RDMA and node2's has, with --post-copy as well.
 
 The case `post-copy` moves a Redis under heavy writes there and back, by pre-copy alone and then with
 --post-copy, and says how long each held it.
@@ -350,18 +350,19 @@ class Way(typing.NamedTuple):
 
 
 SEAL = 's/encryption = .*/encryption = "on"/'
+ROCE = {1: 's/provider = .*/provider = "roce"/; s/offer = .*/offer = []/; $a [roce]\\n'
+           'port = "af_packet:eth0"\\nip = "10.77.0.101"\\nlisten = "10.77.0.1:7402"',
+        2: 's/offer = .*/offer = ["tcp", "roce"]/; $a [roce]\\n'
+           'port = "verbs:rxe0"\\nlisten = "10.77.0.2:7402"'}
 WAYS = {
     "redis-tcp": Way(("--transport", "tcp"), {"provider": "tcp", "encrypted": False}),
     "redis-sealed": Way((), {"encrypted": True}, {1: SEAL, 2: SEAL}),
     "redis-tcp-sealed": Way(("--transport", "tcp"), {"provider": "tcp", "encrypted": True},
                             {1: SEAL, 2: SEAL}),
-    "redis-roce": Way(
-        ("--transport", "roce"), {"provider": "roce", "encrypted": False},
-        {1: 's/provider = .*/provider = "roce"/; s/offer = .*/offer = []/; $a [roce]\\n'
-            'port = "af_packet:eth0"\\nip = "10.77.0.101"\\nlisten = "10.77.0.1:7402"',
-         2: 's/offer = .*/offer = ["tcp", "roce"]/; $a [roce]\\n'
-            'port = "verbs:rxe0"\\nlisten = "10.77.0.2:7402"'},
-        without_rdma=(1,)),
+    "redis-roce": Way(("--transport", "roce"), {"provider": "roce", "encrypted": False}, ROCE,
+                      without_rdma=(1,)),
+    "redis-roce-post-copy": Way(("--transport", "roce", "--post-copy"), {"provider": "roce"}, ROCE,
+                                without_rdma=(1,)),
 }
 SUBSET = ["redis", "redis-tcp-sealed", "process-family", "there-and-back"]
 PROBED = "process-family"
@@ -503,6 +504,9 @@ class Test:
                 for key, value in {"insecure": False, **(expected or {})}.items():
                     if one[key] != value:
                         raise Failed(f"the report says {key}: {one[key]} and not {value}")
+            # Under load some of it is.
+            if "--post-copy" in more and reports[0]["post_copy_bytes"] == 0:
+                raise Failed(f"nothing was left behind: {reports[0]}")
             workload.check(self, report, before, workload.digest(self))
         except BaseException:
             self.say_logs(name)
@@ -620,6 +624,9 @@ class Test:
             flaws(report)
             if min(one["post_copy_bytes"] for one in reports[2:]) == 0:
                 raise Failed(f"nothing was left behind: {reports}")
+            # rxe0 has memory windows.
+            if [one["offered"] for one in reports] != ["", "", "windows", "windows"]:
+                raise Failed(f"offered were {[one['offered'] for one in reports]}")
             wait_until("all of it is there",
                        lambda: self.one.components()[name]["bytes_away"] == 0)
         except BaseException:

@@ -2,13 +2,15 @@
 
 #include "checkpoint/page_stream.h"
 #include "runtime/migration/arena_slots.h"
+#include "runtime/migration/offered.h"
 #include "runtime/names.h"
 #include "runtime/proto/starling.pb.h"
 #include "runtime/spec.h"
 #include "tests/fuzz/fuzz.h"
 
-// Messages between agents: what passes our own checks keeps their promises, and a grant that a
-// target makes up harms nobody but its own arena.
+// Messages between agents: what passes our own checks keeps their promises, a grant that a target
+// makes up harms nobody but its own arena, and an offer that a source makes up nobody but the
+// component that it had.
 
 using starling::fuzz::Require;
 using namespace starling;
@@ -53,6 +55,40 @@ void Grant(const v1::ReserveResponse& granted) {
   Require(pages == run.pages);
 }
 
+void Offer(const v1::OpenOfferResponse& offer) {
+  constexpr uint64_t kArenaSlots = 1024, kMostPages = 32;
+  const checkpoint::SlotRange missing[] = {{4, 20}};
+  auto offered = migration::Offered::Open(offer, missing, kArenaSlots, kMostPages);
+  if (!offered.ok()) return;
+  while (const auto question = offered->Question()) {
+    Require(question->chunks > 0 && question->chunks <= migration::kMaxGrantedChunks);
+    migration::Grants grants;
+    grants.first_chunk = question->first_chunk;
+    grants.chunks.assign(question->chunks, {uint64_t{1} << 40, 7});
+    Require(offered->TakeGrants(migration::EncodeGrants(grants)).ok());
+  }
+  std::vector<std::byte> buffer(kMostPages * checkpoint::kPageSize);
+  migration::FetchOrder& order = offered->order();
+  order.Want({5, 3});
+  for (auto group = order.Next(kMostPages); !group.empty(); group = order.Next(kMostPages)) {
+    const auto& last = order.piece(group.back());
+    const uint64_t offset = order.piece(group.front()).offset;
+    const uint64_t bytes = last.offset + last.pages * checkpoint::kPageSize - offset;
+    Require(bytes <= buffer.size());
+    (void)offered->Locate(offset, bytes);
+    for (const size_t index : group) {
+      const auto& piece = order.piece(index);
+      Require(piece.slot + piece.pages <= kArenaSlots);
+      const uint64_t at = piece.offset - offset, size = piece.pages * checkpoint::kPageSize;
+      Require(at <= buffer.size() && size <= buffer.size() - at);
+      (void)offered->Check(index, std::span(buffer).subspan(at, size));
+    }
+    const uint64_t left = order.pages_left();
+    order.Landed(group);
+    Require(order.pages_left() < left);
+  }
+}
+
 }  // namespace
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -63,5 +99,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (request.ParseFromArray(data, bytes)) Reserve(request);
   v1::ReserveResponse granted;
   if (granted.ParseFromArray(data, bytes)) Grant(granted);
+  v1::OpenOfferResponse offer;
+  if (offer.ParseFromArray(data, bytes)) Offer(offer);
   return 0;
 }

@@ -442,11 +442,12 @@ TEST_P(FabricContract, AWindowIsForItsOwnPeerAlone) {
   Registered source(*fabric_a, RandomBytes(4096, 1), Access::kLocal);
   if (!fabric_b->windows()) {
     Registered target(*fabric_b, std::vector<std::byte>(4096), Access::kRemoteWrite);
-    EXPECT_TRUE(absl::IsUnimplemented(b->Grant(*target.region, Soon()).status()));
+    EXPECT_TRUE(
+        absl::IsUnimplemented(b->Grant(*target.region, Access::kRemoteWrite, Soon()).status()));
     return;
   }
   Registered target(*fabric_b, std::vector<std::byte>(4096), Access::kWindow);
-  const auto key = b->Grant(*target.region, Soon());
+  const auto key = b->Grant(*target.region, Access::kRemoteWrite, Soon());
   ASSERT_TRUE(key.ok()) << key.status();
   const auto write = [&](Connection& from, uint32_t with) -> absl::Status {
     absl::Status written = from.Write(*source.region, 0, 4096, target.at(0), with, Soon());
@@ -484,7 +485,7 @@ TEST_P(FabricContract, AWindowEndsWithItsConnectionAndTheRegionStays) {
   std::vector<uint32_t> keys;
   for (int i = 0; i < 3; ++i) {
     if (i > 0) Join();
-    const auto key = b->Grant(*target.region, Soon());
+    const auto key = b->Grant(*target.region, Access::kRemoteWrite, Soon());
     ASSERT_TRUE(key.ok()) << key.status();
     keys.push_back(*key);
     ASSERT_TRUE(a->Write(*source.region, 0, 4096, target.at(0), *key, Soon()).ok());
@@ -521,6 +522,39 @@ TEST_P(FabricContract, ReadsWhatThePeerGranted) {
   const auto sent = a->Send("never", Soon());
   EXPECT_FALSE(a->WaitCompleted(*sent, Soon()).ok());
   a.reset();
+}
+
+TEST_P(FabricContract, AWindowToReadThroughIsNotOneToWriteThrough) {
+  Connect();
+  if (!fabric_b->windows()) return;
+  constexpr size_t kBytes = 1 << 20;
+  Registered mine(*fabric_a, std::vector<std::byte>(kBytes), Access::kLocal);
+  Registered source(*fabric_b, RandomBytes(kBytes, 5), Access::kWindow);
+  const std::vector<std::byte> before = source.bytes;
+  const auto key = b->Grant(*source.region, Access::kRemoteRead, Soon());
+  ASSERT_TRUE(key.ok()) << key.status();
+  const absl::Status read = a->Read(*mine.region, 0, kBytes - 100, source.at(100), *key, Soon());
+  ASSERT_TRUE(read.ok()) << read;
+  EXPECT_EQ(std::memcmp(mine.bytes.data(), &source.bytes[100], kBytes - 100), 0);
+
+  // Nobody else reads through it, and the region's own key is of no use.
+  std::unique_ptr<Connection> first = std::move(a);
+  std::unique_ptr<Connection> granted = std::move(b);
+  for (const uint32_t with : {*key, source.key()}) {
+    Join();
+    const absl::Status refused = a->Read(*mine.region, 0, 4096, source.at(0), with, Soon());
+    EXPECT_TRUE(absl::IsUnavailable(refused)) << refused;
+    a.reset();
+    b.reset();
+  }
+  ASSERT_TRUE(first->Read(*mine.region, 0, 4096, source.at(0), *key, Soon()).ok());
+
+  ASSERT_TRUE(first->Write(*mine.region, 4096, 4096, source.at(0), *key, Soon()).ok());
+  const auto sent = first->Send("never", Soon());
+  EXPECT_FALSE(sent.ok() && first->WaitCompleted(*sent, Soon()).ok());
+  EXPECT_EQ(source.bytes, before);
+  first.reset();
+  granted.reset();
 }
 
 TEST_P(FabricContract, WritableIsNotReadable) {

@@ -116,7 +116,7 @@ class Node {
   std::unique_ptr<agent::ControlSecurity> security_;
   agent::ComponentTable components_{[](const auto&, const auto&) {}};
   migration::BlackoutHistory blackouts_;
-  migration::Offers offers_{"127.0.0.1:0"};
+  migration::Offers offers_{nullptr};
   std::unique_ptr<agent::Host> host_;
   std::unique_ptr<reservations::LeaseDesk> leases_;
   std::unique_ptr<shadow::ModelShelf> shelf_;

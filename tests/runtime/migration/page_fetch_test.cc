@@ -119,13 +119,111 @@ struct KeeperOfTest {
   }
 };
 
+// A device that may have no memory windows, or none that can be bound.
+class FabricOfTest final : public transport::Fabric {
+ public:
+  FabricOfTest(std::unique_ptr<transport::Fabric> fabric, bool windows, bool bindable)
+      : fabric_(std::move(fabric)), windows_(windows), bindable_(bindable) {}
+  const char* name() const override { return fabric_->name(); }
+  const std::string& device() const override { return fabric_->device(); }
+  bool windows() const override { return windows_; }
+  uint64_t max_region_bytes() const override { return kRegionBytes; }
+  absl::StatusOr<std::unique_ptr<transport::MemoryRegion>> Register(
+      std::span<std::byte> memory, transport::Access access) override {
+    if (access == transport::Access::kRemoteRead) ++readable_regions_;
+    if (access == transport::Access::kWindow && !bindable_) access = transport::Access::kLocal;
+    return fabric_->Register(memory, access);
+  }
+  absl::StatusOr<std::unique_ptr<transport::Listener>> Listen(const std::string& address,
+                                                              uint16_t port) override {
+    ASSIGN_OR_RETURN(auto listener, fabric_->Listen(address, port));
+    if (bindable_) return listener;
+    return std::make_unique<ListenerOfTest>(std::move(listener));
+  }
+  absl::StatusOr<std::unique_ptr<transport::Connection>> Connect(const std::string& address,
+                                                                 uint16_t port,
+                                                                 absl::string_view private_data,
+                                                                 Deadline deadline) override {
+    return fabric_->Connect(address, port, private_data, deadline);
+  }
+  int readable_regions() const { return readable_regions_; }
+
+  // Several of them in an offer.
+  static constexpr uint64_t kRegionBytes = 1 << 20;
+
+ private:
+  class ConnectionOfTest final : public transport::Connection {
+   public:
+    explicit ConnectionOfTest(std::unique_ptr<transport::Connection> connection)
+        : connection_(std::move(connection)) {}
+    absl::Status Write(const transport::MemoryRegion& local, size_t offset, size_t bytes,
+                       uint64_t remote_address, uint32_t remote_key, Deadline deadline) override {
+      return connection_->Write(local, offset, bytes, remote_address, remote_key, deadline);
+    }
+    absl::Status Read(const transport::MemoryRegion& local, size_t offset, size_t bytes,
+                      uint64_t remote_address, uint32_t remote_key, Deadline deadline) override {
+      return connection_->Read(local, offset, bytes, remote_address, remote_key, deadline);
+    }
+    absl::StatusOr<uint32_t> Grant(const transport::MemoryRegion&, transport::Access,
+                                   Deadline) override {
+      return absl::ResourceExhaustedError("no window is left");
+    }
+    absl::StatusOr<uint64_t> Send(absl::string_view message, Deadline deadline) override {
+      return connection_->Send(message, deadline);
+    }
+    uint64_t completed() const override { return connection_->completed(); }
+    absl::Status WaitCompleted(uint64_t number, Deadline deadline) override {
+      return connection_->WaitCompleted(number, deadline);
+    }
+    absl::StatusOr<std::string> Receive(Deadline deadline) override {
+      return connection_->Receive(deadline);
+    }
+    void Shutdown() override { connection_->Shutdown(); }
+    uint64_t bytes_sent() const override { return connection_->bytes_sent(); }
+    const std::string& description() const override { return connection_->description(); }
+
+   private:
+    const std::unique_ptr<transport::Connection> connection_;
+  };
+  class IncomingOfTest final : public transport::Incoming {
+   public:
+    explicit IncomingOfTest(std::unique_ptr<transport::Incoming> incoming)
+        : incoming_(std::move(incoming)) {}
+    absl::string_view private_data() const override { return incoming_->private_data(); }
+    absl::StatusOr<std::unique_ptr<transport::Connection>> Accept(Deadline deadline) override {
+      ASSIGN_OR_RETURN(auto connection, incoming_->Accept(deadline));
+      return std::make_unique<ConnectionOfTest>(std::move(connection));
+    }
+
+   private:
+    const std::unique_ptr<transport::Incoming> incoming_;
+  };
+  class ListenerOfTest final : public transport::Listener {
+   public:
+    explicit ListenerOfTest(std::unique_ptr<transport::Listener> listener)
+        : listener_(std::move(listener)) {}
+    absl::StatusOr<std::unique_ptr<transport::Incoming>> Next(Deadline deadline) override {
+      ASSIGN_OR_RETURN(auto incoming, listener_->Next(deadline));
+      return std::make_unique<IncomingOfTest>(std::move(incoming));
+    }
+
+   private:
+    const std::unique_ptr<transport::Listener> listener_;
+  };
+
+  const std::unique_ptr<transport::Fabric> fabric_;
+  const bool windows_;
+  const bool bindable_;
+  std::atomic<int> readable_regions_{0};
+};
+
 class PageFetchTest : public testing::Test {
  protected:
   // The component's whole memory has been sent once; then the pages 100 to 499 and the stack were
   // written, and the component was frozen.
   void Freeze(bool sealed, uint64_t room = 64 << 20) {
     network_ = std::make_unique<transport::FakeNetwork>();
-    here_ = network_->Open("10.0.0.1");
+    here_ = std::make_unique<FabricOfTest>(network_->Open("10.0.0.1"), windows_, bindable_);
     there_ = network_->Open("10.0.0.2");
     LaneReceiver::Options receiving;
     receiving.arena_bytes = 8 << 20;
@@ -172,7 +270,7 @@ class PageFetchTest : public testing::Test {
     ASSERT_TRUE(sink_->Flush(Soon()).ok());
     left_behind_ = offer->pages();
     runs_ = offer->Runs();
-    ASSERT_TRUE(offers_.Add(kId, "two", here_->name(), std::move(offer)).ok());
+    ASSERT_TRUE(offers_.Add(kId, "two", {here_->name(), "10.0.0.1:7402"}, std::move(offer)).ok());
     offer_listener_ = here_->Listen("10.0.0.1", 7402).value();
     accepting_ = std::jthread([this](const std::stop_token& stop) {
       while (!stop.stop_requested()) {
@@ -232,6 +330,7 @@ class PageFetchTest : public testing::Test {
       v1::OpenOfferRequest request;
       request.set_migration_id(kId);
       request.set_host("two");
+      request.set_by_connection(asks_);
       ASSIGN_OR_RETURN(v1::OpenOfferResponse offer, offers_.Open(request));
       if (spoil_) offer.mutable_pieces(3)->set_hash(1);
       return offer;
@@ -277,7 +376,11 @@ class PageFetchTest : public testing::Test {
 
   Scratch folder_;
   std::unique_ptr<transport::FakeNetwork> network_;
-  std::unique_ptr<transport::Fabric> here_, there_;
+  bool windows_ = true;   // the source's device has some
+  bool bindable_ = true;  // and they can be bound
+  bool asks_ = true;      // the target knows how to
+  std::unique_ptr<FabricOfTest> here_;
+  std::unique_ptr<transport::Fabric> there_;
   std::unique_ptr<transport::Listener> offer_listener_;
   std::unique_ptr<LaneReceiver> receiver_;
   std::shared_ptr<LaneSink> sink_;
@@ -286,7 +389,12 @@ class PageFetchTest : public testing::Test {
   checkpoint::LazyIndex index_;
   std::vector<v1::OfferedRun> runs_;
   uint64_t left_behind_ = 0;
-  Offers offers_{"10.0.0.1:7402"};
+  Offers offers_{[this](const std::string& target, absl::string_view what) {
+    EXPECT_EQ(target, "two");
+    EXPECT_NE(what, "");
+    ++refused_;
+  }};
+  std::atomic<int> refused_{0};
   std::atomic<int> accepted_{0};
   std::jthread accepting_;
   KeeperOfTest keeper_;
@@ -312,6 +420,90 @@ TEST_F(PageFetchTest, BringsWhatWasLeftBehind) {
   EXPECT_TRUE(state->over);
   EXPECT_EQ(state->pages_left, 0u);
   EXPECT_EQ(state->lost, "");
+}
+
+TEST_F(PageFetchTest, ReadsThroughWindowsOfItsConnection) {
+  Freeze(/*sealed=*/false);
+  Restore();
+  v1::OpenOfferRequest request;
+  request.set_migration_id(kId);
+  request.set_host("two");
+  request.set_by_connection(true);
+  const auto offer = offers_.Open(request);
+  ASSERT_TRUE(offer.ok()) << offer.status();
+  EXPECT_TRUE(offer->grant_by_connection());
+  EXPECT_GT(offer->regions_size(), 1);
+  for (const v1::ArenaChunk& region : offer->regions()) {
+    EXPECT_EQ(region.rkey(), 0u);
+    EXPECT_EQ(region.address(), 0u);
+  }
+  Start();
+  EXPECT_TRUE(Ended().ok());
+  ExpectAllThere();
+  EXPECT_EQ(here_->readable_regions(), 0);
+  EXPECT_EQ(refused_, 0);
+}
+
+TEST_F(PageFetchTest, ReadsRegionsWhereThereAreNoWindows) {
+  windows_ = false;
+  Freeze(/*sealed=*/false);
+  Restore();
+  Start();
+  EXPECT_TRUE(Ended().ok());
+  ExpectAllThere();
+  EXPECT_GT(here_->readable_regions(), 0);
+}
+
+TEST_F(PageFetchTest, ReadsRegionsWhereTheTargetCannotAsk) {
+  asks_ = false;
+  Freeze(/*sealed=*/true);
+  Restore();
+  Start();
+  EXPECT_TRUE(Ended().ok());
+  ExpectAllThere();
+  EXPECT_GT(here_->readable_regions(), 0);
+}
+
+TEST_F(PageFetchTest, ReadsRegionsWhereNoWindowCanBeHad) {
+  bindable_ = false;
+  Freeze(/*sealed=*/false);
+  Restore();
+  Start();
+  EXPECT_TRUE(Ended().ok());
+  ExpectAllThere();
+  EXPECT_GT(here_->readable_regions(), 0);
+}
+
+TEST_F(PageFetchTest, ATargetThatAsksForWhatCannotBeIsRefusedAndCounted) {
+  Freeze(/*sealed=*/false);
+  v1::OpenOfferRequest request;
+  request.set_migration_id(kId);
+  request.set_host("two");
+  request.set_by_connection(true);
+  const auto offer = offers_.Open(request);
+  ASSERT_TRUE(offer.ok()) << offer.status();
+  int refused = 0;
+  for (const std::string& question :
+       {std::string("give me all"), EncodeGrantRequest({true, 0, 1})}) {
+    auto connection = there_->Connect("10.0.0.1", 7402, offer->token(), Soon());
+    ASSERT_TRUE(connection.ok()) << connection.status();
+    ASSERT_TRUE((*connection)->Send(question, Soon()).ok());
+    ++refused;
+    const Deadline until = Soon();
+    while (refused_ < refused && !until.Passed())
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(refused_, refused);
+  }
+  // One that asks as it should is still answered, for what there is.
+  auto connection = there_->Connect("10.0.0.1", 7402, offer->token(), Soon());
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  ASSERT_TRUE((*connection)->Send(EncodeGrantRequest({false, 1, 256}), Soon()).ok());
+  const auto answer = (*connection)->Receive(Soon());
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  const auto grants = DecodeGrants(*answer);
+  ASSERT_TRUE(grants.ok()) << grants.status();
+  EXPECT_EQ(grants->first_chunk, 1u);
+  EXPECT_EQ(grants->chunks.size(), static_cast<size_t>(offer->regions_size()) - 1);
 }
 
 TEST_F(PageFetchTest, OpensWhatIsSealed) {
