@@ -93,6 +93,20 @@ class FabricBedTest(unittest.TestCase):
         time.sleep(3)
         self.assertIsNone(sender.poll(), "the sender ended while its peer was there")
 
+    def expect_loss_noticed(self, sender, where):
+        """Of such a sender, whose peer has gone. `where`: a pattern of its own words for the connection."""
+        started = time.monotonic()
+        output, _ = sender.communicate(timeout=self.TIMEOUT_S + self.GRACE_S)
+        print(f"\n  noticed {time.monotonic() - started:.1f} s after: {output.strip()}", flush=True)
+        self.assertEqual(sender.returncode, 0, output)
+        self.assertRegex(output, r"lost after \d+ passes")
+        self.assertRegex(output, where)
+
+    def kill_in(self, node, program):
+        pids = bed("exec", f"node{node}", "--", "pidof", program).stdout.strip()
+        self.assertRegex(pids, r"^\d+( \d+)*$")
+        bed("exec", f"node{node}", "--", "kill", "-9", *pids.split())
+
 
 def main(documentation, *programs):
     """Runs the tests of the calling script; its first arguments are the paths of `programs`."""

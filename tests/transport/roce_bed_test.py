@@ -23,6 +23,21 @@ FAULTS = ("limit", "10000", "delay", "1ms", "loss", "1%", "reorder", "1%", "dupl
 class RoceBedTest(fabric_beds.FabricBedTest):
     TIMEOUT_S = 60
 
+    def lose(self, sender_is_ours, how):
+        """Whoever writes notices that its peer has gone: `how` takes it away. Ours is in node 1."""
+        self.port = next(self._ports)
+        # SoftRoCE sends again for ever: then it is the deadline that tells, of two operations.
+        self.TIMEOUT_S = fabric_beds.FabricBedTest.TIMEOUT_S
+        sender, receiver = (1, 2) if sender_is_ours else (2, 1)
+        sides = {1: OURS, 2: KERNELS}
+        listening = self.listen(receiver, FABRIC_CHECK, *sides[receiver])
+        sending = self.connect(sender, receiver, FABRIC_CHECK, *sides[sender], "--mib", "8",
+                               "--until-loss")
+        self.wait_until_under_way(sending)
+        how(receiver)
+        self.expect_loss_noticed(sending, r"10\.77\.0\.\d+\S* -> 10\.77\.0\.\d+\S* .*queue pair \d+")
+        listening.kill()
+
     def both(self, sender_is_ours, program, sides, *more):
         """Ours is in node 1, the kernel's in node 2. Returns what the connecting side printed."""
         self.port = next(self._ports)
@@ -69,6 +84,21 @@ class RoceBedTest(fabric_beds.FabricBedTest):
         for ours in (True, False):
             with self.subTest(ours=ours):
                 self.transfer(ours)
+
+    def test_peer_that_is_cut_off(self):
+        # Nobody says goodbye. The link of a node carries packets and introductions alike.
+        def cut(receiver):
+            self.addCleanup(bed, "link", f"node{receiver}", "up")
+            bed("link", f"node{receiver}", "down")
+        for ours in (True, False):
+            with self.subTest(ours=ours):
+                self.lose(ours, cut)
+                self.doCleanups()
+
+    def test_peer_that_is_killed(self):
+        for ours in (True, False):
+            with self.subTest(ours=ours):
+                self.lose(ours, lambda receiver: self.kill_in(receiver, "fabric_check"))
 
 
 if __name__ == "__main__":
