@@ -93,6 +93,10 @@ class Connection {
   // The next message. kUnavailable once the peer has gone.
   virtual absl::StatusOr<std::string> Receive(Deadline deadline) = 0;
 
+  // Of one that has failed: whether that was for what the peer asked, as for memory that it was not
+  // granted. A device that fails by itself may look the same.
+  virtual bool refused_peer() const { return false; }
+
   // Ends every wait with kCancelled, now and from here on.
   virtual void Shutdown() = 0;
 

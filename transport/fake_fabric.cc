@@ -19,13 +19,8 @@
 namespace starling::transport {
 namespace {
 
-enum Error {
-  kFlushed = 5,
-  kLocalProtection = 4,
-  kRemoteAccess = 10,
-  kRetriesExceeded = 12,
-  kTooLong = 1
-};
+// Beside kFlushed.
+enum Error { kLocalProtection = 4, kRemoteAccess = 10, kRetriesExceeded = 12, kTooLong = 1 };
 
 const char* ErrorText(int error) {
   switch (error) {

@@ -54,6 +54,10 @@ struct WorkRequest {
   uint32_t window = 0;     // of kBind
 };
 
+// The error of what was under way, or waited, when its queue pair failed for another reason; as
+// IBV_WC_WR_FLUSH_ERR.
+inline constexpr int kFlushed = 5;
+
 struct WorkCompletion {
   uint64_t id = 0;
   bool received = false;       // of a receive, otherwise of a work request

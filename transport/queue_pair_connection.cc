@@ -334,6 +334,8 @@ absl::Status QueuePairConnection::TakeMessage(const WorkCompletion& completion) 
 absl::Status QueuePairConnection::Take(const WorkCompletion& completion) {
   const Kind kind = completion.received ? Kind::kReceive : KindOf(completion.id);
   if (completion.error != 0) {
+    // Nothing of ours failed before it: then it was a request of the peer's.
+    refused_peer_ = failed_.ok() && completion.error == kFlushed;
     return Fail(absl::UnavailableError(
         absl::StrCat(description(), ": ", KindName(kind), " failed: ", completion.error_text,
                      " (completion status ", completion.error, ")")));

@@ -54,6 +54,7 @@ class QueuePairConnection final : public Connection {
   uint64_t completed() const override { return completed_; }
   absl::Status WaitCompleted(uint64_t number, Deadline deadline) override;
   absl::StatusOr<std::string> Receive(Deadline deadline) override;
+  bool refused_peer() const override { return refused_peer_; }
   void Shutdown() override;
   uint64_t bytes_sent() const override { return bytes_sent_; }
   const std::string& description() const override { return queue_pair_->description(); }
@@ -101,6 +102,7 @@ class QueuePairConnection final : public Connection {
   std::unique_ptr<QueuePair> queue_pair_;
   std::atomic<bool> shut_down_{false};
   absl::Status failed_;
+  bool refused_peer_ = false;
 
   std::array<WorkRequest, kMaxList> list_;  // appended, not yet handed over
   size_t list_size_ = 0;

@@ -26,7 +26,6 @@ constexpr size_t kMaxReplies = 64;
 constexpr size_t kMaxDiscarded = 64u << 20;
 
 // Numbers of completions, as RDMA devices give them.
-constexpr int kFlushed = 5;
 constexpr int kRemoteAccess = 10;
 constexpr int kRemoteInvalid = 9;
 

@@ -191,7 +191,11 @@ void LaneReceiver::Serve(Lane& lane) {
     absl::Status status = message.status();
     if (status.ok()) status = Apply(*message, lane);
     if (status.ok()) continue;
-    TellRefused(status);
+    if (lane.channel->connection().refused_peer()) {
+      if (options_.refused) options_.refused(status.message());
+    } else {
+      TellRefused(status);
+    }
     std::lock_guard lock(mutex_);
     if (!closed_) {
       lane.ended = status;

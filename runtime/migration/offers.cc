@@ -92,7 +92,10 @@ void Offers::Serve(transport::Connection& connection, Offer& offer,
   std::vector<Granted> granted;
   while (true) {
     const absl::StatusOr<std::string> message = connection.Receive(Deadline::Never());
-    if (!message.ok()) return;  // its end
+    if (!message.ok()) {
+      if (connection.refused_peer() && refused_) refused_(target, message.status().message());
+      return;
+    }
     const absl::Status answered = AnswerGrants(*message, connection, offer, granted);
     if (answered.ok()) continue;
     spdlog::warn("data connection {}: {}", connection.description(), answered.ToString());

@@ -416,7 +416,10 @@ TEST_P(FabricContract, WritingOutsideTheGrantEndsTheConnection) {
     ASSERT_TRUE(sent.ok());
     const absl::Status status = a->WaitCompleted(*sent, Soon());
     EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-    EXPECT_FALSE(b->Receive(Soon()).ok());
+    const auto heard = b->Receive(Soon());
+    EXPECT_FALSE(heard.ok());
+    EXPECT_TRUE(b->refused_peer()) << heard.status();
+    EXPECT_FALSE(a->refused_peer());
     EXPECT_EQ(target.bytes, std::vector<std::byte>(4096));
     a.reset();
     b.reset();
@@ -564,7 +567,16 @@ TEST_P(FabricContract, WritableIsNotReadable) {
   const absl::Status read = a->Read(*mine.region, 0, 4096, target.at(0), target.key(), Soon());
   EXPECT_TRUE(absl::IsUnavailable(read)) << read;
   EXPECT_EQ(mine.bytes, std::vector<std::byte>(4096));
+  EXPECT_FALSE(b->Receive(Soon()).ok());
+  EXPECT_TRUE(b->refused_peer());
   a.reset();
+}
+
+TEST_P(FabricContract, APeerThatGoesIsNotRefused) {
+  Connect();
+  a.reset();
+  EXPECT_FALSE(b->Receive(Soon()).ok());
+  EXPECT_FALSE(b->refused_peer());
 }
 
 TEST_P(FabricContract, DescriptionNamesBothEnds) {

@@ -233,6 +233,18 @@ TEST_F(HostileStreamTest, AWriteOutsideTheGrantEndsTheConnection) {
   EXPECT_FALSE(connection_->WaitCompleted(1, Soon()).ok());
   EXPECT_EQ(network_->counts().refused_accesses, 1u);
   EXPECT_FALSE(connection_->Send("more", Soon()).ok());
+  // It has done nothing wrong itself.
+  EXPECT_FALSE(connection_->refused_peer());
+  const Deadline until = Soon();
+  while (refused_ == 0 && !until.Passed()) std::this_thread::yield();
+  EXPECT_EQ(refused_, 1);
+}
+
+TEST_F(HostileStreamTest, AConnectionThatEndsIsNotRefused) {
+  connection_.reset();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // for it to be noticed
+  (void)receiver_->Close();
+  EXPECT_EQ(refused_, 0);
 }
 
 }  // namespace
