@@ -64,7 +64,7 @@ _starling() {
           "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why park unpark profile info bench cert replay" -- "$current")
         return
       fi ;;
-    run) options="$options --user --ip --memory --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers" ;;
+    run) options="$options --user --ip --memory --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers --probe --probe-timeout" ;;
     ps) options="$options --json --names" ;;
     check) options="$options --to --transport --json" ;;
     migrate) options="$options --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --json --quiet" ;;
@@ -75,7 +75,7 @@ _starling() {
     logs) options="$options --follow --tail" ;;
     events) options="$options --follow --after --json" ;;
     ghost) options="$options --on --cold --warm --rate --every --checkpoint-every --json" ;;
-    failover) options="$options --fenced --json" ;;
+    failover) options="$options --fenced --probe --probe-timeout --json" ;;
     report) options="$options --json" ;;
     forecast) options="$options --pool --experts --json" ;;
     leases) options="$options --json" ;;

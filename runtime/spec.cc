@@ -25,6 +25,8 @@ constexpr int kMaxShip = 64;
 constexpr int kMaxNames = 64;
 constexpr int kMostPriority = 1000;
 constexpr double kMostBlackout_s = 600;
+constexpr size_t kMostProbeBytes = 16 * kKiB;
+constexpr double kLeastProbe_s = 0.1, kMostProbe_s = 3600;
 // With its slash. Other names are made of it.
 constexpr size_t kMaxShipName = 161;
 
@@ -189,7 +191,36 @@ absl::Status CheckSpec(const v1::ComponentSpec& spec) {
   }
   RETURN_IF_ERROR(CheckNames(spec.near(), "near", CheckComponentName));
   RETURN_IF_ERROR(CheckNames(spec.apart(), "apart", CheckComponentName));
-  return CheckNames(spec.prefers(), "prefers", CheckHostName);
+  RETURN_IF_ERROR(CheckNames(spec.prefers(), "prefers", CheckHostName));
+  if (spec.probe().empty() && spec.probe_timeout_s() != 0) {
+    return absl::InvalidArgumentError("probe_timeout: only with a probe");
+  }
+  return CheckProbe({spec.probe(), spec.probe_timeout_s()});
+}
+
+absl::Status CheckProbe(const ProbeSpec& probe) {
+  if (HasNul(probe.command)) return absl::InvalidArgumentError("probe: has a NUL in it");
+  if (!IsUtf8(probe.command)) return absl::InvalidArgumentError("probe: is not UTF-8");
+  if (probe.command.size() > kMostProbeBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("probe: more than ", FormatBytes(kMostProbeBytes), ": put it in a script"));
+  }
+  const double timeout_s = probe.timeout_s;
+  if (timeout_s == 0 || (timeout_s >= kLeastProbe_s && timeout_s <= kMostProbe_s)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("probe_timeout: ", timeout_s, " s; allowed is ",
+                                                 kLeastProbe_s, " to ", kMostProbe_s, " s"));
+}
+
+ProbeSpec ProbeFor(const v1::ComponentSpec& spec, const ProbeSpec& asked, double otherwise_s) {
+  ProbeSpec probe = asked;
+  if (probe.command.empty()) {
+    probe.command = spec.probe();
+    if (probe.timeout_s == 0) probe.timeout_s = spec.probe_timeout_s();
+  }
+  if (probe.timeout_s == 0) probe.timeout_s = otherwise_s;
+  return probe;
 }
 
 std::string MakeMac(absl::string_view name, absl::string_view ip) {

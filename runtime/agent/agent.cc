@@ -284,6 +284,7 @@ absl::StatusOr<v1::CheckResponse> Agent::Check(const std::string& name, const st
 
 absl::StatusOr<std::shared_ptr<ProgressBoard>> Agent::Migrate(const v1::MigrateRequest& request) {
   const std::string& name = request.name();
+  RETURN_IF_ERROR(CheckProbe({request.probe(), request.probe_timeout_s()}));
   if (request.post_copy() && request.eager()) {
     return absl::InvalidArgumentError(
         "post_copy leaves memory behind at the freeze, and eager has all of it in place before the "

@@ -11,6 +11,7 @@
 #include "runtime/keeper_client.h"
 #include "runtime/migration/ghost_peer.h"
 #include "runtime/names.h"
+#include "runtime/spec.h"
 
 namespace starling::agent {
 namespace {
@@ -138,13 +139,15 @@ absl::StatusOr<std::string> Agent::Fence(const std::string& name, const std::str
 absl::StatusOr<v1::FailoverResponse> Agent::Failover(const v1::FailoverRequest& request) {
   const std::string& name = request.component();
   RETURN_IF_ERROR(CheckComponentName(name));
+  const ProbeSpec probe{request.probe(), request.probe_timeout_s()};
+  RETURN_IF_ERROR(CheckProbe(probe));
   if (host_.components->Find(name) != nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat("component ", name, " runs on host ", host_.config.host));
   }
   ASSIGN_OR_RETURN(const migration::Targets::GhostOf ghost, targets_.FindGhost(name));
   ASSIGN_OR_RETURN(const std::string fence, Fence(name, ghost.source, request.fenced()));
-  ASSIGN_OR_RETURN(v1::FailoverResponse response, targets_.Failover(ghost.id));
+  ASSIGN_OR_RETURN(v1::FailoverResponse response, targets_.Failover(ghost.id, probe));
   host_.Event(name, "failover",
               absl::StrCat("from an instant ", static_cast<int64_t>(response.age_s() * 1e3),
                            " ms old; host ", ghost.source, " is fenced by ", fence));

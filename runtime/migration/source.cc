@@ -21,6 +21,7 @@
 #include "runtime/migration/slowdown.h"
 #include "runtime/migration/stream_keys.h"
 #include "runtime/shadow/model_shelf.h"
+#include "runtime/spec.h"
 
 namespace starling::migration {
 
@@ -433,21 +434,21 @@ absl::Status SourceMigration::Restore() {
 
 absl::Status SourceMigration::Probe() {
   hold_.At("source-probe");
-  if (request_.probe().empty()) return StillWanted();
+  const ProbeSpec probe = ProbeFor(row_.spec, {request_.probe(), request_.probe_timeout_s()},
+                                   Seconds(host_.config.migration.probe_timeout));
+  if (probe.command.empty()) return StillWanted();
   const TimePoint start = Clock::now();
-  Enter(v1::PROBE, request_.probe());
-  v1::ProbeRequest probe;
-  probe.set_migration_id(row_.id);
-  probe.set_command(request_.probe());
-  const double timeout_s = request_.probe_timeout_s() > 0
-                               ? request_.probe_timeout_s()
-                               : Seconds(host_.config.migration.probe_timeout);
-  probe.set_timeout_s(timeout_s);
+  Enter(v1::PROBE, probe.command);
+  report_.set_probe(probe.command);
+  v1::ProbeRequest ask;
+  ask.set_migration_id(row_.id);
+  ask.set_command(probe.command);
+  ask.set_timeout_s(probe.timeout_s);
   const auto allowed =
-      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(timeout_s));
+      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(probe.timeout_s));
   ASSIGN_OR_RETURN(
       const v1::ProbeResponse response,
-      peer_->Probe(probe, Deadline::After(allowed + host_.config.migration.peer_timeout)));
+      peer_->Probe(ask, Deadline::After(allowed + host_.config.migration.peer_timeout)));
   AddPhase("probe", Clock::now() - start);
   if (response.exit_status() != 0) {
     return absl::AbortedError(absl::StrCat("the probe failed at host ", row_.peer,

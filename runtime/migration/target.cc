@@ -439,14 +439,20 @@ absl::StatusOr<v1::ProbeResponse> Targets::Probe(const v1::ProbeRequest& request
   if (!ghost->prepared)
     return absl::FailedPreconditionError("only a restored component can be probed");
   hold_.At("target-probe");
-  RETURN_IF_ERROR(ghost->copy->Thaw(Deadline::After(kKeeperTimeout)));
-  keeper::v1::Request probe;
-  probe.mutable_probe()->set_command(request.command());
-  probe.mutable_probe()->set_timeout_s(request.timeout_s());
+  return ProbeHeld(*ghost->copy, {request.command(), request.timeout_s()});
+}
+
+absl::StatusOr<v1::ProbeResponse> Targets::ProbeHeld(const agent::Copy& copy,
+                                                     const ProbeSpec& probe) const {
+  RETURN_IF_ERROR(CheckProbe(probe));
+  RETURN_IF_ERROR(copy.Thaw(Deadline::After(kKeeperTimeout)));
+  keeper::v1::Request request;
+  request.mutable_probe()->set_command(probe.command);
+  request.mutable_probe()->set_timeout_s(probe.timeout_s);
   const auto allowed =
-      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(request.timeout_s()));
-  const auto reply = ghost->copy->Call(probe, Deadline::After(allowed + kKeeperTimeout));
-  RETURN_IF_ERROR(ghost->copy->Freeze(Deadline::After(host_.config.migration.freeze_timeout)));
+      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(probe.timeout_s));
+  const auto reply = copy.Call(request, Deadline::After(allowed + kKeeperTimeout));
+  RETURN_IF_ERROR(copy.Freeze(Deadline::After(host_.config.migration.freeze_timeout)));
   RETURN_IF_ERROR(reply.status());
   v1::ProbeResponse response;
   response.set_exit_status(reply->probe().exit_status());

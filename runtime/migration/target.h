@@ -20,6 +20,7 @@
 #include "runtime/migration/lane_receiver.h"
 #include "runtime/migration/page_fetch.h"
 #include "runtime/proto/ghost.pb.h"
+#include "runtime/spec.h"
 
 namespace starling::migration {
 
@@ -83,7 +84,8 @@ class Targets {
   // Starts the component from its ghost's last whole instant. The caller answers for it that it
   // runs nowhere else and never will again. kFailedPrecondition without such an instant; after
   // another error the ghost is as it was.
-  absl::StatusOr<v1::FailoverResponse> Failover(const std::string& id);
+  // `probe`: instead of its owner's; see ProbeFor().
+  absl::StatusOr<v1::FailoverResponse> Failover(const std::string& id, const ProbeSpec& probe);
 
   // A person's word for a component that is prepared here while its source is silent. kNotFound
   // when there is none.
@@ -139,7 +141,10 @@ class Targets {
   void SweepFetches();
   // A keeper with an empty, fenced copy.
   absl::Status MakeCopy(Ghost& ghost);
-  absl::Status RestoreInstant(Ghost& ghost);
+  absl::Status RestoreInstant(Ghost& ghost, const ProbeSpec& asked);
+  // Of a copy that is restored and held: thaws it behind its fence, probes it, freezes it again.
+  absl::StatusOr<v1::ProbeResponse> ProbeHeld(const agent::Copy& copy,
+                                              const ProbeSpec& probe) const;
   // Whether a silent source is waited for, since a failover may come.
   bool HoldOn(Ghost& ghost);
   // Whether any were dropped.

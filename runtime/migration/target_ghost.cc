@@ -171,7 +171,7 @@ bool Targets::DropGhostsFor(uint64_t bytes, int priority) {
 }
 
 // With `busy` held. What the instant has is checked once more, page by page.
-absl::Status Targets::RestoreInstant(Ghost& ghost) {
+absl::Status Targets::RestoreInstant(Ghost& ghost, const ProbeSpec& asked) {
   Kept& kept = *ghost.kept;
   checkpoint::FinalList list;
   for (const v1::MemoryEntry& entry : kept.instant.memory()) {
@@ -198,10 +198,18 @@ absl::Status Targets::RestoreInstant(Ghost& ghost) {
   // Their other ends have gone on since.
   restore.set_close_connections(true);
   if (kept.instant.log_path() != log) restore.set_log_path(kept.instant.log_path());
-  return ghost.copy->Call(request, Deadline::After(timeout + kKeeperTimeout)).status();
+  RETURN_IF_ERROR(ghost.copy->Call(request, Deadline::After(timeout + kKeeperTimeout)).status());
+  const ProbeSpec probe =
+      ProbeFor(ghost.row.spec, asked, Seconds(host_.config.migration.probe_timeout));
+  if (probe.command.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const v1::ProbeResponse probed, ProbeHeld(*ghost.copy, probe));
+  if (probed.exit_status() == 0) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat("its probe failed with exit status ", probed.exit_status(),
+                                         ": ", probed.output(), " (--probe names another one)"));
 }
 
-absl::StatusOr<v1::FailoverResponse> Targets::Failover(const std::string& id) {
+absl::StatusOr<v1::FailoverResponse> Targets::Failover(const std::string& id,
+                                                       const ProbeSpec& probe) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Ghost> ghost, Find(id, /*heard=*/false));
   const std::lock_guard busy(ghost->busy);
   // Its migration may have ended while this call waited.
@@ -223,7 +231,7 @@ absl::StatusOr<v1::FailoverResponse> Targets::Failover(const std::string& id) {
   // Nothing of the source can make it a migration any more.
   ghost->receiver.reset();
   hold_.At("failover-restore");
-  if (const absl::Status restored = RestoreInstant(*ghost); !restored.ok()) {
+  if (const absl::Status restored = RestoreInstant(*ghost, probe); !restored.ok()) {
     host_.Event(ghost->row.component, "failover-failed", restored.message());
     // The instant is as it was; what was made of it goes, so that it can be tried again.
     absl::Status again = ghost->copy->Destroy(Deadline::After(kDestroyTimeout));

@@ -140,6 +140,7 @@ std::string MigrationReportJson(const v1::MigrationReport& report) {
   json["expected_memory_s"] = Known(report.expected_memory_s());
   json["post_copy_bytes"] = report.post_copy_bytes();
   json["drain_s"] = Known(report.drain_s());
+  json["probe"] = report.probe().empty() ? Json(nullptr) : Json(report.probe());
   json["stopped_because"] = report.stopped_because();
   json["rounds"] = report.rounds();
   json["page_rounds"] = Json::array();
@@ -206,6 +207,9 @@ std::string MigrationReportText(const v1::MigrationReport& report) {
   if (!report.stopped_because().empty()) {
     absl::StrAppend(&text, "  the rounds ended because ", Printable(report.stopped_because()),
                     "\n");
+  }
+  if (!report.probe().empty()) {
+    absl::StrAppend(&text, "  probed by ", Printable(report.probe()), "\n");
   }
   if (report.held_s() > 0 && report.expected_blackout_s() > 0) {
     absl::StrAppendFormat(&text, "  expected to be held %s, and was for %s\n",

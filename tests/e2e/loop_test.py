@@ -15,6 +15,8 @@ no-room   a target without room refuses a move, and names itself, what was asked
 rests     a component is parked by hand and woken by its user, by a packet, by an agent that is
           another, and when it is to be moved
 limits    limits follow what a component uses, down and up, and it has its own back when the agent ends
+probe     the loop moves a component whose owner's probe fails: it runs on where it was, as it was; the
+          probe travels with it, and another one goes before it
 policy    a policy that is wrong is refused by line and key, and the one before stays
 
 Exit code 0: all passed; 1: not.
@@ -409,6 +411,48 @@ within_s = {PERIOD_S}
         self.stop(name)
         return f"down to {low:.2f} of a processor and up to {high:.2f}, given back at the end"
 
+    def probed(self):
+        name, probe = "probed", "echo it is not well; false"
+        self.one.starling("run", name, "--bears-blackout", "60000", "--probe", probe, "--",
+                          "/bin/sleep", "1000000")
+
+        def copy(node):
+            # Its processes as that node's kernel counts them: another copy has others.
+            return sorted(node.shell(f"cat /sys/fs/cgroup/starling/{name}*/cgroup.procs").out.split())
+
+        before = copy(self.one)
+        self.policy(self.one, f"""
+mode = "act"
+[allow]
+page_out = false
+degrade = false
+reserve = false
+[[rule]]
+resource = "memory"
+percent = 0
+above = 0.05
+within_s = {PERIOD_S}
+""")
+        failed = wait_until("the loop's move has failed",
+                            lambda: self.events(self.one, name, "loop-failed"))
+        self.policy(self.one, "")
+        expect("the probe failed" in failed[0]["text"] and "it is not well" in failed[0]["text"],
+               f"not by its probe: {failed[0]}")
+        wait_until("no other move is under way", lambda: self.state(self.one, name) == "running")
+        expect(copy(self.one) == before, "another copy runs on node1")
+        expect(name not in self.two.components(), "node2 has kept something of it")
+        report = self.json(self.one, "report", name)
+        expect(report["outcome"] == "called-off" and report["probe"] == probe,
+               f"the report says otherwise: {report}")
+        self.one.starling("migrate", name, "--to", "node2", "--probe", "true", "--quiet")
+        arrived = self.two.components()[name]
+        expect(arrived["probe"] == probe, f"its probe did not travel with it: {arrived}")
+        done = self.two.starling("migrate", name, "--to", "node1", "--quiet", check=False)
+        expect(done.code == 5 and self.state(self.two, name) == "running",
+               f"it was not used: {done.code} {done.err}")
+        self.stop(name)
+        return failed[0]["text"]
+
     def bad_policy(self):
         self.policy(self.one, 'mode = "act"\nmax_moves = 1\n')
         wait_until("the policy is in force", lambda: self.json(self.one, "why")["mode"] == "act")
@@ -426,7 +470,7 @@ within_s = {PERIOD_S}
 
 
 CASES = {"moved": Test.moved, "early-end": Test.early_end, "degraded": Test.degraded,
-         "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits,
+         "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits, "probe": Test.probed,
          "policy": Test.bad_policy}
 
 
@@ -447,7 +491,7 @@ def main():
             for node in test.nodes:
                 print(node.starling("why", "--last", "20", check=False).out, flush=True)
                 print(node.starling("events", check=False).out[-6000:], flush=True)
-            test.stop("ramp", "short", "low", "high", "large", "editor", "worker")
+            test.stop("ramp", "short", "low", "high", "large", "editor", "worker", "probed")
 
         rows = cases.run(names, lambda name: CASES[name](test), after)
     return cases.close(rows, arguments.json)

@@ -95,6 +95,20 @@ TEST(CheckSpec, NamesTheFieldThatIsWrong) {
       {"near", [](Spec& s) { s.add_near("No"); }},
       {"apart", [](Spec& s) { s.add_apart("../x"); }},
       {"prefers", [](Spec& s) { s.add_prefers("a b"); }},
+      {"probe: has a NUL", [](Spec& s) { s.set_probe(std::string("a\0b", 3)); }},
+      {"probe: is not UTF-8", [](Spec& s) { s.set_probe("a\xff"); }},
+      {"probe: more than", [](Spec& s) { s.set_probe(std::string(20000, 'x')); }},
+      {"probe_timeout: only with", [](Spec& s) { s.set_probe_timeout_s(5); }},
+      {"probe_timeout",
+       [](Spec& s) {
+         s.set_probe("true");
+         s.set_probe_timeout_s(NAN);
+       }},
+      {"probe_timeout",
+       [](Spec& s) {
+         s.set_probe("true");
+         s.set_probe_timeout_s(3601);
+       }},
   };
   for (const auto& [word, spoil] : cases) {
     Spec spec = Good();
@@ -116,6 +130,26 @@ TEST(MakeMac, IsStableLocalAndDistinct) {
     EXPECT_TRUE(CheckSpec(spec).ok()) << CheckSpec(spec);
     EXPECT_TRUE(seen.insert(spec.mac()).second);
   }
+}
+
+TEST(ProbeFor, WhatIsAskedForGoesFirst) {
+  v1::ComponentSpec spec = Good();
+  EXPECT_EQ(ProbeFor(spec, {}, 10).command, "");
+  EXPECT_EQ(ProbeFor(spec, {"ask", 0}, 10).timeout_s, 10);
+  spec.set_probe("own");
+  EXPECT_EQ(ProbeFor(spec, {}, 10).timeout_s, 10);
+  spec.set_probe_timeout_s(3);
+  ASSERT_TRUE(CheckSpec(spec).ok());
+  const ProbeSpec own = ProbeFor(spec, {}, 10);
+  EXPECT_EQ(own.command, "own");
+  EXPECT_EQ(own.timeout_s, 3);
+  // A time is one of the command that it was said of.
+  const ProbeSpec other = ProbeFor(spec, {"ask", 0}, 10);
+  EXPECT_EQ(other.command, "ask");
+  EXPECT_EQ(other.timeout_s, 10);
+  const ProbeSpec longer = ProbeFor(spec, {"", 60}, 10);
+  EXPECT_EQ(longer.command, "own");
+  EXPECT_EQ(longer.timeout_s, 60);
 }
 
 }  // namespace

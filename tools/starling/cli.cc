@@ -60,7 +60,8 @@ exits or is stopped; its output is in `starling logs NAME`. What cannot be moved
 Examples:
   starling run redis --user redis --ip 10.77.0.50/24 -- /usr/bin/redis-server --save ''
   starling run solver --memory 8G --shared /shared/run7 -- /opt/solver/bin/solve case7
-  starling run web --env LANG=C --directory /srv/www -- nginx -g 'daemon off;')";
+  starling run web --env LANG=C --directory /srv/www -- nginx -g 'daemon off;'
+  starling run redis --ip 10.77.0.50/24 --probe 'redis-cli -h 10.77.0.50 ping' -- redis-server)";
 
 constexpr char kPsFooter[] =
     R"(States: running; migrating (runs here, moves away); held (frozen, last steps of a move);
@@ -368,6 +369,14 @@ void AddTransport(CLI::App* app, Options& options) {
       ->check(CLI::IsMember({"verbs", "roce", "tcp"}));
 }
 
+void AddProbe(CLI::App* app, Options& options, const std::string& about) {
+  app->add_option("--probe", options.probe, about)->type_name("COMMAND");
+  app->add_option("--probe-timeout", options.probe_timeout_s,
+                  "How long the probe may run, in seconds")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.1, 3600.0));
+}
+
 void AddJson(CLI::App* app, Options& options) {
   app->add_flag("--json", options.json, "Write JSON, for scripts");
 }
@@ -470,6 +479,9 @@ class Parser {
           CheckComponentName);
     names("--prefers", options.prefers, "Rather move it to this host (may be repeated)", "HOST",
           CheckHostName);
+    AddProbe(run_, options,
+             "Shell command run where it arrives, before it may run there; if it fails, the move "
+             "is called off");
 
     ps_ = Add("ps", "List the components of this host", kPsFooter);
     AddJson(ps_, options);
@@ -485,16 +497,9 @@ class Parser {
     AddName(migrate_, options);
     AddTo(migrate_, options);
     AddTransport(migrate_, options);
-    migrate_
-        ->add_option("--probe", options.probe,
-                     "Shell command run at the target before it commits; if it fails, the move is "
-                     "called off")
-        ->type_name("COMMAND");
-    migrate_
-        ->add_option("--probe-timeout", options.probe_timeout_s,
-                     "How long the probe may run, in seconds")
-        ->type_name("SECONDS")
-        ->check(CLI::Range(0.1, 3600.0));
+    AddProbe(migrate_, options,
+             "Shell command run at the target before it commits; if it fails, the move is called "
+             "off (default: the one that `starling run` named)");
     migrate_
         ->add_option("--max-blackout", options.max_blackout_ms,
                      "Copy rounds until the expected blackout is below this, in milliseconds")
@@ -622,6 +627,9 @@ class Parser {
     AddName(failover_, options);
     failover_->add_flag("--fenced", options.fenced,
                         "You made sure that the host it ran on can do nothing any more");
+    AddProbe(failover_, options,
+             "Shell command run before it may run here (default: the one that `starling run` "
+             "named)");
     AddJson(failover_, options);
 
     report_ = Add("report", "Show what a migration away from this host was like", kReportFooter);
@@ -836,6 +844,8 @@ std::string Complete(const Parser& parser, Options& options,
     for (const std::string& name : options.near) spec.add_near(name);
     for (const std::string& name : options.apart) spec.add_apart(name);
     for (const std::string& host : options.prefers) spec.add_prefers(host);
+    spec.set_probe(options.probe);
+    spec.set_probe_timeout_s(options.probe_timeout_s);
     return std::string(CheckSpec(spec).message());
   }
   // The parser's ranges let not-a-number through.
@@ -1037,6 +1047,8 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     v1::FailoverRequest failover;
     failover.set_component(options.name);
     failover.set_fenced(options.fenced);
+    failover.set_probe(options.probe);
+    failover.set_probe_timeout_s(options.probe_timeout_s);
     return Failover(session, failover, format);
   }
   if (parser.Chose(parser.report_)) return Report(session, options.name, format);

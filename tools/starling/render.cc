@@ -84,6 +84,7 @@ Json ComponentObject(const v1::Component& component) {
   json["user"] = component.spec().user();
   json["command"] = std::vector<std::string>(component.spec().command().begin(),
                                              component.spec().command().end());
+  json["probe"] = component.spec().probe().empty() ? Json(nullptr) : Json(component.spec().probe());
   json["bytes_away"] = component.bytes_away();
   json["where"] = component.where();
   json["migration_id"] = component.migration_id();

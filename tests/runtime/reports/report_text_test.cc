@@ -32,6 +32,7 @@ v1::MigrationReport Moved() {
   report.set_total_s(2.5);
   report.set_held_s(0.0912);
   report.set_expected_blackout_s(0.08);
+  report.set_probe("redis-cli ping");
   report.set_stopped_because("the expected blackout fits");
   report.set_rounds(1);
   v1::PageRound& first = *report.add_page_rounds();
@@ -72,6 +73,7 @@ TEST(MigrationReportJson, HasItsSchema) {
   EXPECT_TRUE(report["page_rounds"][1]["paused_s"].is_null());
   EXPECT_EQ(report["sent"]["images"], kMiB);
   EXPECT_EQ(report["phases"][1]["name"], "restore: total");
+  EXPECT_EQ(report["probe"], "redis-cli ping");
   EXPECT_TRUE(report["file"].is_null());
 }
 
@@ -82,6 +84,7 @@ TEST(MigrationReportJson, SurvivesWhatIsNotKnownNorUtf8) {
   const json parsed = json::parse(MigrationReportJson(report));
   EXPECT_TRUE(parsed["expected_blackout_s"].is_null());
   EXPECT_TRUE(parsed["target"].is_null());
+  EXPECT_TRUE(parsed["probe"].is_null());
 }
 
 TEST(MigrationReportText, SaysAllOfIt) {
@@ -89,7 +92,7 @@ TEST(MigrationReportText, SaysAllOfIt) {
   EXPECT_EQ(text.substr(0, text.find('\n')), "redis runs on node2 (epoch 2)");
   for (const char* part :
        {"migration 7f3a, begun 2024-06-07 10:00:00.250 UTC", "node2: Linux 6.12, CRIU 3.17.1",
-        "the rounds ended because the expected blackout fits",
+        "the rounds ended because the expected blackout fits", "probed by redis-cli ping",
         "expected to be held 80.0 ms, and was for 91.2 ms", "\nfrozen  10 ",
         "skeleton images        1.0 MiB",
         "\nfreeze            2.0 ms\n  restore: total  40.0 ms"}) {

@@ -225,6 +225,9 @@ TEST(ComponentTable, HasARowForEach) {
   EXPECT_EQ(parsed["components"][0]["memory_bytes"], 150 * kMiB);
   EXPECT_EQ(parsed["components"][1]["state"], "left");
   EXPECT_TRUE(parsed["components"][1]["exit_status"].is_null());
+  EXPECT_TRUE(parsed["components"][0]["probe"].is_null());
+  list.mutable_components(0)->mutable_spec()->set_probe("redis-cli ping");
+  EXPECT_EQ(json::parse(ComponentsJson(list))["components"][0]["probe"], "redis-cli ping");
 }
 
 TEST(EventLine, HasTimeAndNumber) {
