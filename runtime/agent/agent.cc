@@ -377,14 +377,14 @@ std::set<std::string> Agent::Moving() const {
   return names;
 }
 
-absl::Status Agent::Cancel(const std::string& name) {
+absl::Status Agent::Cancel(const std::string& name, absl::string_view why) {
   RETURN_IF_ERROR(CheckComponentName(name));
   std::shared_ptr<SourceMigration> migration;
   {
     std::lock_guard lock(mutex_);
     if (const auto found = moving_.find(name); found != moving_.end()) migration = found->second;
   }
-  if (migration != nullptr) return migration->Cancel("cancelled by a person");
+  if (migration != nullptr) return migration->Cancel(why);
   RETURN_IF_ERROR(Living(name).status());
   return absl::FailedPreconditionError(
       absl::StrCat("component ", name, " is not being migrated: there is nothing to cancel"));

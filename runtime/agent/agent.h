@@ -39,7 +39,7 @@ class Agent {
   // message when preflight finds any.
   absl::StatusOr<std::shared_ptr<migration::ProgressBoard>> Migrate(
       const v1::MigrateRequest& request);
-  absl::Status Cancel(const std::string& name);
+  absl::Status Cancel(const std::string& name, absl::string_view why = "cancelled by a person");
   // Components that are on their way to other hosts.
   std::set<std::string> Moving() const;
   // Returns when the checkpoint is whole; the component runs on.

@@ -38,6 +38,11 @@ constexpr int kAskedPercent = 75, kAskedInHurry = 50;
 constexpr double kGiB = static_cast<double>(starling::kGiB);
 constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
+constexpr size_t kP90 = 2;
+static_assert(kLevels[kP90] == 0.9);
+// By so much of this host's capacity another one has to be emptier for who moves for that alone.
+// And so much fuller, it may be of what else is used: less than that nobody can tell.
+constexpr double kEmptier = 0.1, kNoFuller = 0.05;
 
 // What is missing of each resource, and the rule that says so most strongly.
 struct Shortage {
@@ -112,6 +117,7 @@ class Decider {
     decision.reason = Reason(first, far, decision);
     // What has nothing to do with a shortage.
     Rests(decision);
+    MoveIdle(decision);
     Limits(decision);
     return decision;
   }
@@ -323,9 +329,9 @@ class Decider {
   }
 
   // The best host for it: with room, cheapest, then with most room.
-  // `hurry`: a host that would become short itself is better than staying.
+  // `hurry`: a host that would become short itself is better than staying. `only`: those hosts.
   std::optional<Option> Move(size_t index, const Relief& use, const Relief& relief, Action action,
-                             bool hurry) const {
+                             bool hurry, const std::vector<bool>* only = nullptr) const {
     const ComponentView& component = s_.components[index];
     if (!MayMove(component)) return std::nullopt;
     const Amounts amount = Ceil(use);
@@ -334,6 +340,7 @@ class Decider {
     double best_room = 0;
     bool best_calm = false;
     for (size_t h = 0; h < s_.hosts.size(); ++h) {
+      if (only != nullptr && !(*only)[h]) continue;
       const HostView& host = s_.hosts[h];
       const LeaseView* lease = LeaseOf(component.name, host.name);
       Amounts room = rooms_[h];
@@ -597,6 +604,65 @@ class Decider {
   void Rests(Decision& decision) {
     for (size_t i = 0; i < s_.components.size(); ++i) {
       if (!Touched(i)) Add(RestOrWake(s_.components[i], p_, s_.idle_shift), decision);
+    }
+  }
+
+  // What is left of this host one step ahead, when what was decided is done.
+  double FreeHere(size_t r) const {
+    return Capacity(r) - s_.demand[r].at[0][kP90] - static_cast<double>(s_.incoming.of[r]) +
+           relieved_[r];
+  }
+
+  // Whether a host has, with the component on it, hardly less left of what it uses than this one has
+  // now, and clearly more of what is scarcest here: nothing of the kind then moves it back.
+  bool Emptier(size_t h, const Amounts& amount) const {
+    const Amounts there = rooms_[h] - s_.hosts[h].strain - amount;
+    std::optional<size_t> scarcest;
+    for (size_t r = 0; r < kResources; ++r) {
+      if (s_.capacity.of[r] <= 0) continue;
+      if (!scarcest || FreeHere(r) / Capacity(r) < FreeHere(*scarcest) / Capacity(*scarcest)) {
+        scarcest = r;
+      }
+      const double left = static_cast<double>(there.of[r]);
+      if (amount.of[r] > 0 && left < FreeHere(r) - kNoFuller * Capacity(r)) return false;
+    }
+    if (!scarcest || amount.of[*scarcest] <= 0) return false;
+    const double capacity = Capacity(*scarcest);
+    return FreeHere(*scarcest) <= (1 - p_.idle.move_at) * capacity &&
+           static_cast<double>(there.of[*scarcest]) >= FreeHere(*scarcest) + kEmptier * capacity;
+  }
+
+  // Whose user stays away makes room here for those who are there, or is cheaper elsewhere.
+  void MoveIdle(Decision& decision) {
+    if (p_.idle.rest != Rest::kMoved || !p_.allow.migrate || quiet_) return;
+    for (size_t i = 0; i < s_.components.size(); ++i) {
+      if (moves_ >= p_.max_moves || static_cast<int>(decision.steps.size()) >= p_.max_steps) return;
+      const ComponentView& component = s_.components[i];
+      if (Touched(i) || !UserStaysAway(component, p_, s_.idle_shift)) continue;
+      // Enough for when its user is back.
+      const Relief use = UseOf(component, LevelOf(kAskedPercent), p_.reserve.within_s);
+      const Amounts amount = Ceil(use);
+      const double share = reservations::DominantShare(amount, s_.capacity);
+      std::vector<bool> better(s_.hosts.size()), cheaper(s_.hosts.size());
+      for (size_t h = 0; h < s_.hosts.size(); ++h) {
+        const HostView& host = s_.hosts[h];
+        const std::optional<double> cost = MoveCost(component, host, amount, false);
+        if (!cost || host.price_per_hour > s_.price_per_hour) continue;
+        const double saved = (s_.price_per_hour - host.price_per_hour) * share * p_.costs.stay_h;
+        cheaper[h] = saved > *cost;
+        better[h] = cheaper[h] || Emptier(h, amount);
+      }
+      std::optional<Option> move = Move(i, use, use, Action::kMigrate, false, &better);
+      if (!move) continue;
+      move->step.while_idle = true;
+      move->step.reason =
+          absl::StrCat(AwayReason(component),
+                       cheaper[*move->host] ? ": it is cheaper there" : ": it makes room");
+      for (size_t r = 0; r < kResources; ++r) {
+        relieved_[r] += std::max(0.0, component.use[r].at[0][kP90]);
+      }
+      ++moves_;
+      Commit(*move, decision);
     }
   }
 

@@ -32,8 +32,9 @@ struct Step {
   int group = 0;      // processors
   Amounts amount;     // what it relieves or reserves; limits: those of cpu and memory, 0: none
   double cost = 0;
-  std::string reason;  // for people
-  int weight = 0;      // limits; 0: its own
+  std::string reason;       // for people
+  int weight = 0;           // limits; 0: its own
+  bool while_idle = false;  // migrate: only for as long as its user stays away
   bool operator==(const Step&) const = default;
 };
 

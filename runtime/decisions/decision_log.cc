@@ -63,6 +63,7 @@ static void to_json(json& json, const Step& step) {
           {"group", step.group},
           {"amount", step.amount},
           {"weight", step.weight},
+          {"while_idle", step.while_idle},
           {"cost", step.cost},
           {"reason", step.reason}};
 }
@@ -75,7 +76,8 @@ static void from_json(const json& json, Step& step) {
   json.at("lease").get_to(step.lease);
   json.at("group").get_to(step.group);
   json.at("amount").get_to(step.amount);
-  step.weight = json.value("weight", 0);  // since there are limits by use
+  step.weight = json.value("weight", 0);              // since there are limits by use
+  step.while_idle = json.value("while_idle", false);  // since what is idle moves
   json.at("cost").get_to(step.cost);
   json.at("reason").get_to(step.reason);
 }
@@ -91,7 +93,8 @@ static void from_json(const json& json, Step& step) {
 
 NLOHMANN_JSON_SERIALIZE_ENUM(Rest, {{Rest::kNone, "none"},
                                     {Rest::kShrunk, "shrunk"},
-                                    {Rest::kParked, "parked"}})
+                                    {Rest::kParked, "parked"},
+                                    {Rest::kMoved, "moved"}})
 
 // Of lines that were written before some of the members there were, those are as by default.
 #define DECISION_JSON_GROWN(Type, ...)                                                         \
@@ -119,7 +122,7 @@ DECISION_JSON(Hours, from, to)
 DECISION_JSON(PriceRule, host, hours, per_hour)
 DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, limits)
 DECISION_JSON(Policy::Limits, percent, headroom, within_s, least_processors, least_memory_mib)
-DECISION_JSON(Policy::Idle, rest, above, after_s, shrink_to)
+DECISION_JSON_GROWN(Policy::Idle, rest, above, after_s, shrink_to, move_at)
 DECISION_JSON(Policy::Reserve, within_s, lease_s, patience_s)
 DECISION_JSON(Policy::Costs, gib_moved, blackout_s, degraded_s, paged_gib, apart_ms, stay_h,
               preference)

@@ -57,7 +57,7 @@ TomlKey<Policy> HostsKey(absl::string_view name, std::vector<std::string> Policy
 }
 
 absl::Status ReadRest(const toml::node& node, Policy& policy) {
-  constexpr absl::string_view kAllowed = "\"none\", \"shrink\" or \"park\"";
+  constexpr absl::string_view kAllowed = "\"none\", \"shrink\", \"park\" or \"move\"";
   ASSIGN_OR_RETURN(const std::string text, TomlText(node, kAllowed));
   if (text == "none") {
     policy.idle.rest = Rest::kNone;
@@ -65,6 +65,8 @@ absl::Status ReadRest(const toml::node& node, Policy& policy) {
     policy.idle.rest = Rest::kShrunk;
   } else if (text == "park") {
     policy.idle.rest = Rest::kParked;
+  } else if (text == "move") {
+    policy.idle.rest = Rest::kMoved;
   } else {
     return absl::InvalidArgumentError(
         absl::StrCat("is \"", absl::CHexEscape(text), "\"; allowed is ", kAllowed));
@@ -126,6 +128,7 @@ const std::vector<TomlKey<Policy>>& Keys() {
       NumberKey<Policy>("idle", "above", MEMBER(Policy, idle.above), 0.5, 1),
       NumberKey<Policy>("idle", "after_s", MEMBER(Policy, idle.after_s), 1, 86400),
       NumberKey<Policy>("idle", "shrink_to", MEMBER(Policy, idle.shrink_to), 0.05, 1),
+      NumberKey<Policy>("idle", "move_at", MEMBER(Policy, idle.move_at), 0, 1),
   };
   return keys;
 }

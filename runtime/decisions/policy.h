@@ -104,6 +104,7 @@ struct Policy {
     double above = 0.9;       // the probability that the user stays away
     double after_s = 300;     // and has been away for
     double shrink_to = 0.25;  // shrunk: share of its memory that is left before it is reclaimed
+    double move_at = 0.5;     // moved for the sake of room: from this load of the host on
     bool operator==(const Idle&) const = default;
   } idle;
 

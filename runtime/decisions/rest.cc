@@ -20,38 +20,47 @@ Step StepOf(Action action, const ComponentView& component, std::string reason) {
   return step;
 }
 
+// From which probability on a user counts as away.
+double Above(const Policy::Idle& idle, double shift) {
+  return std::clamp(idle.above + shift, std::min(kLowest, idle.above),
+                    std::max(kHighest, idle.above));
+}
+
 }  // namespace
 
-std::optional<Step> RestOrWake(const ComponentView& component, const Policy& policy,
-                               double shift) {
+bool UserStaysAway(const ComponentView& component, const Policy& policy, double shift) {
+  return component.rest == Rest::kNone && !component.usual && component.movable &&
+         component.not_now_s <= 0 && component.away_s >= policy.idle.after_s &&
+         component.idle_probability >= Above(policy.idle, shift);
+}
+
+std::string AwayReason(const ComponentView& component) {
+  return absl::StrFormat("its user has been away for %.0f s, and stays away with probability %.2f",
+                         component.away_s, component.idle_probability);
+}
+
+std::optional<Step> RestOrWake(const ComponentView& component, const Policy& policy, double shift) {
   const Policy::Idle& idle = policy.idle;
-  const double above = std::clamp(idle.above + shift, std::min(kLowest, idle.above),
-                                  std::max(kHighest, idle.above));
+  const bool rests_here = idle.rest == Rest::kShrunk || idle.rest == Rest::kParked;
   if (component.rest != Rest::kNone) {
     // What a person put to rest is not woken by a guess.
     if (component.rests_by_hand) return std::nullopt;
-    if (idle.rest == Rest::kNone) {
+    if (!rests_here) {
       return StepOf(Action::kWake, component, "the policy lets nothing rest any more");
     }
     if (component.usual) {
       return StepOf(Action::kWake, component, "its user usually works with it at this hour");
     }
-    if (component.idle_probability < above - kExpected) {
+    if (component.idle_probability < Above(idle, shift) - kExpected) {
       return StepOf(Action::kWake, component,
                     absl::StrFormat("its user is expected: stays away with probability %.2f",
                                     component.idle_probability));
     }
     return std::nullopt;
   }
-  if (idle.rest == Rest::kNone || component.usual || !component.movable ||
-      component.not_now_s > 0 || component.away_s < idle.after_s ||
-      component.idle_probability < above) {
-    return std::nullopt;
-  }
+  if (!rests_here || !UserStaysAway(component, policy, shift)) return std::nullopt;
   return StepOf(idle.rest == Rest::kParked ? Action::kPark : Action::kShrink, component,
-                absl::StrFormat("its user has been away for %.0f s, and stays away with "
-                                "probability %.2f",
-                                component.away_s, component.idle_probability));
+                AwayReason(component));
 }
 
 }  // namespace starling::decisions

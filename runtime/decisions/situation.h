@@ -43,6 +43,7 @@ enum class Rest : uint8_t {
   kNone,
   kShrunk,  // with little memory and weight
   kParked,  // frozen, its memory paged out
+  kMoved,   // on another host: of a policy only, as here it is no more then
 };
 
 // A component of this host.

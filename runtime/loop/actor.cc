@@ -87,6 +87,7 @@ void Actor::Work(const std::stop_token& stop) {
       }
     }
     Settle();
+    CallOffIdle();
     if (job.key.empty()) continue;
     const absl::Status done = Do(job.step, job.terms);
     if (!done.ok()) {
@@ -111,9 +112,14 @@ void Actor::Settle() {
   for (const auto& [name, board] : ended) {
     const v1::MigrationProgress last = board->Latest();
     const bool done = last.step() == v1::DONE;
-    host_.Event(name, done ? "loop-moved" : "loop-failed",
+    const bool stays = stay_.erase(name) > 0 && !done;
+    host_.Event(name,
+                done    ? "loop-moved"
+                : stays ? "loop-stayed"
+                        : "loop-failed",
                 done ? absl::StrCat("to host ", last.to()) : last.message());
-    if (!done) Failed(name);
+    if (!done && !stays) Failed(name);
+    idle_moves_.erase(name);
     std::lock_guard lock(mutex_);
     if (done) failures_.erase(name);
     moves_.erase(name);
@@ -123,6 +129,23 @@ void Actor::Settle() {
       step.host = last.to();
       return key == KeyOf(step);
     });
+  }
+}
+
+void Actor::CallOffIdle() {
+  for (auto move = idle_moves_.begin(); move != idle_moves_.end();) {
+    const auto& [name, idle] = *move;
+    if (parts_.activities(name) == idle.activities) {
+      ++move;
+      continue;
+    }
+    // Once the other host was asked to commit it is too late, and the blackout nearly over.
+    const absl::Status cancelled = agent_.Cancel(name, "its user is there");
+    if (cancelled.ok()) {
+      stay_.insert(name);
+      parts_.came_back(Clock::now() - idle.since);
+    }
+    move = idle_moves_.erase(move);
   }
 }
 
@@ -180,7 +203,9 @@ absl::Status Actor::Move(const Step& step) {
   request.set_to(step.host);
   host_.Event(step.component, "loop-migrate",
               absl::StrCat("to host ", step.host, ": ", step.reason));
+  const IdleMove idle{parts_.activities(step.component), Clock::now()};
   ASSIGN_OR_RETURN(std::shared_ptr<migration::ProgressBoard> board, agent_.Migrate(request));
+  if (step.while_idle) idle_moves_[step.component] = idle;
   std::lock_guard lock(mutex_);
   moves_[step.component] = std::move(board);
   return absl::OkStatus();

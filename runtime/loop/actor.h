@@ -32,6 +32,10 @@ class Actor {
     std::function<std::string(int group)> processors;
     // Puts a component to rest, or wakes it.
     std::function<absl::Status(const decisions::Step& step)> rest;
+    // Grows when the component's user does something.
+    std::function<uint64_t(const std::string& component)> activities;
+    // ... after so long, while it was moved because they were away.
+    std::function<void(Duration after)> came_back;
   };
   Actor(agent::Agent& agent, Limits& limits, Parts parts);
   ~Actor();
@@ -69,6 +73,8 @@ class Actor {
   absl::Status GiveBack(const decisions::Step& step);
   // Moves that have ended since the last look.
   void Settle();
+  // Moves that are not wanted any more, since the user is there.
+  void CallOffIdle();
   void Failed(const std::string& component);
 
   agent::Agent& agent_;
@@ -81,6 +87,13 @@ class Actor {
   std::set<std::string> under_way_;
   std::map<std::string, std::shared_ptr<migration::ProgressBoard>> moves_;
   std::set<std::string> starting_;  // moves that are not on a board yet
+  struct IdleMove {
+    uint64_t activities = 0;  // when it began
+    TimePoint since{};
+  };
+  // Only the thread's: those under way, and those that were called off for their users' sake.
+  std::map<std::string, IdleMove> idle_moves_;
+  std::set<std::string> stay_;
   std::map<std::string, Failure> failures_;
   std::jthread thread_;
 };

@@ -19,7 +19,7 @@ static_assert(decisions::kLevels[kP90] == 0.9);
 // A shortage of this length, unforeseen, is one ordinary mistake.
 constexpr double kOrdinary_s = 10;
 // What a user who comes back too soon has to bear, in units of predictor::IdleThreshold.
-constexpr double kParkedInVain = 1, kShrunkInVain = 0.5;
+constexpr double kParkedInVain = 1, kLessInVain = 0.5;
 
 // Demand over capacity of what is scarcest.
 double Load(const Situation& situation) {
@@ -98,7 +98,7 @@ void Judge::CameBack(decisions::Rest rest, Duration after) {
   if (after >= std::chrono::seconds(predictor::IdleModel::kAhead)) {
     idle_.Right();
   } else {
-    idle_.Mistake(rest == decisions::Rest::kParked ? kParkedInVain : kShrunkInVain);
+    idle_.Mistake(rest == decisions::Rest::kParked ? kParkedInVain : kLessInVain);
   }
 }
 

@@ -148,6 +148,11 @@ absl::Status Loop::Start() {
     return WriteProcessors(groups_.at(static_cast<size_t>(group)));
   };
   parts.rest = [this](const Step& step) { return Rest(step); };
+  parts.activities = [this](const std::string& component) { return Activities(component); };
+  parts.came_back = [this](Duration after) {
+    std::lock_guard lock(mutex_);
+    came_back_.emplace_back(decisions::Rest::kMoved, after);
+  };
   parking_ = std::make_unique<Parking>(*limits_, PartsOfParking());
   parts.in_vain = [this] {
     std::lock_guard lock(mutex_);

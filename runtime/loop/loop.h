@@ -103,6 +103,8 @@ class Loop {
   // What was taken by the loop is given back: it is not to act any more.
   void LetGo(absl::string_view why, bool by_hand_too);
   Parking::Parts PartsOfParking();
+  // Grows when the component's user does something.
+  uint64_t Activities(const std::string& component) const;
   // Rests in loop_rest.cc.
   absl::Status Rest(const decisions::Step& step);
   absl::Status ParkNow(const std::string& component, bool by_hand, absl::string_view why);

@@ -27,6 +27,13 @@ absl::Status Gone(const std::string& component) {
 
 }  // namespace
 
+uint64_t Loop::Activities(const std::string& component) const {
+  uint64_t activities = 0;
+  hints_->With(component,
+               [&](const hints::ComponentHints& hints) { activities = hints.activities(); });
+  return activities;
+}
+
 Parking::Parts Loop::PartsOfParking() {
   Parking::Parts parts;
   parts.freeze = [this](const std::string& component, double term_s) {
@@ -38,12 +45,7 @@ Parking::Parts Loop::PartsOfParking() {
     const auto copy = host_.components->Find(component);
     return copy == nullptr ? absl::OkStatus() : copy->Thaw(Deadline::After(kFreezeTimeout));
   };
-  parts.activities = [this](const std::string& component) {
-    uint64_t activities = 0;
-    hints_->With(component,
-                 [&](const hints::ComponentHints& hints) { activities = hints.activities(); });
-    return activities;
-  };
+  parts.activities = [this](const std::string& component) { return Activities(component); };
   parts.packets = [this](const std::string& component) -> uint64_t {
     std::optional<pid_t> pid;
     {

@@ -214,8 +214,10 @@ TEST_F(RestTest, WhoseUserIsAwayIsPutToRestAsThePolicySays) {
   EXPECT_EQ(Next(), Action::kPark);
   policy_.idle.rest = Rest::kShrunk;
   EXPECT_EQ(Next(), Action::kShrink);
-  policy_.idle.rest = Rest::kNone;
-  EXPECT_EQ(Next(), std::nullopt);
+  for (const Rest rest : {Rest::kNone, Rest::kMoved}) {
+    policy_.idle.rest = rest;
+    EXPECT_EQ(Next(), std::nullopt);
+  }
 }
 
 TEST_F(RestTest, NotWhoMightBeWanted) {

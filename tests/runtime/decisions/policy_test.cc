@@ -89,6 +89,9 @@ TEST(PolicyTest, ABadOneIsRefusedWithLineAndKey) {
       {"avoid = [3]", "p.toml:1: avoid: is an integer; allowed is a list of host names"},
       {"price_feed = \"x\"", "p.toml:1: price_feed: "},
       {"[[price]]\nhost = \"a b\"\nper_hour = 1", "p.toml:2: price.host: "},
+      {"[idle]\nrest = \"away\"",
+       "p.toml:2: idle.rest: is \"away\"; allowed is \"none\", \"shrink\""},
+      {"[idle]\nmove_at = 2", "p.toml:2: idle.move_at: is 2; allowed is a number from 0"},
       {"[[price]]\nper_hour = -1", "p.toml:2: price.per_hour: is -1"},
       {"= 1", "p.toml:1: not TOML: "},
   };
