@@ -40,6 +40,15 @@ absl::Status CheckWord(const std::string& text, size_t most, absl::string_view a
   return absl::OkStatus();
 }
 
+// The name of a folder of sysfs.
+absl::Status CheckDevice(const std::string& text) {
+  if (text.empty() || text[0] == '.') {
+    return absl::InvalidArgumentError(
+        absl::StrCat("has \"", absl::CHexEscape(text.substr(0, 64)), "\", which names no device"));
+  }
+  return CheckWord(text, 63, "_-.!");
+}
+
 // A function that names a member, for the tables below.
 #define MEMBER(path) \
   [](Config & config) -> auto& { return config.path; }
@@ -132,6 +141,15 @@ const std::vector<TomlKey<Config>>& Keys() {
             return text.empty() ? absl::OkStatus() : CheckAbsolutePath(text);
           }),
       TimeKey<Config>("loop", "bears_blackout_ms", MEMBER(loop.bears_blackout), 1e-3, 1, 600000),
+      TextsKey<Config>("resources", "disk", "absolute paths", MEMBER(resources.disk), CheckFolder),
+      TextsKey<Config>("resources", "network_devices", "interfaces' names",
+                       MEMBER(resources.network_devices), CheckDevice),
+      NumberKey<Config>("resources", "network_mib_s", MEMBER(resources.network_bytes_per_s), 0, 1e6,
+                        static_cast<double>(kMiB)),
+      TextsKey<Config>("resources", "storage_devices", "block devices' names, as in /sys/block",
+                       MEMBER(resources.storage_devices), CheckDevice),
+      NumberKey<Config>("resources", "storage_mib_s", MEMBER(resources.storage_bytes_per_s), 0, 1e6,
+                        static_cast<double>(kMiB)),
       IntegerKey<Config>("profiles", "keep_days", MEMBER(profiles.keep_days), 0, 3650),
       TextKey<Config>("criu", "binary", "an absolute path", MEMBER(criu.binary), CheckFolder),
       TextKey<Config>(

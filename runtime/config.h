@@ -164,6 +164,21 @@ struct Config {
     Duration bears_blackout = std::chrono::seconds(2);
   } loop;
 
+  // What this host has, where it cannot be measured or not all of it counts.
+  struct Resources {
+    // Folders whose file systems' space counts, beside those of what components ship. Empty:
+    // state_dir and log_dir.
+    std::vector<std::string> disk;
+    // Interfaces whose traffic counts. Empty: those that have hardware behind them.
+    std::vector<std::string> network_devices;
+    // What they carry in each direction, in bytes a second; 0: what they say of their speed.
+    double network_bytes_per_s = 0;
+    // Block devices whose traffic counts, and that --io-max is about. Empty: as above.
+    std::vector<std::string> storage_devices;
+    // What they read and write together, in bytes a second; 0: not known.
+    double storage_bytes_per_s = 0;
+  } resources;
+
   // What is remembered of users and components over weeks; docs/predictor.md.
   struct Profiles {
     // What was not seen for so many days is forgotten, 1 to 3650; 0: no profiles are kept.

@@ -40,9 +40,6 @@ constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
 constexpr size_t kP90 = 2;
 static_assert(kLevels[kP90] == 0.9);
-// By so much of this host's capacity another one has to be emptier for who moves for that alone.
-// And so much fuller, it may be of what else is used: less than that nobody can tell.
-constexpr double kEmptier = 0.1, kNoFuller = 0.05;
 
 // What is missing of each resource, and the rule that says so most strongly.
 struct Shortage {
@@ -284,6 +281,14 @@ class Decider {
     return std::find(names.begin(), names.end(), name) != names.end();
   }
 
+  // What is asked of a host: nothing of what it does not measure.
+  static Amounts AskedOf(const HostView& host, Amounts amount) {
+    for (const Resource resource : kMayBeUnmeasured) {
+      if (host.room[resource] >= Amounts::kMost) amount[resource] = 0;
+    }
+    return amount;
+  }
+
   const LeaseView* LeaseOf(const std::string& component, const std::string& host) const {
     for (const LeaseView& lease : s_.leases) {
       if (lease.component == component && lease.host == host) return &lease;
@@ -334,14 +339,15 @@ class Decider {
                              bool hurry, const std::vector<bool>* only = nullptr) const {
     const ComponentView& component = s_.components[index];
     if (!MayMove(component)) return std::nullopt;
-    const Amounts amount = Ceil(use);
-    if (!amount.AnyAboveZero()) return std::nullopt;
+    const Amounts wanted = Ceil(use);
+    if (!wanted.AnyAboveZero()) return std::nullopt;
     std::optional<Option> best;
     double best_room = 0;
     bool best_calm = false;
     for (size_t h = 0; h < s_.hosts.size(); ++h) {
       if (only != nullptr && !(*only)[h]) continue;
       const HostView& host = s_.hosts[h];
+      const Amounts amount = AskedOf(host, wanted);
       const LeaseView* lease = LeaseOf(component.name, host.name);
       Amounts room = rooms_[h];
       if (lease != nullptr && lease->kind != Kind::kLoan) room += lease->amount;
@@ -530,12 +536,14 @@ class Decider {
         used_[i].moved = true;
         const Relief use = UseOf(s_.components[i], level, p_.reserve.within_s);
         far.Take(use);
+        const auto host = std::find_if(s_.hosts.begin(), s_.hosts.end(),
+                                       [&](const HostView& one) { return one.name == lease.host; });
         Step step{Action::kReserve,
                   lease.component,
                   lease.host,
                   lease.id,
                   0,
-                  Ceil(use),
+                  host == s_.hosts.end() ? Ceil(use) : AskedOf(*host, Ceil(use)),
                   0,
                   absl::StrFormat("kept for a shortage in %.0f s", far.when_s)};
         decision.steps.push_back(std::move(step));
@@ -608,28 +616,13 @@ class Decider {
   }
 
   // What is left of this host one step ahead, when what was decided is done.
-  double FreeHere(size_t r) const {
-    return Capacity(r) - s_.demand[r].at[0][kP90] - static_cast<double>(s_.incoming.of[r]) +
-           relieved_[r];
-  }
-
-  // Whether a host has, with the component on it, hardly less left of what it uses than this one has
-  // now, and clearly more of what is scarcest here: nothing of the kind then moves it back.
-  bool Emptier(size_t h, const Amounts& amount) const {
-    const Amounts there = rooms_[h] - s_.hosts[h].strain - amount;
-    std::optional<size_t> scarcest;
+  std::array<double, kResources> FreeHere() const {
+    std::array<double, kResources> free;
     for (size_t r = 0; r < kResources; ++r) {
-      if (s_.capacity.of[r] <= 0) continue;
-      if (!scarcest || FreeHere(r) / Capacity(r) < FreeHere(*scarcest) / Capacity(*scarcest)) {
-        scarcest = r;
-      }
-      const double left = static_cast<double>(there.of[r]);
-      if (amount.of[r] > 0 && left < FreeHere(r) - kNoFuller * Capacity(r)) return false;
+      free[r] = Capacity(r) - s_.demand[r].at[0][kP90] - static_cast<double>(s_.incoming.of[r]) +
+                relieved_[r];
     }
-    if (!scarcest || amount.of[*scarcest] <= 0) return false;
-    const double capacity = Capacity(*scarcest);
-    return FreeHere(*scarcest) <= (1 - p_.idle.move_at) * capacity &&
-           static_cast<double>(there.of[*scarcest]) >= FreeHere(*scarcest) + kEmptier * capacity;
+    return free;
   }
 
   // Whose user stays away makes room here for those who are there, or is cheaper elsewhere.
@@ -650,7 +643,8 @@ class Decider {
         if (!cost || host.price_per_hour > s_.price_per_hour) continue;
         const double saved = (s_.price_per_hour - host.price_per_hour) * share * p_.costs.stay_h;
         cheaper[h] = saved > *cost;
-        better[h] = cheaper[h] || Emptier(h, amount);
+        const Amounts there = rooms_[h] - host.strain - amount;
+        better[h] = cheaper[h] || Emptier(FreeHere(), there, amount, s_.capacity, p_);
       }
       std::optional<Option> move = Move(i, use, use, Action::kMigrate, false, &better);
       if (!move) continue;

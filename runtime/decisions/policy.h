@@ -115,6 +115,13 @@ struct Policy {
   std::string price_feed;         // a file that is read again when it changes; see PriceFeed
   bool operator==(const Policy&) const = default;
 
+  // Whether a rule is about it.
+  bool Watches(reservations::Resource resource) const {
+    for (const Rule& rule : rules) {
+      if (rule.resource == resource) return true;
+    }
+    return false;
+  }
   bool Quiet(int minute_of_week) const {
     for (const Hours& hours : quiet) {
       if (hours.Contains(minute_of_week)) return true;

@@ -12,6 +12,10 @@ constexpr double kExpected = 0.2;
 // How far load and mistakes move it: never to a guess, nor out of reach, whatever the policy says.
 constexpr double kLowest = 0.5, kHighest = 0.98;
 
+// By so much of this host's capacity another one has to be emptier for who moves for that alone.
+// And so much fuller it may be of what else is used: less than that nobody can tell.
+constexpr double kEmptier = 0.1, kNoFuller = 0.05;
+
 Step StepOf(Action action, const ComponentView& component, std::string reason) {
   Step step;
   step.action = action;
@@ -37,6 +41,25 @@ bool UserStaysAway(const ComponentView& component, const Policy& policy, double 
 std::string AwayReason(const ComponentView& component) {
   return absl::StrFormat("its user has been away for %.0f s, and stays away with probability %.2f",
                          component.away_s, component.idle_probability);
+}
+
+bool Emptier(const std::array<double, kResources>& here, const Amounts& there,
+             const Amounts& amount, const Amounts& capacity, const Policy& policy) {
+  std::optional<size_t> scarcest;
+  double least = 0;  // of it, the share that is left here
+  for (size_t r = 0; r < kResources; ++r) {
+    if (capacity.of[r] <= 0 || !policy.Watches(static_cast<Resource>(r))) continue;
+    const auto whole = static_cast<double>(capacity.of[r]);
+    const auto left = static_cast<double>(there.of[r]);
+    if (amount.of[r] > 0 && left < here[r] - kNoFuller * whole) return false;
+    if (scarcest && here[r] / whole >= least) continue;
+    scarcest = r;
+    least = here[r] / whole;
+  }
+  if (!scarcest || amount.of[*scarcest] <= 0) return false;
+  const double left =
+      static_cast<double>(there.of[*scarcest]) / static_cast<double>(capacity.of[*scarcest]);
+  return least <= 1 - policy.idle.move_at && left >= least + kEmptier;
 }
 
 std::optional<Step> RestOrWake(const ComponentView& component, const Policy& policy, double shift) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 
@@ -12,6 +13,12 @@ namespace starling::decisions {
 bool UserStaysAway(const ComponentView& component, const Policy& policy, double shift);
 // In words.
 std::string AwayReason(const ComponentView& component);
+
+// Whether another host has, with a component of this `amount` on it, hardly less left of what that
+// uses (`there`) than this one has now (`here`), and clearly more of what is scarcest here, of
+// which this host is loaded by Policy::Idle::move_at: then nothing of the kind moves it back.
+bool Emptier(const std::array<double, kResources>& here, const Amounts& there,
+             const Amounts& amount, const Amounts& capacity, const Policy& policy);
 
 // What the idleness of its user means for a component: to rest (shrunk or parked, as the policy
 // says), or, when it rests, to be woken because its user is expected. That the user is there wakes

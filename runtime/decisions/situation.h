@@ -19,6 +19,10 @@ using reservations::Amounts;
 using reservations::kResources;
 using reservations::Resource;
 
+// What not every host knows how much it has of: nothing of it is asked of one that does not.
+inline constexpr std::array<Resource, 3> kMayBeUnmeasured = {Resource::kDisk, Resource::kNetwork,
+                                                             Resource::kStorage};
+
 // The quantiles that forecasts are handed over at.
 inline constexpr std::array<double, 5> kLevels = {0.5, 0.75, 0.9, 0.95, 0.99};
 inline constexpr size_t kLevelCount = kLevels.size();
@@ -101,7 +105,7 @@ struct ProcessorGroup {
 // Another host, as its last summary had it.
 struct HostView {
   std::string name;
-  Amounts room;    // what it may still promise
+  Amounts room;    // what it may still promise; Amounts::kMost of what it does not measure
   Amounts strain;  // ... of it, what would make it short itself, as far as its own rules foresee
   double price_per_hour = 0;
   double distance_s = 0;  // round trip

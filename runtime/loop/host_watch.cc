@@ -50,7 +50,8 @@ HostWatch::Gpus::Gpus(std::unique_ptr<shadow::Nvml> library,
     : nvml(std::move(library)), rest_share(options), rest_memory(options) {}
 
 HostWatch::HostWatch(double step_s, hints::HintListener* hints, std::string proc,
-                     std::unique_ptr<shadow::Nvml> nvml, predictor::ExpertSet experts)
+                     std::unique_ptr<shadow::Nvml> nvml, predictor::ExpertSet experts,
+                     std::unique_ptr<shadow::HostIo> io)
     : step_s_(step_s),
       options_(OptionsOf(step_s, experts)),
       hints_(hints),
@@ -59,11 +60,16 @@ HostWatch::HostWatch(double step_s, hints::HintListener* hints, std::string proc
       rest_cpu_(options_),
       rest_memory_(options_) {
   if (nvml != nullptr) gpus_ = std::make_unique<Gpus>(std::move(nvml), options_);
+  if (io != nullptr) io_ = std::make_unique<Io>(std::move(io), options_);
 }
 
 void HostWatch::Changed() {
   cpu_.Changed();
   memory_.Changed();
+  if (io_) {
+    io_->network.joint.Changed();
+    io_->storage.joint.Changed();
+  }
   if (!gpus_) return;
   gpus_->share.Changed();
   gpus_->memory.Changed();
@@ -102,22 +108,33 @@ void HostWatch::SetLeaving(const std::set<std::string>& leaving) {
   }
 }
 
+HostWatch::Foresight HostWatch::ForesightOf(const shadow::Shadow& shadow, shadow::Metric metric) {
+  const Forecaster& forecaster = shadow.forecaster(metric);
+  Foresight seen;
+  seen.value = Known(shadow.last().values[metric]);
+  if (forecaster.steps() == 0) return seen;
+  for (int h = 0; h < kHorizonCount; ++h) {
+    seen.forecasts[h] = forecaster.At(h);
+    for (size_t level = 0; level < decisions::kLevelCount; ++level) {
+      seen.at[static_cast<size_t>(h)][level] = forecaster.Quantile(h, decisions::kLevels[level]);
+    }
+  }
+  return seen;
+}
+
 HostWatch::Part HostWatch::Foresee(TimePoint now, const std::string& name, Watched& watched,
-                                   shadow::Metric metric, Resource resource, double scale) {
-  const Forecaster& forecaster = watched.shadow->forecaster(metric);
+                                   const Foresight& seen, Resource resource, double scale) {
   decisions::Outlook& outlook = watched.use[static_cast<size_t>(resource)];
   // Nobody uses more than there is, whatever a rise that just began seems to promise.
   const auto most = static_cast<double>(Capacity()[resource]);
   const auto bounded = [&](double value) { return std::clamp(scale * value, 0.0, most); };
   Part part;
-  part.value = outlook.now = scale * Known(watched.shadow->last().values[metric]);
+  part.value = outlook.now = scale * seen.value;
   for (int h = 0; h < kHorizonCount; ++h) {
-    const Forecast forecast = forecaster.At(h);
+    const Forecast& forecast = seen.forecasts[h];
     part.forecasts[h] = {bounded(forecast.median), bounded(forecast.low), bounded(forecast.high)};
     for (size_t level = 0; level < decisions::kLevelCount; ++level) {
-      const double quantile =
-          forecaster.steps() == 0 ? 0 : forecaster.Quantile(h, decisions::kLevels[level]);
-      outlook.at[static_cast<size_t>(h)][level] = bounded(quantile);
+      outlook.at[static_cast<size_t>(h)][level] = bounded(seen.at[static_cast<size_t>(h)][level]);
     }
   }
   if (hints_ == nullptr) return part;
@@ -199,6 +216,7 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
       gpus = &gpus_->reading;
     }
   }
+  BeginIo(now);
   double cpu = 0, memory = 0, gpu = 0, gpu_memory = 0;
   for (auto& [name, watched] : components_) {
     const absl::Status sampled = watched.shadow->Step(
@@ -219,6 +237,7 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
       gpu += of_gpu->value;
       gpu_memory += of_gpu_memory->value;
     }
+    StepIo(now, name, watched);
     if (watched.leaving) continue;
     cpu_.Add(of_cpu.value, of_cpu.forecasts);
     memory_.Add(of_memory.value, of_memory.forecasts);
@@ -227,6 +246,7 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
     gpus_->memory.Add(of_gpu_memory->value, of_gpu_memory->forecasts);
   }
   if (gpus != nullptr) EndGpus(time_s, gpu, gpu_memory);
+  EndIo(time_s);
   const Part rest_memory =
       FromRest(time_s, rest_memory_, std::max(0.0, static_cast<double>(use_.memory_used) - memory),
                Resource::kMemory);
@@ -269,6 +289,11 @@ Amounts HostWatch::Capacity() const {
     capacity[Resource::kGpu] = static_cast<int64_t>(kCpuScale * gpus_->reading.gpus);
     capacity[Resource::kGpuMemory] = static_cast<int64_t>(gpus_->reading.memory);
   }
+  if (io_) {
+    capacity[Resource::kDisk] = static_cast<int64_t>(io_->disk.use.capacity);
+    capacity[Resource::kNetwork] = static_cast<int64_t>(io_->network.use.capacity);
+    capacity[Resource::kStorage] = static_cast<int64_t>(io_->storage.use.capacity);
+  }
   return capacity;
 }
 
@@ -280,6 +305,11 @@ Amounts HostWatch::AllUsed() const {
     used[Resource::kGpu] = static_cast<int64_t>(kCpuScale * gpus_->reading.used.share);
     used[Resource::kGpuMemory] = static_cast<int64_t>(gpus_->reading.used.memory);
   }
+  if (io_) {
+    used[Resource::kDisk] = static_cast<int64_t>(Known(io_->disk.use.used));
+    used[Resource::kNetwork] = static_cast<int64_t>(io_->network.lately);
+    used[Resource::kStorage] = static_cast<int64_t>(io_->storage.lately);
+  }
   return used;
 }
 
@@ -287,10 +317,9 @@ std::map<std::string, Amounts> HostWatch::Used() const {
   std::map<std::string, Amounts> all;
   for (const auto& [name, watched] : components_) {
     Amounts& used = all[name];
-    used[Resource::kCpu] = static_cast<int64_t>(watched.use[kCpuIndex].now);
-    used[Resource::kMemory] = static_cast<int64_t>(watched.use[kMemoryIndex].now);
-    used[Resource::kGpu] = static_cast<int64_t>(watched.use[kGpuIndex].now);
-    used[Resource::kGpuMemory] = static_cast<int64_t>(watched.use[kGpuMemoryIndex].now);
+    for (size_t r = 0; r < reservations::kResources; ++r) {
+      used.of[r] = static_cast<int64_t>(watched.use[r].now);
+    }
   }
   return all;
 }
@@ -307,8 +336,14 @@ std::map<std::string, shadow::ModelShelf::Models> HostWatch::Save() const {
 }
 
 shadow::ModelShelf::Models HostWatch::SaveHost() const {
-  return {predictor::ModelCodec::Save(rest_cpu_), predictor::ModelCodec::Save(rest_memory_),
-          idle_.Save()};
+  shadow::ModelShelf::Models models = {predictor::ModelCodec::Save(rest_cpu_),
+                                       predictor::ModelCodec::Save(rest_memory_), idle_.Save()};
+  if (io_) {
+    for (const Io::Of* of : {&io_->network, &io_->storage}) {
+      models.push_back(predictor::ModelCodec::Save(of->rest));
+    }
+  }
+  return models;
 }
 
 absl::Status HostWatch::RestoreHost(const shadow::ModelShelf::Models& models) {
@@ -325,6 +360,10 @@ absl::Status HostWatch::RestoreHost(const shadow::ModelShelf::Models& models) {
   };
   take(0, rest_cpu_);
   take(1, rest_memory_);
+  if (io_) {
+    take(3, io_->network.rest);
+    take(4, io_->storage.rest);
+  }
   if (models.size() > 2 && !idle_.Restore(models[2])) {
     first.Update(absl::InvalidArgumentError("what was learned of idle users is damaged"));
   }
@@ -339,6 +378,12 @@ void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
   if (gpus_) {
     situation.demand[kGpuIndex] = gpus_->share.outlook();
     situation.demand[kGpuMemoryIndex] = gpus_->memory.outlook();
+  }
+  if (io_) {
+    for (const Resource resource : {Resource::kDisk, Resource::kNetwork, Resource::kStorage}) {
+      const ScoredDemand* const joint = JointOf(resource);
+      if (joint != nullptr) situation.demand[static_cast<size_t>(resource)] = joint->outlook();
+    }
   }
   situation.needs = needs_;
   for (const auto& [name, watched] : components_) {

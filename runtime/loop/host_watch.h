@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,6 +21,7 @@
 #include "runtime/profiles/profile_keeper.h"
 #include "runtime/proto/loop.pb.h"
 #include "runtime/reservations/lease_desk.h"
+#include "runtime/shadow/host_io.h"
 #include "runtime/shadow/host_sampler.h"
 #include "runtime/shadow/model_shelf.h"
 #include "runtime/shadow/nvml.h"
@@ -31,11 +33,13 @@ namespace starling::loop {
 // the joint demand of all of it. It watches and touches nothing. Not thread-safe.
 class HostWatch {
  public:
-  // `hints` may be nullptr, and so may `nvml`: then there are no GPUs. `proc`: the /proc to look
-  // into. `experts`: those that are asked.
+  // `hints` may be nullptr, and so may `nvml`: then there are no GPUs; and `io`: then nothing is
+  // known of disk, network and storage. `proc`: the /proc to look into. `experts`: those that are
+  // asked.
   HostWatch(double step_s, hints::HintListener* hints, std::string proc = "/proc",
             std::unique_ptr<shadow::Nvml> nvml = nullptr,
-            predictor::ExpertSet experts = predictor::kDefaultExperts);
+            predictor::ExpertSet experts = predictor::kDefaultExperts,
+            std::unique_ptr<shadow::HostIo> io = nullptr);
 
   // A component came. The status says what of `models` could not be taken; it is watched anyway.
   absl::Status Add(const std::string& name, const std::string& cgroup, std::optional<pid_t> pid,
@@ -43,6 +47,8 @@ class HostWatch {
   void Remove(const std::string& name);
   // Those that are on their way to other hosts: what they use is not part of what is foreseen here.
   void SetLeaving(const std::set<std::string>& leaving);
+  // Folders whose file systems are the host's disk space.
+  void SetFolders(const std::vector<std::string>& folders);
 
   // Samples everything. An error is the host's own; components that are gone are passed over until
   // they are removed.
@@ -102,17 +108,51 @@ class HostWatch {
     predictor::Forecaster rest_share, rest_memory;
     ScoredDemand share, memory;  // thousandths of a GPU, bytes
   };
+  // Disk, network and storage, in host_watch_io.cc.
+  struct Io {
+    Io(std::unique_ptr<shadow::HostIo> from, const predictor::ForecasterOptions& options);
+    // One of them, of which a capacity is known or not.
+    struct Of {
+      explicit Of(const predictor::ForecasterOptions& options) : rest(options) {}
+      predictor::Forecaster rest;  // what no component uses
+      ScoredDemand joint;
+      shadow::HostIoUse::Of use;  // of the last step
+      double lately = 0;          // over about a minute
+      double components = 0;      // in this step, together
+    };
+    std::unique_ptr<shadow::HostIo> sampler;
+    Of disk, network, storage;
+    std::vector<std::string> folders;
+  };
   struct Part {
     double value = 0;
     predictor::Forecast forecasts[predictor::kHorizonCount];
+  };
+  // What is used and foreseen of a component, by its shadow alone.
+  struct Foresight {
+    double value = 0;
+    predictor::Forecast forecasts[predictor::kHorizonCount];
+    std::array<std::array<double, decisions::kLevelCount>, predictor::kHorizonCount> at = {};
   };
   // What is saved of hints begins with it, beside the models of metrics.
   static constexpr absl::string_view kHintsMark = "STHINTS1";
   static constexpr double kCpuScale = 1000;  // thousandths of a processor
 
+  static Foresight ForesightOf(const shadow::Shadow& shadow, shadow::Metric metric);
+  // Of two directions of a link; of reading and writing, which share a device.
+  static Foresight Busier(const Foresight& a, const Foresight& b);
+  static Foresight Together(const Foresight& a, const Foresight& b);
   // What a component will use of one resource, moved by its hints.
-  Part Foresee(TimePoint now, const std::string& name, Watched& watched, shadow::Metric metric,
+  Part Foresee(TimePoint now, const std::string& name, Watched& watched, const Foresight& seen,
                reservations::Resource resource, double scale);
+  Part Foresee(TimePoint now, const std::string& name, Watched& watched, shadow::Metric metric,
+               reservations::Resource resource, double scale) {
+    return Foresee(now, name, watched, ForesightOf(*watched.shadow, metric), resource, scale);
+  }
+  void BeginIo(TimePoint now);
+  void StepIo(TimePoint now, const std::string& name, Watched& watched);
+  void EndIo(double time_s);
+  void EndIoOf(double time_s, Io::Of& of, reservations::Resource resource);
   v1::ForecastOf ShowJoint() const;
   static void ShowNeed(double when_s, const std::array<double, decisions::kLevelCount>& levels,
                        double scale, v1::MetricForecast& metric);
@@ -148,6 +188,7 @@ class HostWatch {
   predictor::Forecaster rest_cpu_, rest_memory_;
   ScoredDemand cpu_, memory_;
   std::unique_ptr<Gpus> gpus_;  // nullptr: there are none
+  std::unique_ptr<Io> io_;      // nullptr: nothing is known of it
   absl::Status gpu_status_;
   std::vector<decisions::NeedView> needs_;
   TimePoint stepped_{};

@@ -86,9 +86,14 @@ const ScoredDemand* HostWatch::JointOf(Resource resource) const {
       return gpus_ ? &gpus_->share : nullptr;
     case Resource::kGpuMemory:
       return gpus_ ? &gpus_->memory : nullptr;
-    default:
-      return nullptr;
+    case Resource::kDisk:
+      return io_ && io_->disk.use.capacity > 0 ? &io_->disk.joint : nullptr;
+    case Resource::kNetwork:
+      return io_ && io_->network.use.capacity > 0 ? &io_->network.joint : nullptr;
+    case Resource::kStorage:
+      return io_ && io_->storage.use.capacity > 0 ? &io_->storage.joint : nullptr;
   }
+  return nullptr;
 }
 
 void HostWatch::LookFarther(TimePoint now) {

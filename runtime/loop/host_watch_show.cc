@@ -148,6 +148,12 @@ v1::ForecastOf HostWatch::ShowJoint() const {
       cpu_.Show("cpu", 1 / kCpuScale, static_cast<double>(capacity[Resource::kCpu]), step_s_);
   *shown.add_metrics() =
       memory_.Show("memory", 1, static_cast<double>(capacity[Resource::kMemory]), step_s_);
+  for (const Resource resource : {Resource::kDisk, Resource::kNetwork, Resource::kStorage}) {
+    const ScoredDemand* const joint = JointOf(resource);
+    if (joint == nullptr) continue;
+    *shown.add_metrics() = joint->Show(std::string(reservations::Name(resource)), 1,
+                                       static_cast<double>(capacity[resource]), step_s_);
+  }
   if (!gpus_) return shown;
   *shown.add_metrics() = gpus_->share.Show("gpu", 1 / kCpuScale,
                                            static_cast<double>(capacity[Resource::kGpu]), step_s_);

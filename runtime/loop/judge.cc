@@ -21,11 +21,15 @@ constexpr double kOrdinary_s = 10;
 // What a user who comes back too soon has to bear, in units of predictor::IdleThreshold.
 constexpr double kParkedInVain = 1, kLessInVain = 0.5;
 
-// Demand over capacity of what is scarcest.
-double Load(const Situation& situation) {
+// Demand over capacity of what is scarcest. How full a disk is matters where a rule says so.
+double Load(const Situation& situation, const Policy& policy) {
   double load = 0;
   for (size_t r = 0; r < decisions::kResources; ++r) {
-    if (situation.capacity.of[r] <= 0) continue;
+    const auto resource = static_cast<decisions::Resource>(r);
+    const bool aside =
+        std::find(decisions::kMayBeUnmeasured.begin(), decisions::kMayBeUnmeasured.end(),
+                  resource) != decisions::kMayBeUnmeasured.end();
+    if (situation.capacity.of[r] <= 0 || (aside && !policy.Watches(resource))) continue;
     load = std::max(
         load, situation.demand[r].at[0][kP90] / static_cast<double>(situation.capacity.of[r]));
   }
@@ -63,7 +67,7 @@ Decision Judge::Decide(TimePoint now, const Policy& policy, Situation& situation
   const auto since_s = [now](const std::optional<TimePoint>& since) {
     return since ? Seconds(now - *since) : 0;
   };
-  const double load = Load(situation);
+  const double load = Load(situation, policy);
   situation.threshold_shift = thresholds_.Shift(policy.thresholds, load);
   situation.idle_shift = idle_.Shift(load);
   if (!AboveNow(situation, policy)) {

@@ -84,6 +84,15 @@ predictor::ExpertSet ExpertsOf(const Config& config) {
   return experts;
 }
 
+shadow::HostIoOptions IoOptionsOf(const Config& config) {
+  shadow::HostIoOptions options;
+  options.network_devices = config.resources.network_devices;
+  options.network_bytes_per_s = config.resources.network_bytes_per_s;
+  options.storage_devices = config.resources.storage_devices;
+  options.storage_bytes_per_s = config.resources.storage_bytes_per_s;
+  return options;
+}
+
 bool WorthChanging(const Amounts& before, const Amounts& after) {
   for (size_t r = 0; r < reservations::kResources; ++r) {
     const auto was = static_cast<double>(before.of[r]), is = static_cast<double>(after.of[r]);
@@ -138,8 +147,12 @@ absl::Status Loop::Start() {
     spdlog::log(absl::IsNotFound(nvml.status()) ? spdlog::level::info : spdlog::level::warn,
                 "GPUs are not sampled: {}", std::string(nvml.status().message()));
   }
+  auto io = std::make_unique<shadow::HostIo>(IoOptionsOf(config_));
+  storage_devices_ = io->StorageNumbers();
   watch_ = std::make_unique<HostWatch>(Seconds(config_.loop.period), hints_.get(), "/proc",
-                                       nvml.ok() ? *std::move(nvml) : nullptr, ExpertsOf(config_));
+                                       nvml.ok() ? *std::move(nvml) : nullptr, ExpertsOf(config_),
+                                       std::move(io));
+  watch_->SetFolders(Folders());
   const absl::Status learned = TakeUpHost();
   if (!learned.ok()) spdlog::warn("what was learned of this host: {}", learned.ToString());
   Actor::Parts parts;
@@ -303,9 +316,25 @@ void Loop::Follow(TimePoint) {
     }
     if (!known) TakeUp(copy);
   }
+  {
+    std::lock_guard lock(mutex_);
+    watch_->SetFolders(Folders());
+  }
   const auto lives = [&](const std::string& name) { return copies.contains(name); };
   limits_->KeepOnly(lives);
   parking_->KeepOnly(lives);
+}
+
+// With mutex_ held, or before there is another thread.
+std::vector<std::string> Loop::Folders() const {
+  std::vector<std::string> folders = config_.resources.disk;
+  if (folders.empty()) folders = {config_.state_dir, config_.log_dir};
+  for (const auto& [name, here] : here_) {
+    for (const std::string& path : here.spec.ship()) {
+      folders.push_back(path.substr(0, std::max<size_t>(1, path.rfind('/'))));
+    }
+  }
+  return folders;
 }
 
 std::string Loop::CgroupOf(const std::string& component) const {
@@ -479,6 +508,10 @@ void Loop::DescribePeer(TimePoint now, const Neighbour& neighbour, Situation& si
   decisions::HostView& view = situation.hosts.emplace_back();
   view.name = neighbour.name;
   view.room = Sane(neighbour.said.free());
+  const Amounts has = Sane(neighbour.said.capacity());
+  for (const Resource resource : decisions::kMayBeUnmeasured) {
+    if (has[resource] == 0) view.room[resource] = Amounts::kMost;
+  }
   view.price_per_hour = decisions::PriceOf(policy_.policy(), policy_.prices(), neighbour.name,
                                            situation.time_s, situation.minute_of_week);
   view.distance_s = neighbour.distance_s;

@@ -109,6 +109,8 @@ class Loop {
   absl::Status Rest(const decisions::Step& step);
   absl::Status ParkNow(const std::string& component, bool by_hand, absl::string_view why);
   std::string CgroupOf(const std::string& component) const;
+  // Whose file systems are this host's disk space.
+  std::vector<std::string> Folders() const;
   // To the log once for each text of the kind.
   void Complain(const std::string& kind, const absl::Status& status);
 
@@ -122,7 +124,8 @@ class Loop {
   std::unique_ptr<Limits> limits_;
   PastMoves past_moves_;
   Warmth warmth_;
-  const std::vector<Processors> groups_;  // of processors
+  const std::vector<Processors> groups_;      // of processors
+  std::vector<std::string> storage_devices_;  // as cgroups name them
 
   // One thread works with these; what it shows of them is guarded by mutex_.
   mutable std::mutex mutex_;

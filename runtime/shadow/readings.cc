@@ -1,6 +1,7 @@
 #include "runtime/shadow/readings.h"
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -132,7 +133,21 @@ std::optional<uint64_t> ParseIpDelivered(absl::string_view text) {
   return std::nullopt;
 }
 
-std::optional<NetBytes> ParseNetDev(absl::string_view text) {
+std::optional<IoBytes> ParseBlockStat(absl::string_view text) {
+  constexpr size_t kSectorsRead = 2, kSectorsWritten = 6;
+  constexpr uint64_t kSector = 512, kMostSectors = UINT64_MAX / kSector;
+  std::vector<absl::string_view> words =
+      absl::StrSplit(text, absl::ByAnyChar(" \t\n"), absl::SkipEmpty());
+  IoBytes bytes;
+  if (words.size() <= kSectorsWritten || !absl::SimpleAtoi(words[kSectorsRead], &bytes.read) ||
+      !absl::SimpleAtoi(words[kSectorsWritten], &bytes.written) || bytes.read > kMostSectors ||
+      bytes.written > kMostSectors) {
+    return std::nullopt;
+  }
+  return IoBytes{bytes.read * kSector, bytes.written * kSector};
+}
+
+std::optional<NetBytes> ParseNetDev(absl::string_view text, const std::set<std::string>* only) {
   NetBytes bytes;
   bool any = false;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
@@ -145,7 +160,8 @@ std::optional<NetBytes> ParseNetDev(absl::string_view text) {
       continue;
     }
     any = true;
-    if (absl::StripAsciiWhitespace(parts[0]) == "lo") continue;
+    const absl::string_view device = absl::StripAsciiWhitespace(parts[0]);
+    if (only != nullptr ? !only->contains(std::string(device)) : device == "lo") continue;
     bytes.received += received;
     bytes.sent += sent;
   }

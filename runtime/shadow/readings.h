@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -48,7 +50,11 @@ struct NetBytes {
 // `InDelivers` of /proc/PID/net/snmp: IP packets that came for this network namespace.
 std::optional<uint64_t> ParseIpDelivered(absl::string_view text);
 
-// All devices but lo.
-std::optional<NetBytes> ParseNetDev(absl::string_view text);
+// All devices but lo; with `only`, those that it names.
+std::optional<NetBytes> ParseNetDev(absl::string_view text,
+                                    const std::set<std::string>* only = nullptr);
+
+// /sys/block/DEVICE/stat.
+std::optional<IoBytes> ParseBlockStat(absl::string_view text);
 
 }  // namespace starling::shadow

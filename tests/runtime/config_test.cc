@@ -71,6 +71,12 @@ lease_s = 20
 ask_again_s = 0.25
 probe_timeout_s = 7
 keep_reports = 3
+[resources]
+disk = ["/srv"]
+network_devices = ["eth0", "eth1"]
+network_mib_s = 100
+storage_devices = ["vda"]
+storage_mib_s = 0.5
 [criu]
 binary = "/opt/criu"
 [keeper]
@@ -136,6 +142,11 @@ address = "10.77.0.2:7400"
   EXPECT_EQ(config->migration.ask_again, std::chrono::milliseconds(250));
   EXPECT_EQ(config->migration.probe_timeout, std::chrono::seconds(7));
   EXPECT_EQ(config->migration.keep_reports, 3);
+  EXPECT_EQ(config->resources.disk, std::vector<std::string>{"/srv"});
+  EXPECT_EQ(config->resources.network_devices, (std::vector<std::string>{"eth0", "eth1"}));
+  EXPECT_EQ(config->resources.network_bytes_per_s, 100.0 * kMiB);
+  EXPECT_EQ(config->resources.storage_devices, std::vector<std::string>{"vda"});
+  EXPECT_EQ(config->resources.storage_bytes_per_s, 0.5 * kMiB);
   EXPECT_EQ(config->criu.binary, "/opt/criu");
   EXPECT_EQ(config->keeper.binary, "/opt/starling-keeper");
   EXPECT_EQ(config->security.authority, "/etc/a.crt");
@@ -213,6 +224,10 @@ TEST(Config, ARefusalNamesFileLineKeyAndWhatIsAllowed) {
       {"[migration]\nlease_s = 5", "f.toml:2: migration.lease_s: is 5", "peer_timeout_s (10)"},
       {"\n[migration]\npeer_timeout_s = 30", "f.toml:3: migration.lease_s: is 30",
        "peer_timeout_s (30)"},
+      {"[resources]\ndisk = [\"srv\"]", "f.toml:2: resources.disk:", "not an absolute path"},
+      {"[resources]\nstorage_devices = [\"../x\"]",
+       "f.toml:2: resources.storage_devices:", "names no device"},
+      {"[resources]\nstorage_mib_s = -1", "f.toml:2: resources.storage_mib_s:", "a number from 0"},
       {"[criu]\nbinary = \"criu\"", "f.toml:2: criu.binary:", "an absolute path"},
       {"[data]\noffer = \"tcp\"", "f.toml:2: data.offer: is a string", "\"verbs\""},
       {"[data]\noffer = [\"pigeon\"]", "f.toml:2: data.offer: has \"pigeon\"", "\"verbs\""},

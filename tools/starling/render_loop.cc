@@ -31,7 +31,8 @@ std::string Amount(const std::string& metric, double value) {
   if (!std::isfinite(value)) return "?";
   if (metric == "cpu" || metric == "gpu") return absl::StrFormat("%.2f", std::max(0.0, value));
   const std::string bytes = FormatBytes(static_cast<uint64_t>(std::clamp(value, 0.0, 1e18)));
-  return metric == "memory" || metric == "gpu-memory" ? bytes : bytes + "/s";
+  const bool amount = metric == "memory" || metric == "gpu-memory" || metric == "disk";
+  return amount ? bytes : bytes + "/s";
 }
 
 std::string When(double time) {

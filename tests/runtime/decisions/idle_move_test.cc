@@ -178,7 +178,7 @@ TEST_F(IdleMoveTest, GoesWhereItIsCheaper) {
 }
 
 TEST_F(IdleMoveTest, NoMoreThanMakesSense) {
-  policy_.rules.clear();  // short as it is, others would have to move
+  policy_.rules = {{Resource::kMemory, 99, 1, 60}};  // what is in use here is no shortage
   policy_.max_moves = 16;
   for (const char* name : {"idle2", "idle3"}) {
     s_.components.push_back(s_.components[1]);

@@ -9,11 +9,13 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "libstarling/starling.h"
+#include "runtime/decisions/decide.h"
 #include "tests/runtime/scratch.h"
 
 namespace starling::loop {
 namespace {
 
+using reservations::Amounts;
 using reservations::Resource;
 using std::chrono::seconds;
 
@@ -429,6 +431,114 @@ TEST_F(HostWatchTest, KnowsAnIdleUser) {
   }
   EXPECT_TRUE(watch_->Presence()[0].users.empty());
   EXPECT_TRUE(watch_->Presence()[0].works);
+}
+
+// A host whose link carries 100 and whose disk moves 50 MB a second.
+class HostIoWatchTest : public HostWatchTest {
+ protected:
+  void SetUp() override {
+    HostWatchTest::SetUp();
+    ASSERT_TRUE(MakeDirectories(scratch_ / "proc/net").ok());
+    ASSERT_TRUE(MakeDirectories(scratch_ / "proc/7/net").ok());
+    ASSERT_TRUE(MakeDirectories(scratch_ / "sys/block/vda").ok());
+    shadow::HostIoOptions options;
+    options.sys = scratch_ / "sys";
+    options.proc = scratch_ / "proc";
+    options.network_devices = {"eth0"};
+    options.network_bytes_per_s = 100e6;
+    options.storage_devices = {"vda"};
+    options.storage_bytes_per_s = 50e6;
+    watch_ = std::make_unique<HostWatch>(1, listener_.get(), scratch_ / "proc", nullptr,
+                                         predictor::kDefaultExperts,
+                                         std::make_unique<shadow::HostIo>(options));
+    watch_->SetFolders({scratch_ / "sys"});
+    ASSERT_TRUE(watch_->Add("one", Group("one"), 7, {}).ok());
+  }
+  void Counters(const std::string& process, int64_t in, int64_t out) {
+    Write(scratch_ / absl::StrCat("proc/", process, "net/dev"),
+          absl::StrCat("  eth0: ", in, " 1 0 0 0 0 0 0 ", out, " 1 0 0 0 0 0 0\n"));
+  }
+  // Of the component's 10 MB come in and 30 go out, 4 are read and 8 written; of all of it in a
+  // second 20 and 60, and 10 and 10.
+  void Seconds(int count) {
+    for (int i = 0; i < count; ++i, ++seconds_) {
+      Counters("7/", seconds_ * 10'000'000, seconds_ * 30'000'000);
+      Counters("", seconds_ * 20'000'000, seconds_ * 60'000'000);
+      Write(Group("one") + "/io.stat", absl::StrCat("254:0 rbytes=", seconds_ * 4'000'000,
+                                                    " wbytes=", seconds_ * 8'000'000, "\n"));
+      Write(scratch_ / "sys/block/vda/stat",
+            absl::StrCat("1 0 ", seconds_ * 19531, " 1 1 0 ", seconds_ * 19531, " 1 0 0 0\n"));
+      Second(10, 200 << 10);
+    }
+  }
+  static constexpr auto kDisk = static_cast<size_t>(Resource::kDisk);
+  static constexpr auto kNetwork = static_cast<size_t>(Resource::kNetwork);
+  static constexpr auto kStorage = static_cast<size_t>(Resource::kStorage);
+  int64_t seconds_ = 1;
+};
+
+TEST_F(HostIoWatchTest, SamplesShadowsAndSum) {
+  Seconds(40);
+  const decisions::Situation situation = Situation();
+  EXPECT_EQ(situation.capacity[Resource::kNetwork], 100'000'000);
+  EXPECT_EQ(situation.capacity[Resource::kStorage], 50'000'000);
+  EXPECT_GT(situation.capacity[Resource::kDisk], 0);
+  ASSERT_EQ(situation.components.size(), 1u);
+  const decisions::Outlooks& use = situation.components[0].use;
+  EXPECT_NEAR(use[kNetwork].now, 30e6, 1e5) << "the busier direction";
+  EXPECT_NEAR(use[kNetwork].at[1][0], 30e6, 1e6);
+  EXPECT_NEAR(use[kStorage].now, 12e6, 1e5) << "both together";
+  EXPECT_NEAR(use[kStorage].at[1][0], 12e6, 1e6);
+  EXPECT_EQ(use[kDisk].now, 0);
+  EXPECT_NEAR(situation.demand[kNetwork].now, 60e6, 1e5);
+  EXPECT_NEAR(situation.demand[kNetwork].at[2][2], 60e6, 3e6);
+  EXPECT_NEAR(situation.demand[kStorage].now, 20e6, 1e5);
+  EXPECT_GT(situation.demand[kDisk].now, 0);
+  EXPECT_NEAR(static_cast<double>(watch_->AllUsed()[Resource::kNetwork]), 60e6, 1e5);
+  EXPECT_NEAR(static_cast<double>(watch_->Used().at("one")[Resource::kStorage]), 12e6, 1e5);
+  // As people see it.
+  std::vector<std::string> shown;
+  const v1::ForecastOf all = watch_->ShowAll();
+  for (const v1::MetricForecast& metric : all.metrics()) shown.push_back(metric.metric());
+  EXPECT_EQ(shown, (std::vector<std::string>{"cpu", "memory", "disk", "network", "storage"}));
+}
+
+TEST_F(HostIoWatchTest, ARuleAboutTheLinkMovesWhoUsesIt) {
+  Seconds(40);
+  decisions::Situation situation = Situation();
+  situation.hosts.emplace_back().name = "there";
+  decisions::HostView& there = situation.hosts[0];
+  there.room = situation.capacity;
+  there.room[Resource::kStorage] = Amounts::kMost;  // it does not know what its disk does
+  decisions::Policy policy;
+  policy.rules = {{Resource::kNetwork, 90, 0.8, 60}};
+  EXPECT_TRUE(Decide(situation, policy).steps.empty());
+  policy.rules[0].above = 0.5;
+  situation.components[0].movable = true;
+  const decisions::Decision decision = Decide(situation, policy);
+  ASSERT_EQ(decision.steps.size(), 1u);
+  EXPECT_EQ(decision.steps[0].action, decisions::Action::kMigrate);
+  EXPECT_EQ(decision.steps[0].component, "one");
+  EXPECT_NEAR(static_cast<double>(decision.steps[0].amount[Resource::kNetwork]), 30e6, 3e6);
+  EXPECT_EQ(decision.steps[0].amount[Resource::kStorage], 0);
+  EXPECT_EQ(decision.reason.substr(0, 8), "network:");
+  // Where there is no room on the link it does not go.
+  there.room[Resource::kNetwork] = 20'000'000;
+  const decisions::Decision stays = Decide(situation, policy);
+  EXPECT_TRUE(stays.steps.empty());
+  EXPECT_GT(stays.left[Resource::kNetwork], 0);
+}
+
+TEST_F(HostIoWatchTest, WhatIsNotKnownAnyMoreIsNotForeseen) {
+  Seconds(20);
+  EXPECT_GT(Situation().components[0].use[kStorage].now, 0);
+  ASSERT_TRUE(RemoveTree(scratch_ / "sys/block/vda").ok());
+  Counters("7/", seconds_ * 10'000'000, seconds_ * 30'000'000);
+  Counters("", seconds_ * 20'000'000, seconds_ * 60'000'000);
+  Second(10, 200 << 10);
+  EXPECT_EQ(Situation().capacity[Resource::kStorage], 0);
+  EXPECT_EQ(Situation().components[0].use[kStorage], decisions::Outlook());
+  EXPECT_GT(Situation().components[0].use[kNetwork].now, 0);
 }
 
 }  // namespace

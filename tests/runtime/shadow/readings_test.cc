@@ -100,5 +100,26 @@ TEST(Readings, ProcessorTicks) {
   EXPECT_FALSE(ParseProcessorTicks(""));
 }
 
+TEST(ParseBlockStat, CountsSectors) {
+  const auto bytes = ParseBlockStat("  81 12 2048 30 4 0 16 5 0 6 7 0 0 0 0 0 0\n");
+  ASSERT_TRUE(bytes);
+  EXPECT_EQ(bytes->read, 2048u * 512);
+  EXPECT_EQ(bytes->written, 16u * 512);
+  for (const char* wrong : {"", "1 2 3", "1 2 x 4 5 6 7 8", "1 2 18446744073709551615 4 5 6 7 8"}) {
+    EXPECT_FALSE(ParseBlockStat(wrong)) << wrong;
+  }
+}
+
+TEST(ParseNetDev, CountsThoseThatAreNamed) {
+  const char* text =
+      "    lo: 5 1 0 0 0 0 0 0 5 1 0 0 0 0 0 0\n"
+      "  eth0: 7 1 0 0 0 0 0 0 11 1 0 0 0 0 0 0\n"
+      "  eth1: 13 1 0 0 0 0 0 0 17 1 0 0 0 0 0 0\n";
+  const std::set<std::string> only = {"eth1", "none"};
+  EXPECT_EQ(ParseNetDev(text, &only)->received, 13u);
+  EXPECT_EQ(ParseNetDev(text, &only)->sent, 17u);
+  EXPECT_EQ(ParseNetDev(text)->received, 20u);
+}
+
 }  // namespace
 }  // namespace starling::shadow
