@@ -26,7 +26,7 @@ _starling() {
       --) # What follows is the component's own command.
         compopt -o default
         return ;;
-      --socket | --user | --ip | --memory | --shared | --directory | --env | --to | --probe | \
+      --socket | --user | --ip | --memory | --io-max | --shared | --directory | --env | --to | --probe | \
       --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
       --summary-tolerance | --half | --hosts | --components | --steps | --seed | --policy | --ship | --every | --checkpoint-every | --rate | --keep | --encrypt-key | --number | --name | --transport | \
       --out | --authority | --address | --days | --provider | --svg | --priority | --bears-blackout | \
@@ -48,7 +48,7 @@ _starling() {
         return
       fi
       mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
-    --ip | --memory | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
+    --ip | --memory | --io-max | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
     --tail | --after | --summary-tolerance | --half | --hosts | --components | --steps | --seed | --every | --checkpoint-every | --rate | --keep | --number | --name | \
     --address | --days | --priority | --bears-blackout | --last) return ;;
     --near | --apart) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names ps --names)" -- "$current"); return ;;
@@ -64,7 +64,7 @@ _starling() {
           "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why park unpark profile info bench cert replay" -- "$current")
         return
       fi ;;
-    run) options="$options --user --ip --memory --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers --probe --probe-timeout" ;;
+    run) options="$options --user --ip --memory --io-max --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers --probe --probe-timeout" ;;
     ps) options="$options --json --names" ;;
     check) options="$options --to --transport --json" ;;
     migrate) options="$options --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --json --quiet" ;;

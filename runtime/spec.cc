@@ -25,6 +25,7 @@ constexpr int kMaxShip = 64;
 constexpr int kMaxNames = 64;
 constexpr int kMostPriority = 1000;
 constexpr double kMostBlackout_s = 600;
+constexpr uint64_t kLeastIo = 64 * kKiB, kMostIo = uint64_t{1} << 50;
 constexpr size_t kMostProbeBytes = 16 * kKiB;
 constexpr double kLeastProbe_s = 0.1, kMostProbe_s = 3600;
 // With its slash. Other names are made of it.
@@ -162,6 +163,12 @@ absl::Status CheckSpec(const v1::ComponentSpec& spec) {
     return absl::InvalidArgumentError(absl::StrCat("memory: ", spec.memory_bytes(),
                                                    " bytes; allowed is 0 (no limit) or at least ",
                                                    FormatBytes(kMinMemory)));
+  }
+  const uint64_t io = spec.io_max_bytes_per_s();
+  if (io != 0 && (io < kLeastIo || io > kMostIo)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("io_max: ", io, " bytes a second; allowed is 0 (no limit) or ",
+                     FormatBytes(kLeastIo), " to ", FormatBytes(kMostIo)));
   }
   if (spec.shared_size() > kMaxShared) {
     return absl::InvalidArgumentError(absl::StrCat("shared: more than ", kMaxShared, " paths"));

@@ -151,6 +151,11 @@ absl::StatusOr<v1::Component> Agent::Run(v1::ComponentSpec spec) {
                      " gives components no addresses of their own: "
                      "set network.parent in its configuration, or run without --ip"));
   }
+  if (spec.io_max_bytes_per_s() != 0 && !host_.config.loop.enabled) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "host ", host_.config.host,
+        " holds no component to --io-max: loop.enabled is false in its configuration"));
+  }
   spec.set_mac(MakeMac(spec.name(), spec.ip()));
   ASSIGN_OR_RETURN(const ComponentTable::Claim claim,
                    host_.components->Take(spec.name(), "it is being started"));

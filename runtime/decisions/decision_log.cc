@@ -120,7 +120,7 @@ DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, th
               needs, hosts, leases)
 DECISION_JSON(Hours, from, to)
 DECISION_JSON(PriceRule, host, hours, per_hour)
-DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, limits)
+DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, protect, limits)
 DECISION_JSON(Policy::Limits, percent, headroom, within_s, least_processors, least_memory_mib)
 DECISION_JSON_GROWN(Policy::Idle, rest, above, after_s, shrink_to, move_at)
 DECISION_JSON(Policy::Reserve, within_s, lease_s, patience_s)

@@ -103,6 +103,7 @@ const std::vector<TomlKey<Policy>>& Keys() {
       FlagKey<Policy>("allow", "degrade", MEMBER(Policy, allow.degrade)),
       FlagKey<Policy>("allow", "migrate", MEMBER(Policy, allow.migrate)),
       FlagKey<Policy>("allow", "reserve", MEMBER(Policy, allow.reserve)),
+      FlagKey<Policy>("allow", "protect", MEMBER(Policy, allow.protect)),
       FlagKey<Policy>("allow", "limits", MEMBER(Policy, allow.limits)),
       NumberKey<Policy>("reserve", "within_s", MEMBER(Policy, reserve.within_s), 1, 86400),
       NumberKey<Policy>("reserve", "lease_s", MEMBER(Policy, reserve.lease_s), 5, 3600),

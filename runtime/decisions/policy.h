@@ -55,6 +55,7 @@ struct Policy {
 
   struct Allow {
     bool page_out = true, processors = true, degrade = true, migrate = true, reserve = true;
+    bool protect = true;  // what a lease of this host's promises a component of memory
     // Limits are a bet against bursts: only where the owner of the host wants it.
     bool limits = false;
     bool operator==(const Allow&) const = default;

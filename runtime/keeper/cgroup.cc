@@ -81,6 +81,8 @@ absl::Status PrepareCgroupParent(const std::string& root, const std::string& fol
       if (controller == "cpu") (void)WriteKnob(knob, "+cpu");
       // For who confines components to some processors; nobody is by it alone.
       if (controller == "cpuset") (void)WriteKnob(knob, "+cpuset");
+      // For what each reads and writes, and for who is held to less.
+      if (controller == "io") (void)WriteKnob(knob, "+io");
     }
   }
   return absl::OkStatus();

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <stdexcept>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -19,20 +21,45 @@
 namespace starling::loop {
 namespace {
 
-constexpr int kSchema = 3;
-// Had weights and processors alone.
-constexpr int kOlderSchema = 2;
+constexpr int kSchema = 4;
+// Knew of no protection and no storage; had weights and processors alone.
+constexpr int kOlderSchema = 3, kOldestSchema = 2;
 constexpr char kWeight[] = "cpu.weight";
 constexpr char kProcessors[] = "cpuset.cpus";
 constexpr char kQuota[] = "cpu.max";
 constexpr char kMemory[] = "memory.high";
+constexpr char kLow[] = "memory.low";
+// Of this file each line is of a device: its name here is "io.max MAJOR:MINOR".
+constexpr absl::string_view kIo = "io.max ";
 // A tenth of a second, the kernel's own.
 constexpr int64_t kPeriod_us = 100000;
 constexpr int kDegradedPart = 2, kShrunkPart = 10;
 
+bool IsDevice(absl::string_view text) {
+  const std::vector<absl::string_view> numbers = absl::StrSplit(text, ':');
+  uint32_t number = 0;
+  return numbers.size() == 2 && absl::SimpleAtoi(numbers[0], &number) &&
+         absl::SimpleAtoi(numbers[1], &number);
+}
+
+// "rbps=max wbps=1048576 riops=max wiops=max", in whatever order.
+bool IsIoLimit(absl::string_view text) {
+  const std::vector<absl::string_view> words = absl::StrSplit(text, ' ');
+  return std::all_of(words.begin(), words.end(), [](absl::string_view word) {
+    const std::vector<absl::string_view> parts = absl::StrSplit(word, '=');
+    uint64_t number = 0;
+    return parts.size() == 2 &&
+           (parts[0] == "rbps" || parts[0] == "wbps" || parts[0] == "riops" ||
+            parts[0] == "wiops") &&
+           (parts[1] == "max" || absl::SimpleAtoi(parts[1], &number));
+  });
+}
+
 // Whether this can have been in such a file: what is written down may be damaged.
 bool CanBe(const std::string& knob, const std::string& text) {
   int64_t number = 0;
+  if (absl::StartsWith(knob, kIo)) return IsDevice(knob.substr(kIo.size())) && IsIoLimit(text);
+  if (knob == kLow) return text == "max" || absl::SimpleAtoi(text, &number);
   if (knob == kWeight) return absl::SimpleAtoi(text, &number);
   if (knob == kProcessors) return ParseProcessors(text).has_value();
   if (knob == kMemory) return text == "max" || absl::SimpleAtoi(text, &number);
@@ -40,6 +67,28 @@ bool CanBe(const std::string& knob, const std::string& text) {
   const std::vector<absl::string_view> words = absl::StrSplit(text, ' ');
   return words.size() == 2 && absl::SimpleAtoi(words[1], &number) &&
          (words[0] == "max" || absl::SimpleAtoi(words[0], &number));
+}
+
+// Writes to a file of a cgroup; see kIo.
+absl::Status WriteTo(const std::string& cgroup, const std::string& knob, const std::string& value) {
+  if (!absl::StartsWith(knob, kIo)) return WriteKnob(absl::StrCat(cgroup, "/", knob), value);
+  return WriteKnob(cgroup + "/io.max", absl::StrCat(knob.substr(kIo.size()), " ", value));
+}
+
+// What is in it, and nothing where there is no such file. Of a device that is not limited the
+// kernel has no line.
+absl::StatusOr<std::string> ReadFrom(const std::string& cgroup, const std::string& knob) {
+  if (!absl::StartsWith(knob, kIo)) {
+    ASSIGN_OR_RETURN(const std::string text, ReadFile(absl::StrCat(cgroup, "/", knob)));
+    return std::string(absl::StripAsciiWhitespace(text));
+  }
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(cgroup + "/io.max"));
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    if (absl::ConsumePrefix(&line, absl::StrCat(knob.substr(kIo.size()), " "))) {
+      return std::string(absl::StripAsciiWhitespace(line));
+    }
+  }
+  return std::string("rbps=max wbps=max");
 }
 
 int WeightOf(const FittedLimits& fitted, bool degraded, bool shrunk, int before) {
@@ -59,22 +108,27 @@ absl::StatusOr<std::unique_ptr<Limits>> Limits::Open(std::string path) {
   try {
     const auto json = nlohmann::json::parse(*text);
     const int schema = json.at("schema");
-    if (schema != kSchema && schema != kOlderSchema) {
+    if (schema != kSchema && schema != kOlderSchema && schema != kOldestSchema) {
       throw std::invalid_argument("of another version");
     }
     for (const auto& [name, entry] : json.at("taken").items()) {
       Taken taken;
       entry.at("cgroup").get_to(taken.cgroup);
       entry.at("before").get_to(taken.before);
-      if (schema == kOlderSchema) {
+      if (schema == kOldestSchema) {
         taken.degraded = taken.before.contains(kWeight);
       } else {
         taken.degraded = entry.at("degraded");
         taken.shrunk = entry.at("shrunk");
         taken.fitted = {entry.at("cpu"), entry.at("memory"), entry.at("weight")};
+        taken.protect = entry.value("protect", int64_t{0});
+        taken.io = entry.value("io", int64_t{0});
+        taken.devices = entry.value("devices", std::vector<std::string>());
       }
       const bool sane = CheckComponentName(name).ok() && CheckAbsolutePath(taken.cgroup).ok() &&
-                        std::min({taken.shrunk, taken.fitted.cpu, taken.fitted.memory}) >= 0 &&
+                        std::min({taken.shrunk, taken.fitted.cpu, taken.fitted.memory,
+                                  taken.protect, taken.io}) >= 0 &&
+                        std::all_of(taken.devices.begin(), taken.devices.end(), IsDevice) &&
                         taken.fitted.weight >= 0 &&
                         std::all_of(taken.before.begin(), taken.before.end(), [](const auto& knob) {
                           return CanBe(knob.first, knob.second);
@@ -91,10 +145,16 @@ absl::StatusOr<std::unique_ptr<Limits>> Limits::Open(std::string path) {
 absl::Status Limits::Write() const {
   nlohmann::json json = {{"schema", kSchema}, {"taken", nlohmann::json::object()}};
   for (const auto& [name, taken] : taken_) {
-    json["taken"][name] = {{"cgroup", taken.cgroup},       {"before", taken.before},
-                           {"degraded", taken.degraded},   {"shrunk", taken.shrunk},
-                           {"cpu", taken.fitted.cpu},      {"memory", taken.fitted.memory},
-                           {"weight", taken.fitted.weight}};
+    json["taken"][name] = {{"cgroup", taken.cgroup},
+                           {"before", taken.before},
+                           {"degraded", taken.degraded},
+                           {"shrunk", taken.shrunk},
+                           {"cpu", taken.fitted.cpu},
+                           {"memory", taken.fitted.memory},
+                           {"weight", taken.fitted.weight},
+                           {"protect", taken.protect},
+                           {"io", taken.io},
+                           {"devices", taken.devices}};
   }
   return Annotate(WriteFileAtomic(path_, json.dump(), 0600), path_);
 }
@@ -106,7 +166,7 @@ absl::Status Limits::Take(const std::string& component, const std::string& cgrou
   taken.cgroup = cgroup;
   const bool first = taken.before.emplace(knob, before).second;
   absl::Status done = first ? Write() : absl::OkStatus();
-  if (done.ok()) done = WriteKnob(absl::StrCat(cgroup, "/", knob), value);
+  if (done.ok()) done = WriteTo(cgroup, knob, value);
   if (!done.ok() && first) {
     taken.before.erase(knob);
     if (taken.before.empty()) taken_.erase(component);
@@ -123,7 +183,7 @@ absl::Status Limits::Apply(const std::string& component, const std::string& cgro
                            const Taken& wanted) {
   // Of each file: what is to be in it, or nothing where nothing is taken.
   std::map<std::string, std::string> values, before;
-  const auto read = [&](const char* knob) -> absl::Status {
+  const auto read = [&](const std::string& knob) -> absl::Status {
     if (const auto found = taken_.find(component); found != taken_.end()) {
       const auto had = found->second.before.find(knob);
       if (had != found->second.before.end()) {
@@ -131,12 +191,12 @@ absl::Status Limits::Apply(const std::string& component, const std::string& cgro
         return absl::OkStatus();
       }
     }
-    const absl::StatusOr<std::string> text = ReadFile(absl::StrCat(cgroup, "/", knob));
+    const absl::StatusOr<std::string> text = ReadFrom(cgroup, knob);
     if (!text.ok()) {
       return absl::FailedPreconditionError(absl::StrCat("component ", component, " has no ", knob,
                                                         " to be set: ", text.status().message()));
     }
-    before[knob] = std::string(absl::StripAsciiWhitespace(*text));
+    before[knob] = *text;
     if (CanBe(knob, before[knob])) return absl::OkStatus();
     return absl::FailedPreconditionError(
         absl::StrCat(cgroup, "/", knob, ": cannot be \"", before[knob], "\""));
@@ -156,14 +216,28 @@ absl::Status Limits::Apply(const std::string& component, const std::string& cgro
     RETURN_IF_ERROR(read(kMemory));
     values[kMemory] = absl::StrCat(wanted.shrunk != 0 ? wanted.shrunk : wanted.fitted.memory);
   }
+  if (wanted.protect != 0) {
+    RETURN_IF_ERROR(read(kLow));
+    values[kLow] = absl::StrCat(wanted.protect);
+  }
+  for (const std::string& device : wanted.devices) {
+    const std::string knob = absl::StrCat(kIo, device);
+    RETURN_IF_ERROR(read(knob));
+    values[knob] = absl::StrCat("rbps=", wanted.io, " wbps=", wanted.io);
+  }
   absl::Status first;
-  for (const char* knob : {kWeight, kQuota, kMemory}) {
-    if (!values.contains(knob)) first.Update(GiveBack(component, knob));
+  // All but the processors, which go by themselves.
+  const std::map<std::string, std::string> taken_before = Wanted(component).before;
+  for (const auto& [knob, had] : taken_before) {
+    if (knob != kProcessors && !values.contains(knob)) first.Update(GiveBack(component, knob));
   }
   const auto say_why = [&wanted](Taken& taken) {
     taken.fitted = wanted.fitted;
     taken.degraded = wanted.degraded;
     taken.shrunk = wanted.shrunk;
+    taken.protect = wanted.protect;
+    taken.io = wanted.io;
+    taken.devices = wanted.devices;
   };
   if (const auto found = taken_.find(component); found != taken_.end()) say_why(found->second);
   for (const auto& [knob, value] : values) {
@@ -201,6 +275,46 @@ absl::Status Limits::Shrink(const std::string& component, const std::string& cgr
   return Apply(component, cgroup, wanted);
 }
 
+absl::Status Limits::Protect(const std::string& component, const std::string& cgroup,
+                             int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  Taken wanted = Wanted(component);
+  if (wanted.protect == bytes) return absl::OkStatus();
+  wanted.protect = bytes;
+  absl::Status done = Apply(component, cgroup, wanted);
+  done.Update(ProtectParent(cgroup));
+  return done;
+}
+
+absl::Status Limits::ProtectParent(const std::string& cgroup) const {
+  const std::string parent = cgroup.substr(0, cgroup.rfind('/'));
+  int64_t all = 0;
+  for (const auto& [name, taken] : taken_) {
+    if (taken.cgroup.substr(0, taken.cgroup.rfind('/')) == parent) all += taken.protect;
+  }
+  const std::string knob = absl::StrCat(parent, "/", kLow);
+  // The root of all groups has none.
+  if (::access(knob.c_str(), F_OK) != 0) return absl::OkStatus();
+  return WriteKnob(knob, absl::StrCat(all));
+}
+
+absl::Status Limits::HoldIo(const std::string& component, const std::string& cgroup,
+                            int64_t bytes_per_s, const std::vector<std::string>& devices) {
+  std::lock_guard lock(mutex_);
+  Taken wanted = Wanted(component);
+  if (bytes_per_s != 0 && devices.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "component ", component, " cannot be held to ", bytes_per_s,
+        " bytes a second: no storage device is known (resources.storage_devices names them)"));
+  }
+  if (wanted.io == bytes_per_s && (bytes_per_s == 0 || wanted.devices == devices)) {
+    return absl::OkStatus();
+  }
+  wanted.io = bytes_per_s;
+  wanted.devices = bytes_per_s == 0 ? std::vector<std::string>() : devices;
+  return Apply(component, cgroup, wanted);
+}
+
 absl::Status Limits::Confine(const std::string& component, const std::string& cgroup,
                              const std::string& processors) {
   std::lock_guard lock(mutex_);
@@ -227,8 +341,9 @@ absl::Status Limits::GiveBack(const std::string& component, const std::string& k
   if (before == taken.before.end()) return absl::OkStatus();
   // One that ended took its limits along.
   if (::access(taken.cgroup.c_str(), F_OK) == 0) {
-    RETURN_IF_ERROR(WriteKnob(absl::StrCat(taken.cgroup, "/", knob), before->second));
+    RETURN_IF_ERROR(WriteTo(taken.cgroup, knob, before->second));
   }
+  if (knob == kLow) taken.protect = 0;
   taken.before.erase(before);
   if (taken.before.empty()) taken_.erase(found);
   return Write();
@@ -248,6 +363,7 @@ absl::Status Limits::RestoreAll() {
   absl::Status first;
   for (const auto& [name, taken] : all) {
     for (const auto& [knob, before] : taken.before) first.Update(GiveBack(name, knob));
+    if (taken.protect != 0) first.Update(ProtectParent(taken.cgroup));
   }
   return first;
 }
@@ -265,8 +381,17 @@ FittedLimits Limits::fitted(const std::string& component) const {
 
 void Limits::KeepOnly(const std::function<bool(const std::string&)>& lives) {
   std::lock_guard lock(mutex_);
-  const size_t gone = std::erase_if(taken_, [&](const auto& entry) { return !lives(entry.first); });
+  std::set<std::string> unprotected;  // in whose group less is to be protected now
+  const size_t gone = std::erase_if(taken_, [&](const auto& entry) {
+    if (lives(entry.first)) return false;
+    if (entry.second.protect != 0) unprotected.insert(entry.second.cgroup);
+    return true;
+  });
   if (gone == 0) return;
+  for (const std::string& cgroup : unprotected) {
+    const absl::Status less = ProtectParent(cgroup);
+    if (!less.ok()) spdlog::warn("{}", less.ToString());
+  }
   if (const absl::Status written = Write(); !written.ok()) spdlog::warn("{}", written.ToString());
 }
 

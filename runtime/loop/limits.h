@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -44,6 +45,15 @@ class Limits {
   // Its user is away: no more memory than this before it is slowed down and reclaimed, and a tenth
   // of its weight. 0 bytes: its user is back, and it has again what it had.
   absl::Status Shrink(const std::string& component, const std::string& cgroup, int64_t bytes);
+  // For others' sake no memory is reclaimed of it below so much (memory.low); 0 bytes: as before.
+  // The group that it is in is protected by what all in it are, or the kernel would heed none.
+  // kFailedPrecondition where the cgroup has no such controller.
+  absl::Status Protect(const std::string& component, const std::string& cgroup, int64_t bytes);
+  // At most so much a second is read from, and as much written to, each of these devices (io.max),
+  // "MAJOR:MINOR"; 0: as before. kFailedPrecondition where the cgroup has no such controller, or
+  // without a device.
+  absl::Status HoldIo(const std::string& component, const std::string& cgroup, int64_t bytes_per_s,
+                      const std::vector<std::string>& devices);
   // All that was taken of all of them.
   absl::Status RestoreAll();
   bool degraded(const std::string& component) const;
@@ -63,7 +73,10 @@ class Limits {
     // Why its weight and limits are what they are; they follow from all of it together.
     FittedLimits fitted;
     bool degraded = false;
-    int64_t shrunk = 0;  // bytes
+    int64_t shrunk = 0;                // bytes
+    int64_t protect = 0;               // bytes
+    int64_t io = 0;                    // bytes a second
+    std::vector<std::string> devices;  // of io
   };
   // The component's limits are to be as `wanted` has them. On an error they are as far as it got.
   absl::Status Apply(const std::string& component, const std::string& cgroup, const Taken& wanted);
@@ -72,6 +85,8 @@ class Limits {
   absl::Status Take(const std::string& component, const std::string& cgroup,
                     const std::string& knob, const std::string& before, const std::string& value);
   absl::Status GiveBack(const std::string& component, const std::string& knob);
+  // Of the group that a component's is in: what all in it are protected by together.
+  absl::Status ProtectParent(const std::string& cgroup) const;
   explicit Limits(std::string path) : path_(std::move(path)) {}
   absl::Status Write() const;
 

@@ -241,6 +241,7 @@ void Loop::Tick(TimePoint now) {
   const std::vector<Neighbour> neighbours = neighbours_->All();
   JoinPool(neighbours);
   ReadPolicy();
+  Enforce();
   if (!kept_ || now - *kept_ >= kKeepEvery) {
     kept_ = now;
     Keep();
@@ -306,7 +307,9 @@ void Loop::Follow(TimePoint) {
   }
   for (const std::string& name : gone) {
     hints_->Remove(name);
-    complaints_.erase(absl::StrCat("hints of ", name));
+    for (const char* of : {"hints of ", "memory.low of ", "io.max of "}) {
+      complaints_.erase(absl::StrCat(of, name));
+    }
   }
   for (const auto& [name, copy] : copies) {
     bool known = false;

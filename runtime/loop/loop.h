@@ -93,6 +93,8 @@ class Loop {
   void DescribePeer(TimePoint now, const Neighbour& neighbour, decisions::Situation& situation);
   void CarryOut(const decisions::Decision& decision, const decisions::Situation& situation,
                 const std::vector<Neighbour>& neighbours);
+  // What was promised to components is theirs, and what they are not to exceed they do not.
+  void Enforce();
   void Keep();
   // What was learned of the host itself: seldom, since the disk is the components'.
   void KeepHost() const;

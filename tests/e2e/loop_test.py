@@ -17,6 +17,8 @@ rests     a component is parked by hand and woken by its user, by a packet, by a
 limits    limits follow what a component uses, down and up, and it has its own back when the agent ends
 probe     the loop moves a component whose owner's probe fails: it runs on where it was, as it was; the
           probe travels with it, and another one goes before it
+enforced  memory that a lease promises is protected, and storage held to --io-max where the node has any; it
+          stays over a killed agent and is given back when the agent ends
 policy    a policy that is wrong is refused by line and key, and the one before stays
 
 Exit code 0: all passed; 1: not.
@@ -453,6 +455,47 @@ within_s = {PERIOD_S}
         self.stop(name)
         return failed[0]["text"]
 
+    def enforced(self):
+        name = "kept"
+        self.two.starling("run", name, "--io-max", "1M", "--", "/bin/sleep", "1000000")
+        self.two.starling("migrate", name, "--to", "node1", "--quiet")
+        lease = wait_until("its lease is where it runs", lambda: next(
+            (one for one in self.json(self.one, "leases")["granted"]
+             if one["pinned"] and one["component"] == name), None))
+        promised = lease["amount"]["memory"]
+        self.policy(self.one, 'mode = "act"\n[allow]\nmigrate = false\nreserve = false\n'
+                              'degrade = false\npage_out = false\n')
+
+        def low():
+            return int(self.group(name, "memory.low"))
+
+        def whole():
+            return int(self.one.shell("cat /sys/fs/cgroup/starling/memory.low").out)
+
+        wait_until("its memory is protected", low)
+        # By pages.
+        expect(0 <= promised - low() < 4096 and 0 <= promised - whole() < 4096,
+               f"{promised} promised, {low()} protected, {whole()} in all")
+        disks = self.one.shell("ls -d /sys/block/*/device 2>/dev/null | wc -l").out.strip() != "0"
+        if disks:
+            wait_until("storage is held", lambda: "wbps=1048576" in self.group(name, "io.max"))
+        else:
+            told = wait_until("it is told why not", lambda: self.events(
+                self.one, name, "not-enforced"))
+            expect("no storage device is known" in told[0]["text"], f"not told why: {told}")
+        self.kill_agent(self.one)
+        expect(low() > 0, "the killed agent lifted it")
+        wait_until("it is watched again", lambda: self.shown(self.one, name))
+        self.one.agent("stop")
+        given_back = low(), whole(), self.group(name, "io.max") if disks else ""
+        self.one.agent("start")
+        self.one.wait_agent()
+        expect(given_back == (0, 0, ""), f"an agent that ended left it {given_back}")
+        self.policy(self.one, "")
+        self.stop(name)
+        return (f"{promised} bytes protected, storage "
+                f"{'held to 1 MiB/s' if disks else 'not: the node has no disk'}")
+
     def bad_policy(self):
         self.policy(self.one, 'mode = "act"\nmax_moves = 1\n')
         wait_until("the policy is in force", lambda: self.json(self.one, "why")["mode"] == "act")
@@ -471,6 +514,7 @@ within_s = {PERIOD_S}
 
 CASES = {"moved": Test.moved, "early-end": Test.early_end, "degraded": Test.degraded,
          "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits, "probe": Test.probed,
+         "enforced": Test.enforced,
          "policy": Test.bad_policy}
 
 
@@ -491,7 +535,7 @@ def main():
             for node in test.nodes:
                 print(node.starling("why", "--last", "20", check=False).out, flush=True)
                 print(node.starling("events", check=False).out[-6000:], flush=True)
-            test.stop("ramp", "short", "low", "high", "large", "editor", "worker", "probed")
+            test.stop("ramp", "short", "low", "high", "large", "editor", "worker", "probed", "kept")
 
         rows = cases.run(names, lambda name: CASES[name](test), after)
     return cases.close(rows, arguments.json)

@@ -22,6 +22,7 @@ v1::ComponentSpec Good() {
   spec.set_ip("10.77.0.50/24");
   spec.set_mac(MakeMac("redis", "10.77.0.50/24"));
   spec.set_memory_bytes(1 << 30);
+  spec.set_io_max_bytes_per_s(1 << 20);
   spec.add_shared("/shared/redis");
   spec.add_ship("/var/lib/redis");
   spec.add_ship("/var/lib/redis.conf");
@@ -95,6 +96,8 @@ TEST(CheckSpec, NamesTheFieldThatIsWrong) {
       {"near", [](Spec& s) { s.add_near("No"); }},
       {"apart", [](Spec& s) { s.add_apart("../x"); }},
       {"prefers", [](Spec& s) { s.add_prefers("a b"); }},
+      {"io_max", [](Spec& s) { s.set_io_max_bytes_per_s(1024); }},
+      {"io_max", [](Spec& s) { s.set_io_max_bytes_per_s(UINT64_MAX); }},
       {"probe: has a NUL", [](Spec& s) { s.set_probe(std::string("a\0b", 3)); }},
       {"probe: is not UTF-8", [](Spec& s) { s.set_probe("a\xff"); }},
       {"probe: more than", [](Spec& s) { s.set_probe(std::string(20000, 'x')); }},

@@ -262,6 +262,7 @@ struct Options {
 
   v1::ComponentSpec spec;
   std::string memory;
+  std::string io_max;
   std::vector<std::string> shared;
   std::vector<std::string> ship;
   std::vector<std::string> environment;
@@ -435,6 +436,10 @@ class Parser {
     run_->add_option("--memory", options.memory, "Most memory it may use, such as 512M or 8G")
         ->type_name("SIZE")
         ->check(CheckBytes);
+    run_->add_option("--io-max", options.io_max,
+                     "Most bytes a second it may read from storage, and write to it, such as 50M")
+        ->type_name("BYTES")
+        ->check(CheckRate);
     run_->add_option("--shared", options.shared,
                      "A writable path on storage that all hosts share (may be repeated)")
         ->type_name("PATH")
@@ -836,6 +841,7 @@ std::string Complete(const Parser& parser, Options& options,
     spec.add_command(FindProgram(command[0]));
     for (size_t i = 1; i < command.size(); ++i) spec.add_command(command[i]);
     if (!options.memory.empty()) spec.set_memory_bytes(*ParseBytes(options.memory));
+    if (!options.io_max.empty()) spec.set_io_max_bytes_per_s(*ParseBytes(options.io_max));
     for (const std::string& path : options.shared) spec.add_shared(path);
     for (const std::string& path : options.ship) spec.add_ship(path);
     for (const std::string& entry : options.environment) spec.add_environment(entry);

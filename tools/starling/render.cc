@@ -84,6 +84,8 @@ Json ComponentObject(const v1::Component& component) {
   json["user"] = component.spec().user();
   json["command"] = std::vector<std::string>(component.spec().command().begin(),
                                              component.spec().command().end());
+  const uint64_t io_max = component.spec().io_max_bytes_per_s();
+  json["io_max_bytes_per_s"] = io_max == 0 ? Json(nullptr) : Json(io_max);
   json["probe"] = component.spec().probe().empty() ? Json(nullptr) : Json(component.spec().probe());
   json["bytes_away"] = component.bytes_away();
   json["where"] = component.where();

@@ -101,7 +101,11 @@ TEST_F(LimitsTest, DamageIsPassedOver) {
         "x\",\"before\":{\"cpu.weight\":\"100\"}}}}",
         "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"/"
         "x\",\"before\":{\"cpu.weight\":\"much\"}}}}",
-        "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"/x\",\"before\":{\"../x\":\"1\"}}}}"}) {
+        "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"/x\",\"before\":{\"../x\":\"1\"}}}}",
+        "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"/x\",\"before\":{\"io.max "
+        "../x\":\"rbps=1\"}}}}",
+        "{\"schema\":2,\"taken\":{\"one\":{\"cgroup\":\"/x\",\"before\":{\"io.max 8:0\":\"8:0 "
+        "rbps=1\"}}}}"}) {
     ASSERT_TRUE(WriteFileAtomic(scratch_ / "limits.json", text).ok());
     Open();
     EXPECT_FALSE(limits_->degraded("one")) << text;
@@ -178,6 +182,65 @@ TEST_F(LimitsTest, AnOlderAgentsAreTakenOver) {
   EXPECT_TRUE(limits_->degraded("one"));
   ASSERT_TRUE(limits_->Restore("one").ok());
   EXPECT_EQ(Begins(scratch_ / "one/cpu.weight", "100"), "100");
+}
+
+TEST_F(LimitsTest, ProtectsMemoryAndTheGroupThatItIsIn) {
+  const std::string one = scratch_ / "one/memory.low", two = scratch_ / "two/memory.low";
+  const std::string all = scratch_ / "memory.low";
+  EXPECT_EQ(limits_->Protect("one", scratch_ / "one", 1000).code(),
+            absl::StatusCode::kFailedPrecondition)
+      << "there is no such file";
+  EXPECT_TRUE(limits_->Protect("one", scratch_ / "one", 0).ok()) << "nothing is asked for";
+  for (const std::string& path : {one, two, all}) {
+    ASSERT_TRUE(WriteFileAtomic(path, "0000\n").ok());
+  }
+  ASSERT_TRUE(limits_->Protect("one", scratch_ / "one", 4000).ok());
+  ASSERT_TRUE(limits_->Protect("two", scratch_ / "two", 2000).ok());
+  EXPECT_EQ(Begins(one, "4000"), "4000");
+  EXPECT_EQ(Begins(all, "6000"), "6000");
+  // The next agent knows; another size is another one; what else is taken goes by itself.
+  Open();
+  ASSERT_TRUE(limits_->Degrade("one", scratch_ / "one").ok());
+  ASSERT_TRUE(limits_->Protect("one", scratch_ / "one", 5000).ok());
+  EXPECT_EQ(Begins(all, "7000"), "7000");
+  ASSERT_TRUE(limits_->Restore("one").ok());
+  EXPECT_EQ(Begins(one, "5000"), "5000");
+  limits_->KeepOnly([](const std::string& name) { return name == "one"; });
+  EXPECT_EQ(Begins(all, "5000"), "5000") << "two has ended";
+  ASSERT_TRUE(limits_->RestoreAll().ok());
+  EXPECT_EQ(Begins(one, "0000"), "0000");
+  EXPECT_EQ(Begins(all, "0"), "0");
+  Open();
+  ASSERT_TRUE(limits_->Protect("one", scratch_ / "one", 3000).ok());
+  EXPECT_EQ(Begins(one, "3000"), "3000");
+}
+
+TEST_F(LimitsTest, HoldsStorageToALimitForEachDevice) {
+  const std::string knob = scratch_ / "one/io.max";
+  const auto hold = [&](int64_t bytes_per_s, const std::vector<std::string>& devices) {
+    return limits_->HoldIo("one", scratch_ / "one", bytes_per_s, devices);
+  };
+  EXPECT_EQ(hold(1000, {"8:0"}).code(), absl::StatusCode::kFailedPrecondition) << "no such file";
+  ASSERT_TRUE(WriteFileAtomic(knob, "7:0 rbps=5 wbps=max riops=max wiops=max\n").ok());
+  const absl::Status without = hold(1000, {});
+  EXPECT_EQ(without.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(without.message().find("resources.storage_devices"), absl::string_view::npos);
+  ASSERT_TRUE(hold(1000, {"254:0"}).ok());
+  EXPECT_EQ(Begins(knob, "254:0 rbps=1000 wbps=1000"), "254:0 rbps=1000 wbps=1000");
+  Open();
+  ASSERT_TRUE(hold(2000, {"254:0"}).ok());
+  EXPECT_EQ(Begins(knob, "254:0 rbps=2000"), "254:0 rbps=2000");
+  ASSERT_TRUE(hold(0, {"254:0"}).ok());
+  EXPECT_EQ(Begins(knob, "254:0 rbps=max wbps=max"), "254:0 rbps=max wbps=max");
+  // One that was limited before has that again.
+  ASSERT_TRUE(WriteFileAtomic(knob, "7:0 rbps=5 wbps=max riops=max wiops=max\n").ok());
+  ASSERT_TRUE(hold(1000, {"7:0"}).ok());
+  ASSERT_TRUE(limits_->RestoreAll().ok());
+  EXPECT_EQ(Begins(knob, "7:0 rbps=5 wbps=max"), "7:0 rbps=5 wbps=max");
+  // Another device, in the place of one that is gone.
+  ASSERT_TRUE(hold(1000, {"7:0"}).ok());
+  ASSERT_TRUE(hold(1000, {"8:16"}).ok());
+  EXPECT_EQ(Begins(knob, "8:16 rbps=1000 wbps=1000"), "8:16 rbps=1000 wbps=1000");
 }
 
 TEST_F(LimitsTest, PagesOut) {

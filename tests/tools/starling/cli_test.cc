@@ -228,7 +228,9 @@ TEST_F(CliTest, RunHandsOverTheSpec) {
   EXPECT_THAT(spec.environment(), testing::ElementsAre("LANG=C"));
   EXPECT_EQ(spec.directory(), "/srv");
   EXPECT_EQ(out_.str(), "redis is running (epoch 1)\n");
-  EXPECT_EQ(Call("run --env A=B redis --probe true --probe-timeout 3 -- sh"), 0) << err_.str();
+  EXPECT_EQ(Call("run --env A=B redis --io-max 2M --probe true --probe-timeout 3 -- sh"), 0)
+      << err_.str();
+  EXPECT_EQ(agent_.spec.io_max_bytes_per_s(), 2u << 20);
   EXPECT_EQ(agent_.spec.probe(), "true");
   EXPECT_EQ(agent_.spec.probe_timeout_s(), 3);
   EXPECT_THAT(agent_.spec.command(0), testing::AnyOf("/bin/sh", "/usr/bin/sh"));
@@ -248,6 +250,8 @@ TEST_F(CliTest, WrongUsageReachesNoAgent) {
       {"run redis --shared data -- /bin/true", "'data' is not an absolute path"},
       {"run redis --env LANG -- /bin/true", "KEY=VALUE"},
       {"run redis --ship data -- /bin/true", "'data' is not an absolute path"},
+      {"run redis --io-max 0 -- /bin/true", "lets nothing through"},
+      {"run redis --io-max 1K -- /bin/true", "io_max: 1024 bytes a second; allowed is"},
       {"run redis --probe-timeout 3 -- /bin/true", "probe_timeout: only with a probe"},
       {"run redis --probe true --probe-timeout 0 -- /bin/true", "--probe-timeout"},
       {"run redis --probe true --probe-timeout nan -- /bin/true", "probe_timeout"},
