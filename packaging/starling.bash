@@ -30,7 +30,7 @@ _starling() {
       --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | --tail | --after | \
       --summary-tolerance | --half | --hosts | --components | --steps | --seed | --policy | --ship | --every | --checkpoint-every | --rate | --keep | --encrypt-key | --number | --name | --transport | \
       --out | --authority | --address | --days | --provider | --svg | --priority | --bears-blackout | \
-      --near | --apart | --prefers | --on | --last)
+      --near | --apart | --prefers | --on | --last | --application)
         ((i++))
         [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
       -*) ;;
@@ -50,7 +50,7 @@ _starling() {
       mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
     --ip | --memory | --io-max | --env | --probe | --probe-timeout | --max-blackout | --max-rounds | --max-rate | --grace | \
     --tail | --after | --summary-tolerance | --half | --hosts | --components | --steps | --seed | --every | --checkpoint-every | --rate | --keep | --number | --name | \
-    --address | --days | --priority | --bears-blackout | --last) return ;;
+    --address | --days | --priority | --bears-blackout | --last | --application) return ;;
     --near | --apart) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names ps --names)" -- "$current"); return ;;
     --prefers | --on) mapfile -t COMPREPLY < <(compgen -W "$(_starling_names info --peers)" -- "$current"); return ;;
   esac
@@ -64,14 +64,14 @@ _starling() {
           "run ps check migrate checkpoint restore cancel resolve stop logs events ghost failover report forecast leases why park unpark profile info bench cert replay" -- "$current")
         return
       fi ;;
-    run) options="$options --user --ip --memory --io-max --shared --ship --directory --env --priority --bears-blackout --near --apart --prefers --probe --probe-timeout" ;;
-    ps) options="$options --json --names" ;;
+    run) options="$options --user --ip --memory --io-max --shared --ship --directory --env --priority --bears-blackout --application --near --apart --prefers --probe --probe-timeout" ;;
+    ps) options="$options --json --names --application" ;;
     check) options="$options --to --transport --json" ;;
-    migrate) options="$options --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --json --quiet" ;;
+    migrate) options="$options --application --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --json --quiet" ;;
     checkpoint) options="$options --to --every --keep --encrypt-key --json" ;;
     restore) options="$options --name --number --original-gone --encrypt-key --json" ;;
     resolve) options="$options --here --there --yes" ;;
-    stop) options="$options --grace" ;;
+    stop) options="$options --application --grace" ;;
     logs) options="$options --follow --tail" ;;
     events) options="$options --follow --after --json" ;;
     ghost) options="$options --on --cold --warm --rate --every --checkpoint-every --json" ;;

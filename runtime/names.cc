@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 
 namespace starling {
 namespace {
@@ -30,6 +31,16 @@ bool AllOf(absl::string_view text, bool (*allowed)(char)) {
 
 bool IsLowerOrDigit(char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c); }
 
+absl::Status CheckName(absl::string_view name, absl::string_view what) {
+  if (!name.empty() && name.size() <= 48 && IsLowerOrDigit(name[0]) &&
+      AllOf(name, [](char c) { return IsLowerOrDigit(c) || c == '-'; })) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(name), " cannot name ", what,
+                   ": 1 to 48 of a-z, 0-9 and '-', not beginning with '-'"));
+}
+
 // In host order.
 std::optional<uint32_t> ParseAddress(const std::string& text) {
   in_addr parsed = {};
@@ -45,15 +56,15 @@ bool IsOfHost(uint32_t address) {
 
 }  // namespace
 
-absl::Status CheckComponentName(absl::string_view name) {
-  if (!name.empty() && name.size() <= 48 && IsLowerOrDigit(name[0]) &&
-      AllOf(name, [](char c) { return IsLowerOrDigit(c) || c == '-'; })) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat(Quoted(name),
-                   " cannot name a component: 1 to 48 of a-z, 0-9 and '-', not "
-                   "beginning with '-'"));
+absl::Status CheckComponentName(absl::string_view name) { return CheckName(name, "a component"); }
+
+absl::Status CheckApplicationName(absl::string_view name) {
+  return CheckName(name, "an application");
+}
+
+absl::Status CheckRelation(absl::string_view text) {
+  if (absl::ConsumePrefix(&text, kOfApplication)) return CheckApplicationName(text);
+  return CheckComponentName(text);
 }
 
 absl::Status CheckHostName(absl::string_view name) {

@@ -15,6 +15,14 @@ namespace starling {
 // [a-z0-9][a-z0-9-]{0,47}: it becomes part of paths, cgroup and interface names.
 absl::Status CheckComponentName(absl::string_view name);
 
+// A named group of components. As a component's.
+absl::Status CheckApplicationName(absl::string_view name);
+
+// Whom a component is to be near to or apart from: another one, or "application:NAME", all others
+// of that application.
+inline constexpr absl::string_view kOfApplication = "application:";
+absl::Status CheckRelation(absl::string_view text);
+
 // [A-Za-z0-9][A-Za-z0-9._-]{0,63}.
 absl::Status CheckHostName(absl::string_view name);
 

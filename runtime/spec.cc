@@ -196,8 +196,11 @@ absl::Status CheckSpec(const v1::ComponentSpec& spec) {
     return absl::InvalidArgumentError(absl::StrCat("bears_blackout: ", spec.bears_blackout_s(),
                                                    " s; allowed is 0 to ", kMostBlackout_s, " s"));
   }
-  RETURN_IF_ERROR(CheckNames(spec.near(), "near", CheckComponentName));
-  RETURN_IF_ERROR(CheckNames(spec.apart(), "apart", CheckComponentName));
+  if (!spec.application().empty()) {
+    RETURN_IF_ERROR(Annotate(CheckApplicationName(spec.application()), "application"));
+  }
+  RETURN_IF_ERROR(CheckNames(spec.near(), "near", CheckRelation));
+  RETURN_IF_ERROR(CheckNames(spec.apart(), "apart", CheckRelation));
   RETURN_IF_ERROR(CheckNames(spec.prefers(), "prefers", CheckHostName));
   if (spec.probe().empty() && spec.probe_timeout_s() != 0) {
     return absl::InvalidArgumentError("probe_timeout: only with a probe");

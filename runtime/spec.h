@@ -10,9 +10,9 @@ namespace starling {
 
 // Whether `spec` can be run: name, command (an absolute path first, at most 4096 words and 128 KiB,
 // no NUL), user, ip, mac (empty, or a local unicast address "02:..."), memory (0 or at least 4
-// MiB), shared paths, directory, environment, priority, blackout, names of others, storage, probe.
-// kInvalidArgument names the first field that is wrong. The command line checks before it asks, the
-// agent again for requests and for peers' words.
+// MiB), shared paths, directory, environment, priority, blackout, names of others, application,
+// storage, probe. kInvalidArgument names the first field that is wrong. The command line checks
+// before it asks, the agent again for requests and for peers' words.
 absl::Status CheckSpec(const v1::ComponentSpec& spec);
 
 // Says whether a component that has arrived is what it should be: a shell command, run behind the

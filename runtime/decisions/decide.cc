@@ -8,9 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "base/units.h"
 #include "runtime/decisions/follow_use.h"
 #include "runtime/decisions/rest.h"
+#include "runtime/names.h"
 
 namespace starling::decisions {
 namespace {
@@ -281,6 +283,12 @@ class Decider {
     return std::find(names.begin(), names.end(), name) != names.end();
   }
 
+  // Whether it is whom a relation names.
+  static bool IsOf(const ComponentView& component, absl::string_view relation) {
+    if (!absl::ConsumePrefix(&relation, kOfApplication)) return component.name == relation;
+    return component.application == relation;
+  }
+
   // What is asked of a host: nothing of what it does not measure.
   static Amounts AskedOf(const HostView& host, Amounts amount) {
     for (const Resource resource : kMayBeUnmeasured) {
@@ -308,8 +316,9 @@ class Decider {
     const double share = reservations::DominantShare(amount, s_.capacity);
     cost += std::max(0.0, host.price_per_hour - s_.price_per_hour) * share * p_.costs.stay_h;
     for (const std::string& other : component.near) {
-      const bool here = std::any_of(s_.components.begin(), s_.components.end(),
-                                    [&](const ComponentView& c) { return c.name == other; });
+      const bool here = std::any_of(
+          s_.components.begin(), s_.components.end(),
+          [&](const ComponentView& c) { return c.name != component.name && IsOf(c, other); });
       if (here && !Has(host.components, other)) {
         cost += p_.costs.apart_ms * 1000 * host.distance_s * Importance(component);
       }

@@ -109,7 +109,7 @@ NLOHMANN_JSON_SERIALIZE_ENUM(Rest, {{Rest::kNone, "none"},
 DECISION_JSON_GROWN(ComponentView, name, priority, usual, movable, bears_blackout_s, not_now_s,
                     good_moment, idle_probability, degraded, idle_bytes, group, settled, limit,
                     weight, least, most, away_s, rest, rests_by_hand, use, move_bytes,
-                    move_blackout_s, near, apart, affinity)
+                    move_blackout_s, application, near, apart, affinity)
 DECISION_JSON(NeedView::Part, component, use)
 DECISION_JSON(NeedView, when_s, resource, demand, parts)
 DECISION_JSON(ProcessorGroup, capacity, demand)

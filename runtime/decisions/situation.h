@@ -76,7 +76,8 @@ struct ComponentView {
   // What a move would cost, as learned from past ones.
   double move_bytes = 0;
   double move_blackout_s = 0;
-  std::vector<std::string> near, apart;  // components
+  std::string application;               // empty: none
+  std::vector<std::string> near, apart;  // components, or "application:NAME": all others of it
   std::vector<std::string> affinity;     // hosts
   bool operator==(const ComponentView&) const = default;
 };
@@ -110,7 +111,7 @@ struct HostView {
   double price_per_hour = 0;
   double distance_s = 0;  // round trip
   double bytes_per_s = 1;
-  std::vector<std::string> components;
+  std::vector<std::string> components;  // and "application:NAME" of each that has one there
   bool operator==(const HostView&) const = default;
 };
 

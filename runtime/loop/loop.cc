@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/loop/messages.h"
+#include "runtime/names.h"
 
 namespace starling::loop {
 
@@ -502,6 +503,7 @@ void Loop::DescribeComponent(TimePoint now, const std::set<std::string>& busy,
   const decisions::MoveCost cost = past_moves_.Expect(view.name, memory);
   view.move_bytes = cost.bytes;
   view.move_blackout_s = cost.blackout_s;
+  view.application = here.spec.application();
   view.near.assign(here.spec.near().begin(), here.spec.near().end());
   view.apart.assign(here.spec.apart().begin(), here.spec.apart().end());
   view.affinity.assign(here.spec.prefers().begin(), here.spec.prefers().end());
@@ -520,6 +522,9 @@ void Loop::DescribePeer(TimePoint now, const Neighbour& neighbour, Situation& si
   view.distance_s = neighbour.distance_s;
   view.bytes_per_s = past_moves_.link_bytes_per_s();
   view.components.assign(neighbour.said.components().begin(), neighbour.said.components().end());
+  for (const std::string& application : neighbour.said.applications()) {
+    view.components.push_back(absl::StrCat(kOfApplication, application));
+  }
   for (const v1::LeaseInfo& lease : neighbour.said.yours()) {
     const std::string key = absl::StrCat(neighbour.name, " ", lease.id());
     // That of a ghost is no reservation of ours that might be in vain.

@@ -152,6 +152,16 @@ v1::LookResponse Loop::Look(const std::string& asker, bool changes) {
   }
   *response.mutable_free() = ToMessage(free.AboveZero());
   for (const auto& copy : host_.components->All()) response.add_components(copy->name());
+  {
+    std::lock_guard lock(mutex_);
+    std::set<std::string> applications;
+    for (const auto& [name, here] : here_) {
+      if (here.spec.application().empty()) continue;
+      if (applications.insert(here.spec.application()).second) {
+        response.add_applications(here.spec.application());
+      }
+    }
+  }
   for (const Lease& lease : leases_.List()) {
     if (lease.holder == asker) *response.add_yours() = ToMessage(lease, config_.host, now);
   }

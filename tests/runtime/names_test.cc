@@ -19,6 +19,17 @@ TEST(ComponentName, IsSafeInPathsAndInterfaces) {
   EXPECT_NE(CheckComponentName("a b").message().find("'a b'"), std::string::npos);
 }
 
+TEST(Relation, NamesAComponentOrAnApplication) {
+  for (const char* name : {"redis", "application:shop", "application"}) {
+    EXPECT_TRUE(CheckRelation(name).ok()) << name;
+  }
+  for (const char* name : {"", "app:shop", "application:", "application:Shop", "application:a:b"}) {
+    EXPECT_FALSE(CheckRelation(name).ok()) << name;
+  }
+  EXPECT_NE(CheckApplicationName("a b").message().find("'a b' cannot name an application"),
+            std::string::npos);
+}
+
 TEST(HostName, TakesWhatHostsAreCalled) {
   for (const char* name : {"node1", "Node-1.example.org", "n_1"}) {
     EXPECT_TRUE(CheckHostName(name).ok()) << name;

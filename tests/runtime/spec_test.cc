@@ -23,6 +23,10 @@ v1::ComponentSpec Good() {
   spec.set_mac(MakeMac("redis", "10.77.0.50/24"));
   spec.set_memory_bytes(1 << 30);
   spec.set_io_max_bytes_per_s(1 << 20);
+  spec.set_application("shop");
+  spec.add_near("web");
+  spec.add_near("application:shop");
+  spec.add_apart("application:batch");
   spec.add_shared("/shared/redis");
   spec.add_ship("/var/lib/redis");
   spec.add_ship("/var/lib/redis.conf");
@@ -96,6 +100,9 @@ TEST(CheckSpec, NamesTheFieldThatIsWrong) {
       {"near", [](Spec& s) { s.add_near("No"); }},
       {"apart", [](Spec& s) { s.add_apart("../x"); }},
       {"prefers", [](Spec& s) { s.add_prefers("a b"); }},
+      {"application", [](Spec& s) { s.set_application("Shop"); }},
+      {"near: '' cannot name an application", [](Spec& s) { s.add_near("application:"); }},
+      {"apart", [](Spec& s) { s.add_apart("app:shop"); }},
       {"io_max", [](Spec& s) { s.set_io_max_bytes_per_s(1024); }},
       {"io_max", [](Spec& s) { s.set_io_max_bytes_per_s(UINT64_MAX); }},
       {"probe: has a NUL", [](Spec& s) { s.set_probe(std::string("a\0b", 3)); }},

@@ -84,7 +84,8 @@ With --json each line is one object with "schema": 1; the last has "type": "repo
 Examples:
   starling migrate redis --to node2
   starling migrate redis --to node2 --probe 'redis-cli -h 10.77.0.50 ping'
-  starling migrate redis --to node2 --max-blackout 100 --json | jq .)";
+  starling migrate redis --to node2 --max-blackout 100 --json | jq .
+  starling migrate --application shop --to node2)";
 
 constexpr char kCheckpointFooter[] =
     R"(Memory, processes and the files that the component ships, all of one instant. It is frozen for
@@ -257,6 +258,7 @@ Examples:
 struct Options {
   std::string socket;
   std::string name;
+  std::string application;
   std::string to;
   bool json = false;
 
@@ -346,6 +348,12 @@ std::string CheckRate(const std::string& text) {
   const auto rate = ParseBytes(text);
   if (rate.ok() && *rate == 0) return absl::StrCat("'", text, "' lets nothing through");
   return std::string(rate.status().message());
+}
+
+CLI::Option* AddApplication(CLI::App* app, Options& options, const std::string& about) {
+  return app->add_option("--application", options.application, about)
+      ->type_name("APP")
+      ->check(Checked(CheckApplicationName));
 }
 
 CLI::Option* AddName(CLI::App* app, Options& options) {
@@ -478,10 +486,13 @@ class Parser {
           ->expected(1)
           ->check(Checked(check));
     };
-    names("--near", options.near, "Keep it on the host of this component (may be repeated)", "NAME",
-          CheckComponentName);
-    names("--apart", options.apart, "Never on the host of this component (may be repeated)", "NAME",
-          CheckComponentName);
+    AddApplication(run_, options, "The group of components that it belongs to");
+    names("--near", options.near,
+          "Keep it on the host of this component, or of application:APP's (may be repeated)",
+          "NAME", CheckRelation);
+    names("--apart", options.apart,
+          "Never on the host of this component, or of application:APP's (may be repeated)", "NAME",
+          CheckRelation);
     names("--prefers", options.prefers, "Rather move it to this host (may be repeated)", "HOST",
           CheckHostName);
     AddProbe(run_, options,
@@ -490,6 +501,7 @@ class Parser {
 
     ps_ = Add("ps", "List the components of this host", kPsFooter);
     AddJson(ps_, options);
+    AddApplication(ps_, options, "Only the components of this application");
     ps_->add_flag("--names", options.names, "Only the names, one a line");
 
     check_ = Add("check", "Say what stands in the way of a move", kCheckFooter);
@@ -499,7 +511,11 @@ class Parser {
     AddJson(check_, options);
 
     migrate_ = Add("migrate", "Move a running component to another host", kMigrateFooter);
-    AddName(migrate_, options);
+    AddName(migrate_, options)
+        ->required(false)
+        ->excludes(AddApplication(migrate_, options,
+                                  "Instead of one component all of this application, one after the "
+                                  "other"));
     AddTo(migrate_, options);
     AddTransport(migrate_, options);
     AddProbe(migrate_, options,
@@ -576,7 +592,10 @@ class Parser {
     resolve_->add_flag("--yes", options.yes, "Do not ask");
 
     stop_ = Add("stop", "End a component", "SIGTERM first, SIGKILL when it has not ended by then.");
-    AddName(stop_, options);
+    AddName(stop_, options)
+        ->required(false)
+        ->excludes(
+            AddApplication(stop_, options, "Instead of one component all of this application"));
     stop_->add_option("--grace", options.grace_s, "Seconds between the two (default: 10)")
         ->type_name("SECONDS")
         ->check(CLI::Range(0.001, 3600.0));
@@ -845,6 +864,7 @@ std::string Complete(const Parser& parser, Options& options,
     for (const std::string& path : options.shared) spec.add_shared(path);
     for (const std::string& path : options.ship) spec.add_ship(path);
     for (const std::string& entry : options.environment) spec.add_environment(entry);
+    spec.set_application(options.application);
     spec.set_priority(options.priority);
     spec.set_bears_blackout_s(options.bears_blackout_ms / 1000);
     for (const std::string& name : options.near) spec.add_near(name);
@@ -861,6 +881,11 @@ std::string Complete(const Parser& parser, Options& options,
     if (!std::isfinite(value)) return "a number is needed, not 'nan'";
   }
   if (separated) return "only `starling run` takes a command after --";
+  for (const CLI::App* command : {parser.migrate_, parser.stop_}) {
+    if (!parser.Chose(command) || !options.name.empty() || !options.application.empty()) continue;
+    return absl::StrCat("say which component: starling ", command->get_name(),
+                        " NAME, or --application APP");
+  }
   if (parser.Chose(parser.ghost_)) {
     const bool list = options.ghost_what == "list";
     if (!list && (options.name.empty() || options.on.empty())) {
@@ -933,9 +958,11 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
   const Format format = options.json ? Format::kJson : Format::kText;
   if (parser.Chose(parser.run_)) return Run(session, options.spec);
   if (parser.Chose(parser.ps_)) {
-    return Ps(session, options.names  ? PsForm::kNames
-                       : options.json ? PsForm::kJson
-                                      : PsForm::kTable);
+    return Ps(session,
+              options.names  ? PsForm::kNames
+              : options.json ? PsForm::kJson
+                             : PsForm::kTable,
+              options.application);
   }
   if (parser.Chose(parser.check_)) {
     v1::CheckRequest check;
@@ -963,7 +990,8 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     }
     migrate.format = format;
     migrate.quiet = options.quiet;
-    return Migrate(session, migrate);
+    return options.application.empty() ? Migrate(session, migrate)
+                                       : MigrateApplication(session, options.application, migrate);
   }
   if (parser.Chose(parser.checkpoint_)) {
     CheckpointOptions checkpoint;
@@ -996,7 +1024,8 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     v1::StopRequest stop;
     stop.set_name(options.name);
     stop.set_grace_s(options.grace_s);
-    return Stop(session, stop);
+    return options.application.empty() ? Stop(session, stop)
+                                       : StopApplication(session, options.application, stop);
   }
   if (parser.Chose(parser.logs_)) {
     v1::LogsRequest logs;

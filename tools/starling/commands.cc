@@ -1,5 +1,6 @@
 #include "tools/starling/commands.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -8,24 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/text.h"
+#include "tools/starling/ask.h"
 #include "tools/starling/render.h"
 
 namespace starling::cli {
 namespace {
-
-// Makes one unary call; on failure says so and answers false with `code` set.
-template <typename Request, typename Response>
-bool Ask(Session& session,
-         grpc::Status (v1::Starling::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                    Response*),
-         const Request& request, Response* response, ExitCode* code) {
-  grpc::ClientContext context;
-  Interrupter::Call call(session.interrupter, context);
-  const grpc::Status status = (session.agent.stub().*method)(&context, request, response);
-  if (status.ok()) return true;
-  *code = FailCall(session, status);
-  return false;
-}
 
 void SayObstacles(std::ostream& out, const v1::CheckResponse& check) {
   for (const v1::Obstacle& obstacle : check.obstacles()) out << ObstacleText(obstacle) << "\n";
@@ -92,10 +80,18 @@ ExitCode Run(Session& session, const v1::ComponentSpec& spec) {
   return ExitCode::kOk;
 }
 
-ExitCode Ps(Session& session, PsForm form) {
+ExitCode Ps(Session& session, PsForm form, const std::string& application) {
   v1::ListResponse list;
   ExitCode code;
   if (!Ask(session, &v1::Starling::Stub::List, v1::ListRequest(), &list, &code)) return code;
+  if (!application.empty()) {
+    auto& all = *list.mutable_components();
+    all.erase(std::remove_if(all.begin(), all.end(),
+                             [&](const v1::Component& component) {
+                               return component.spec().application() != application;
+                             }),
+              all.end());
+  }
   switch (form) {
     case PsForm::kTable:
       session.io.out << ComponentTable(list) << std::flush;

@@ -39,7 +39,8 @@ enum class Format { kText, kJson };
 ExitCode Run(Session& session, const v1::ComponentSpec& spec);
 
 enum class PsForm { kTable, kJson, kNames };
-ExitCode Ps(Session& session, PsForm form);
+// `application`: only its components; empty: all.
+ExitCode Ps(Session& session, PsForm form, const std::string& application = "");
 
 ExitCode Check(Session& session, const v1::CheckRequest& request, Format format);
 
@@ -49,6 +50,10 @@ struct MigrateOptions {
   bool quiet = false;  // no progress, only the report
 };
 ExitCode Migrate(Session& session, const MigrateOptions& options);
+// All components of an application that run on this host, one after the other, until one fails:
+// none when one of them cannot be moved. `options` without a name.
+ExitCode MigrateApplication(Session& session, const std::string& application,
+                            const MigrateOptions& options);
 
 struct CheckpointOptions {
   v1::CheckpointRequest request;
@@ -67,6 +72,9 @@ struct ResolveOptions {
 ExitCode Resolve(Session& session, const ResolveOptions& options);
 
 ExitCode Stop(Session& session, const v1::StopRequest& request);
+// All components of an application that run on this host. `request` without a name.
+ExitCode StopApplication(Session& session, const std::string& application,
+                         const v1::StopRequest& request);
 ExitCode Logs(Session& session, const v1::LogsRequest& request);
 ExitCode Events(Session& session, const v1::EventsRequest& request, Format format);
 

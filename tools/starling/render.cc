@@ -75,6 +75,8 @@ std::string Connections(uint32_t count) {
 Json ComponentObject(const v1::Component& component) {
   Json json;
   json["name"] = component.spec().name();
+  json["application"] =
+      component.spec().application().empty() ? Json(nullptr) : Json(component.spec().application());
   json["state"] = StateName(component.state());
   json["epoch"] = component.epoch();
   json["memory_bytes"] = component.memory_bytes();
@@ -109,8 +111,13 @@ std::string StepName(v1::Step step) {
 }
 
 std::string ComponentTable(const v1::ListResponse& list) {
+  // A column that most hosts have no use for is there where it says something.
+  const bool grouped = std::any_of(
+      list.components().begin(), list.components().end(),
+      [](const v1::Component& component) { return !component.spec().application().empty(); });
   std::vector<std::vector<std::string>> rows = {
       {"NAME", "STATE", "EPOCH", "MEMORY", "PROCESSES", "UP", "ADDRESS", "DETAIL"}};
+  if (grouped) rows[0].insert(rows[0].begin() + 1, "APPLICATION");
   for (const v1::Component& component : list.components()) {
     const bool here = component.state() != v1::LEFT && component.state() != v1::EXITED &&
                       component.state() != v1::LOST;
@@ -121,6 +128,9 @@ std::string ComponentTable(const v1::ListResponse& list) {
                     here ? FormatTime(component.up_s()) : "-",
                     component.spec().ip().empty() ? "-" : Printable(component.spec().ip()),
                     Detail(component)});
+    if (!grouped) continue;
+    const std::string& application = component.spec().application();
+    rows.back().insert(rows.back().begin() + 1, application.empty() ? "-" : Printable(application));
   }
   return Table(rows);
 }

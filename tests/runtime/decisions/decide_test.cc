@@ -336,6 +336,22 @@ TEST(DecideTest, KeepsApartAndNear) {
   EXPECT_EQ(Only(Decide(s, Policy())), "migrate b two");
 }
 
+TEST(DecideTest, KeepsApartAndNearOfAnApplication) {
+  Situation s = Rising(9);
+  s.hosts = {Host("one", 10, 100), Host("two", 5, 100)};
+  s.hosts[0].components = {"x", "application:shop"};
+  s.components[1].apart = {"application:shop"};
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b two");
+  s.components[1].apart = {};
+  for (HostView& host : s.hosts) host.distance_s = 0.02;
+  // What is left behind counts, and nothing does that is not there.
+  s.components[1].near = {"application:shop"};
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b one");
+  s.hosts[0].components = {};
+  s.components[1].application = s.components[0].application = "shop";
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate a one");
+}
+
 TEST(DecideTest, RoomIsNotGivenTwiceInOneDecision) {
   Situation s = Rising(12);
   s.hosts = {Host("one", 4, 100), Host("two", 4, 100)};

@@ -58,17 +58,24 @@ class FakeAgent final : public v1::Starling::Service {
       component.mutable_spec()->set_name(name);
       component.set_state(v1::RUNNING);
     }
+    for (const char* name : application) {
+      v1::Component& component = *response->add_components();
+      component.mutable_spec()->set_name(name);
+      component.mutable_spec()->set_application("shop");
+      component.set_state(v1::RUNNING);
+    }
     return answer;
   }
   Status Check(ServerContext*, const v1::CheckRequest* request,
                v1::CheckResponse* response) override {
     EXPECT_EQ(request->to(), "node2");
-    *response = check;
+    if (check_only.empty() || check_only == request->name()) *response = check;
     return answer;
   }
   Status Migrate(ServerContext* context, const v1::MigrateRequest* request,
                  ServerWriter<v1::MigrationProgress>* writer) override {
     migrate = *request;
+    migrated.push_back(request->name());
     return on_migrate ? on_migrate(context, writer) : answer;
   }
   Status Checkpoint(ServerContext*, const v1::CheckpointRequest* request,
@@ -100,6 +107,7 @@ class FakeAgent final : public v1::Starling::Service {
   }
   Status Stop(ServerContext*, const v1::StopRequest* request, v1::StopResponse* response) override {
     grace_s = request->grace_s();
+    stopped.push_back(request->name());
     response->mutable_component()->set_state(v1::EXITED);
     response->mutable_component()->set_exit_status(143);
     return answer;
@@ -141,6 +149,9 @@ class FakeAgent final : public v1::Starling::Service {
   int checkpoints = 0;
   v1::RestoreCheckpointRequest restore;
   std::function<Status(ServerContext*, ServerWriter<v1::MigrationProgress>*)> on_migrate;
+  std::vector<const char*> application;  // components of application shop
+  std::string check_only;                // of whom `check` is the answer; empty: of all
+  std::vector<std::string> migrated, stopped;
   int resolved = 0;
   v1::ResolveRequest::Side side = v1::ResolveRequest::SIDE_UNSPECIFIED;
   double grace_s = 0;
@@ -268,6 +279,11 @@ TEST_F(CliTest, WrongUsageReachesNoAgent) {
       {"ps -- /bin/true", "only `starling run`"},
       {"ps redis", "redis"},
       {"migrate redis", "--to is required"},
+      {"migrate --to node2", "say which component: starling migrate NAME, or --application APP"},
+      {"migrate redis --application shop --to node2", "excludes"},
+      {"stop", "say which component"},
+      {"run redis --application Shop -- /bin/true", "'Shop' cannot name an application"},
+      {"run redis --near application:a/b -- /bin/true", "'a/b' cannot name an application"},
       {"migrate redis --to a/b", "'a/b' cannot name a host"},
       {"migrate redis --to node2 --max-rounds 0", "--max-rounds"},
       {"migrate redis --to node2 --max-rate 0", "'0' lets nothing through"},
@@ -522,6 +538,42 @@ TEST_F(CliTest, ResolveSaysItsRiskAndAsksAPerson) {
   EXPECT_EQ(Call("resolve redis --there"), 0);
   EXPECT_EQ(Call("resolve redis --there --yes"), 0);
   EXPECT_EQ(agent_.resolved, 4);
+}
+
+TEST_F(CliTest, AnApplicationIsItsComponents) {
+  EXPECT_EQ(
+      Call("run a --application shop --near application:shop --apart application:batch -- sh"), 0)
+      << err_.str();
+  EXPECT_EQ(agent_.spec.application(), "shop");
+  EXPECT_THAT(agent_.spec.near(), testing::ElementsAre("application:shop"));
+  EXPECT_EQ(Call("stop --application shop"), 3) << "none of them runs here";
+  EXPECT_THAT(err_.str(), HasSubstr("no component of application shop runs on host node1"));
+  agent_.application = {"db", "front"};
+  EXPECT_EQ(Call("ps --application shop --names"), 0);
+  EXPECT_EQ(out_.str(), "db\nfront\n");
+  EXPECT_EQ(Call("stop --application shop --grace 2"), 0);
+  EXPECT_THAT(agent_.stopped, testing::ElementsAre("db", "front"));
+  EXPECT_EQ(agent_.grace_s, 2);
+  agent_.on_migrate = [](ServerContext*, ServerWriter<v1::MigrationProgress>* writer) {
+    writer->Write(Progress(v1::DONE));
+    return Status::OK;
+  };
+  EXPECT_EQ(Call("migrate --application shop --to node2 --quiet"), 0) << err_.str();
+  EXPECT_THAT(agent_.migrated, testing::ElementsAre("db", "front"));
+  // The first that fails is the last.
+  agent_.migrated.clear();
+  agent_.on_migrate = [](ServerContext*, ServerWriter<v1::MigrationProgress>*) {
+    return Status(StatusCode::RESOURCE_EXHAUSTED, "no room");
+  };
+  EXPECT_EQ(Call("migrate --application shop --to node2 --quiet"), 4);
+  EXPECT_THAT(agent_.migrated, testing::ElementsAre("db"));
+  EXPECT_THAT(err_.str(), HasSubstr("0 of 2 components have moved; not db, front"));
+  // Who cannot be moved is asked for first, so that then none is.
+  agent_.migrated.clear();
+  agent_.check_only = "front";
+  agent_.check.add_obstacles()->set_code("device");
+  EXPECT_EQ(Call("migrate --application shop --to node2 --quiet"), 4);
+  EXPECT_THAT(agent_.migrated, testing::ElementsAre("front"));
 }
 
 TEST_F(CliTest, StopLogsEventsCancel) {

@@ -230,6 +230,19 @@ TEST(ComponentTable, HasARowForEach) {
   EXPECT_EQ(json::parse(ComponentsJson(list))["components"][0]["probe"], "redis-cli ping");
 }
 
+TEST(ComponentTable, HasAColumnForApplicationsWhereThereAreSome) {
+  v1::ListResponse list;
+  for (const char* name : {"db", "other"}) list.add_components()->mutable_spec()->set_name(name);
+  list.mutable_components(0)->mutable_spec()->set_application("shop");
+  const std::string table = ComponentTable(list);
+  EXPECT_THAT(table, HasSubstr("NAME   APPLICATION  STATE"));
+  EXPECT_THAT(table, HasSubstr("db     shop "));
+  EXPECT_THAT(table, HasSubstr("other  - "));
+  const json components = json::parse(ComponentsJson(list))["components"];
+  EXPECT_EQ(components[0]["application"], "shop");
+  EXPECT_TRUE(components[1]["application"].is_null());
+}
+
 TEST(EventLine, HasTimeAndNumber) {
   v1::Event event;
   event.set_number(12);
