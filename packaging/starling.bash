@@ -67,7 +67,7 @@ _starling() {
     run) options="$options --user --ip --memory --io-max --shared --ship --directory --env --priority --bears-blackout --application --near --apart --prefers --probe --probe-timeout" ;;
     ps) options="$options --json --names --application" ;;
     check) options="$options --to --transport --json" ;;
-    migrate) options="$options --application --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --json --quiet" ;;
+    migrate) options="$options --application --to --transport --probe --probe-timeout --max-blackout --max-rounds --max-rate --eager --auto-converge --only-if-fits --post-copy --verify --park --json --quiet" ;;
     checkpoint) options="$options --to --every --keep --encrypt-key --json" ;;
     restore) options="$options --name --number --original-gone --encrypt-key --json" ;;
     resolve) options="$options --here --there --yes" ;;

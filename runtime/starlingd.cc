@@ -212,6 +212,9 @@ absl::Status Serve(const Config& config) {
   host.reported = [&loop](const v1::MigrationReport& report) { loop.Reported(report); };
   host.parked = [&loop](const std::string& name) { return loop.Parked(name); };
   host.wake = [&loop](const std::string& name) { return loop.Wake(name); };
+  host.sent_to_rest = [&loop](const std::string& name, const std::string& from) {
+    loop.SentToRest(name, from);
+  };
   RETURN_IF_ERROR(targets.Recover());
   RETURN_IF_ERROR(agent.Recover());
   RETURN_IF_ERROR(loop.Start());

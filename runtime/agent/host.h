@@ -68,6 +68,8 @@ struct Host {
   // there is anybody who lets one rest.
   std::function<bool(const std::string& component)> parked;
   std::function<absl::Status(const std::string& component)> wake;
+  // A component came from another host, which wants it parked here.
+  std::function<void(const std::string& component, const std::string& from)> sent_to_rest;
 
   // The transport of that name, or `fabric` for none. kFailedPrecondition, or what
   // closed_fabrics says, when it is not open.

@@ -636,7 +636,8 @@ class Decider {
 
   // Whose user stays away makes room here for those who are there, or is cheaper elsewhere.
   void MoveIdle(Decision& decision) {
-    if (p_.idle.rest != Rest::kMoved || !p_.allow.migrate || quiet_) return;
+    const bool away = p_.idle.rest == Rest::kMoved || p_.idle.rest == Rest::kParkedAway;
+    if (!away || !p_.allow.migrate || quiet_) return;
     for (size_t i = 0; i < s_.components.size(); ++i) {
       if (moves_ >= p_.max_moves || static_cast<int>(decision.steps.size()) >= p_.max_steps) return;
       const ComponentView& component = s_.components[i];
@@ -658,6 +659,7 @@ class Decider {
       std::optional<Option> move = Move(i, use, use, Action::kMigrate, false, &better);
       if (!move) continue;
       move->step.while_idle = true;
+      move->step.park = p_.idle.rest == Rest::kParkedAway;
       move->step.reason =
           absl::StrCat(AwayReason(component),
                        cheaper[*move->host] ? ": it is cheaper there" : ": it makes room");

@@ -35,6 +35,7 @@ struct Step {
   std::string reason;       // for people
   int weight = 0;           // limits; 0: its own
   bool while_idle = false;  // migrate: only for as long as its user stays away
+  bool park = false;        // migrate: it is to be parked there
   bool operator==(const Step&) const = default;
 };
 

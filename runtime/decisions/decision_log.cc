@@ -64,6 +64,7 @@ static void to_json(json& json, const Step& step) {
           {"amount", step.amount},
           {"weight", step.weight},
           {"while_idle", step.while_idle},
+          {"park", step.park},
           {"cost", step.cost},
           {"reason", step.reason}};
 }
@@ -78,6 +79,7 @@ static void from_json(const json& json, Step& step) {
   json.at("amount").get_to(step.amount);
   step.weight = json.value("weight", 0);              // since there are limits by use
   step.while_idle = json.value("while_idle", false);  // since what is idle moves
+  step.park = json.value("park", false);
   json.at("cost").get_to(step.cost);
   json.at("reason").get_to(step.reason);
 }
@@ -94,7 +96,8 @@ static void from_json(const json& json, Step& step) {
 NLOHMANN_JSON_SERIALIZE_ENUM(Rest, {{Rest::kNone, "none"},
                                     {Rest::kShrunk, "shrunk"},
                                     {Rest::kParked, "parked"},
-                                    {Rest::kMoved, "moved"}})
+                                    {Rest::kMoved, "moved"},
+                                    {Rest::kParkedAway, "parked-away"}})
 
 // Of lines that were written before some of the members there were, those are as by default.
 #define DECISION_JSON_GROWN(Type, ...)                                                         \
@@ -108,7 +111,7 @@ NLOHMANN_JSON_SERIALIZE_ENUM(Rest, {{Rest::kNone, "none"},
 
 DECISION_JSON_GROWN(ComponentView, name, priority, usual, movable, bears_blackout_s, not_now_s,
                     good_moment, idle_probability, degraded, idle_bytes, group, settled, limit,
-                    weight, least, most, away_s, rest, rests_by_hand, use, move_bytes,
+                    weight, least, most, away_s, rest, rests_by_hand, sent_to_rest, use, move_bytes,
                     move_blackout_s, application, near, apart, affinity)
 DECISION_JSON(NeedView::Part, component, use)
 DECISION_JSON(NeedView, when_s, resource, demand, parts)

@@ -57,7 +57,8 @@ TomlKey<Policy> HostsKey(absl::string_view name, std::vector<std::string> Policy
 }
 
 absl::Status ReadRest(const toml::node& node, Policy& policy) {
-  constexpr absl::string_view kAllowed = "\"none\", \"shrink\", \"park\" or \"move\"";
+  constexpr absl::string_view kAllowed =
+      "\"none\", \"shrink\", \"park\", \"move\" or \"park-away\"";
   ASSIGN_OR_RETURN(const std::string text, TomlText(node, kAllowed));
   if (text == "none") {
     policy.idle.rest = Rest::kNone;
@@ -67,6 +68,8 @@ absl::Status ReadRest(const toml::node& node, Policy& policy) {
     policy.idle.rest = Rest::kParked;
   } else if (text == "move") {
     policy.idle.rest = Rest::kMoved;
+  } else if (text == "park-away") {
+    policy.idle.rest = Rest::kParkedAway;
   } else {
     return absl::InvalidArgumentError(
         absl::StrCat("is \"", absl::CHexEscape(text), "\"; allowed is ", kAllowed));

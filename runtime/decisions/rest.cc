@@ -68,12 +68,14 @@ std::optional<Step> RestOrWake(const ComponentView& component, const Policy& pol
   if (component.rest != Rest::kNone) {
     // What a person put to rest is not woken by a guess.
     if (component.rests_by_hand) return std::nullopt;
-    if (!rests_here) {
+    if (!rests_here && !component.sent_to_rest) {
       return StepOf(Action::kWake, component, "the policy lets nothing rest any more");
     }
     if (component.usual) {
       return StepOf(Action::kWake, component, "its user usually works with it at this hour");
     }
+    // The host that it came from knew its users, and this one's guess is no better.
+    if (component.sent_to_rest) return std::nullopt;
     if (component.idle_probability < Above(idle, shift) - kExpected) {
       return StepOf(Action::kWake, component,
                     absl::StrFormat("its user is expected: stays away with probability %.2f",

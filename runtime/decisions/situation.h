@@ -47,7 +47,9 @@ enum class Rest : uint8_t {
   kNone,
   kShrunk,  // with little memory and weight
   kParked,  // frozen, its memory paged out
-  kMoved,   // on another host: of a policy only, as here it is no more then
+  // Of a policy only, as here it is no more then:
+  kMoved,       // runs on another host
+  kParkedAway,  // is parked on another host
 };
 
 // A component of this host.
@@ -72,6 +74,7 @@ struct ComponentView {
   double away_s = -1;  // since its user was last seen; below 0: it never told of one
   Rest rest = Rest::kNone;
   bool rests_by_hand = false;
+  bool sent_to_rest = false;  // by the host that it came from
   Outlooks use;
   // What a move would cost, as learned from past ones.
   double move_bytes = 0;

@@ -201,6 +201,7 @@ absl::Status Actor::Move(const Step& step) {
   v1::MigrateRequest request;
   request.set_name(step.component);
   request.set_to(step.host);
+  request.set_park(step.park);
   host_.Event(step.component, "loop-migrate",
               absl::StrCat("to host ", step.host, ": ", step.reason));
   const IdleMove idle{parts_.activities(step.component), Clock::now()};

@@ -91,6 +91,10 @@ absl::Status HostWatch::Add(const std::string& name, const std::string& cgroup,
     watched.hints_before = std::move(metrics.back());
     metrics.pop_back();
   }
+  if (!metrics.empty() && absl::StartsWith(metrics.back(), kUserMark)) {
+    watched.user_before = std::move(metrics.back());
+    metrics.pop_back();
+  }
   return watched.shadow->Restore(metrics);
 }
 
@@ -224,6 +228,7 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
     watched.sampled = sampled.ok();
     if (!sampled.ok()) continue;
     TakeUpHints(now, time_s, name, watched);
+    TakeUpUser(now, time_s, watched);
     SeeActivity(now, name, watched);
     const Part of_cpu = Foresee(now, name, watched, shadow::kCpu, Resource::kCpu, kCpuScale);
     const Part of_memory = Foresee(now, name, watched, shadow::kMemory, Resource::kMemory, 1);
@@ -329,6 +334,8 @@ std::map<std::string, shadow::ModelShelf::Models> HostWatch::Save() const {
   for (const auto& [name, watched] : components_) {
     shadow::ModelShelf::Models& models = all[name];
     models = watched.shadow->Save();
+    std::string user = SaveUser(watched);
+    if (!user.empty()) models.push_back(std::move(user));
     std::string hints = watched.hints_before.empty() ? SaveHints(name) : watched.hints_before;
     if (!hints.empty()) models.push_back(std::move(hints));
   }

@@ -97,8 +97,8 @@ class HostWatch {
     std::optional<TimePoint> active;
     double idle_probability = 0;
     std::string phase;
-    // What was learned of its hints elsewhere or before, until it is listened to.
-    std::string hints_before;
+    // What was learned of its hints elsewhere or before, until it is listened to; and of its user.
+    std::string hints_before, user_before;
   };
   // The GPUs of a host that has some.
   struct Gpus {
@@ -136,6 +136,8 @@ class HostWatch {
   };
   // What is saved of hints begins with it, beside the models of metrics.
   static constexpr absl::string_view kHintsMark = "STHINTS1";
+  // Likewise of its user.
+  static constexpr absl::string_view kUserMark = "STUSER01";
   static constexpr double kCpuScale = 1000;  // thousandths of a processor
 
   static Foresight ForesightOf(const shadow::Shadow& shadow, shadow::Metric metric);
@@ -167,6 +169,9 @@ class HostWatch {
   // Open hints and their sources' reliability, among the models.
   std::string SaveHints(const std::string& name) const;
   void TakeUpHints(TimePoint now, double time_s, const std::string& name, Watched& watched);
+  // When its user was last seen, and what their input was like then.
+  std::string SaveUser(const Watched& watched) const;
+  static void TakeUpUser(TimePoint now, double time_s, Watched& watched);
   // Sums of GPUs' parts, and what of them no component uses.
   void EndGpus(double time_s, double share, double memory);
   // A part came or went.

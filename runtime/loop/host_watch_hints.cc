@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -16,6 +18,8 @@ using predictor::Forecast;
 using predictor::kHorizons;
 using reservations::Resource;
 
+// Of whom nobody has seen anything for longer, nothing is known.
+constexpr double kLongestAway_s = 30 * 86400;
 // Of one resource, nearest first.
 constexpr size_t kMostNeeds = 8;
 
@@ -74,6 +78,37 @@ void HostWatch::TakeUpHints(TimePoint now, double time_s, const std::string& nam
       rest.remove_prefix(size);
     }
   });
+}
+
+std::string HostWatch::SaveUser(const Watched& watched) const {
+  if (!watched.active) return watched.user_before;
+  std::string saved(kUserMark);
+  const double seen_s = stepped_s_ - Seconds(stepped_ - *watched.active);
+  saved.append(reinterpret_cast<const char*>(&seen_s), sizeof(seen_s));
+  saved.append(reinterpret_cast<const char*>(watched.features), sizeof(watched.features));
+  return saved;
+}
+
+// As with hints: what makes no sense is passed over.
+void HostWatch::TakeUpUser(TimePoint now, double time_s, Watched& watched) {
+  if (watched.user_before.empty()) return;
+  const std::string before = std::exchange(watched.user_before, "");
+  double seen_s = 0;
+  predictor::IdleFeatures features = {};
+  // What was seen of them here already is newer.
+  if (watched.active || before.size() != kUserMark.size() + sizeof(seen_s) + sizeof(features)) {
+    return;
+  }
+  std::memcpy(&seen_s, before.data() + kUserMark.size(), sizeof(seen_s));
+  std::memcpy(features, before.data() + kUserMark.size() + sizeof(seen_s), sizeof(features));
+  const bool sane = std::all_of(std::begin(features), std::end(features),
+                                [](float feature) { return std::isfinite(feature); });
+  const double away_s = time_s - seen_s;
+  if (!sane || !(std::abs(away_s) <= kLongestAway_s)) return;
+  // Two hosts' clocks are not quite the same.
+  watched.active = now - std::chrono::duration_cast<Duration>(
+                             std::chrono::duration<double>(std::max(0.0, away_s)));
+  std::copy(std::begin(features), std::end(features), std::begin(watched.features));
 }
 
 const ScoredDemand* HostWatch::JointOf(Resource resource) const {

@@ -193,8 +193,8 @@ void Loop::Stop() {
   KeepHost();
 }
 
-void Loop::LetGo(absl::string_view why, bool by_hand_too) {
-  parking_->WakeAll(why, by_hand_too);
+void Loop::LetGo(absl::string_view why, bool others_too) {
+  parking_->WakeAll(why, others_too);
   Complain("limits", limits_->RestoreAll());
 }
 
@@ -226,7 +226,10 @@ void Loop::Run(const std::stop_token& stop) {
 }
 
 void Loop::Tick(TimePoint now) {
-  if (config_.loop.enabled) Follow(now);
+  if (config_.loop.enabled) {
+    Follow(now);
+    ParkArrivals(now);
+  }
   {
     std::lock_guard lock(mutex_);
     std::set<std::string> leaving = agent_.Moving();
@@ -497,7 +500,8 @@ void Loop::DescribeComponent(TimePoint now, const std::set<std::string>& busy,
   view.weight = fitted.weight;
   const Parking::State rests = parking_->Of(view.name);
   view.rest = rests.rest;
-  view.rests_by_hand = rests.by_hand;
+  view.rests_by_hand = rests.by == Parking::By::kPerson;
+  view.sent_to_rest = rests.by == Parking::By::kHost;
   view.group = GroupOf(here.cgroup, groups_);
   const double memory = view.use[static_cast<size_t>(Resource::kMemory)].now;
   const decisions::MoveCost cost = past_moves_.Expect(view.name, memory);

@@ -55,9 +55,10 @@ class Loop {
   absl::Status Park(const std::string& component);
   // kFailedPrecondition when it does not rest.
   absl::Status Unpark(const std::string& component);
-  // For Host::parked and Host::wake.
+  // For Host::parked, Host::wake and Host::sent_to_rest.
   bool Parked(const std::string& component) const;
   absl::Status Wake(const std::string& component);
+  void SentToRest(const std::string& component, const std::string& from);
 
   // kNotFound when no such component is watched here; kFailedPrecondition when nothing is.
   absl::StatusOr<v1::ForecastResponse> Forecast(const v1::ForecastRequest& request) const;
@@ -103,13 +104,15 @@ class Loop {
   void TellProfiles();
   std::string HostModelsPath() const { return config_.LoopPath() + "/host.models"; }
   // What was taken by the loop is given back: it is not to act any more.
-  void LetGo(absl::string_view why, bool by_hand_too);
+  void LetGo(absl::string_view why, bool others_too);
   Parking::Parts PartsOfParking();
   // Grows when the component's user does something.
   uint64_t Activities(const std::string& component) const;
   // Rests in loop_rest.cc.
   absl::Status Rest(const decisions::Step& step);
-  absl::Status ParkNow(const std::string& component, bool by_hand, absl::string_view why);
+  absl::Status ParkNow(const std::string& component, Parking::By by, absl::string_view why);
+  // Those that came to rest here.
+  void ParkArrivals(TimePoint now);
   std::string CgroupOf(const std::string& component) const;
   // Whose file systems are this host's disk space.
   std::vector<std::string> Folders() const;
@@ -141,6 +144,11 @@ class Loop {
   bool in_vain_ = false;                   // guarded by mutex_
   // Users of components that rested, since the last decision. Guarded by mutex_.
   std::vector<std::pair<decisions::Rest, Duration>> came_back_;
+  struct Sent {
+    std::string from;
+    TimePoint until{};  // by then it is watched here, or never
+  };
+  std::map<std::string, Sent> sent_to_rest_;  // by component; guarded by mutex_
   // What other hosts were told of demand: by asker and metric.
   std::mutex told_mutex_;  // taken before mutex_
   std::map<std::pair<std::string, std::string>, predictor::SummaryWriter> told_;  // by told_mutex_

@@ -18,6 +18,8 @@ using decisions::Step;
 namespace {
 
 constexpr auto kFreezeTimeout = std::chrono::seconds(5);
+// For so long it may take until one that has arrived is watched.
+constexpr Duration kArrives = std::chrono::seconds(60);
 // Less than that is left to nobody.
 constexpr int64_t kLeastShrunk = 16 << 20;
 
@@ -67,7 +69,7 @@ Parking::Parts Loop::PartsOfParking() {
   return parts;
 }
 
-absl::Status Loop::ParkNow(const std::string& component, bool by_hand, absl::string_view why) {
+absl::Status Loop::ParkNow(const std::string& component, Parking::By by, absl::string_view why) {
   const std::string cgroup = CgroupOf(component);
   if (cgroup.empty()) return Gone(component);
   ASSIGN_OR_RETURN(const agent::ComponentTable::Claim claim,
@@ -79,12 +81,13 @@ absl::Status Loop::ParkNow(const std::string& component, bool by_hand, absl::str
         absl::StrCat("component ", component, " has a ghost on host ", ghost.wish().on(),
                      ", which is kept fresh while it runs: drop the ghost first"));
   }
-  return parking_->Park(component, cgroup, by_hand, why);
+  return parking_->Park(component, cgroup, by, why);
 }
 
 absl::Status Loop::Rest(const Step& step) {
   if (step.action == Action::kWake) return parking_->Wake(step.component, step.reason);
-  if (step.action == Action::kPark) return ParkNow(step.component, false, step.reason);
+  if (step.action == Action::kPark)
+    return ParkNow(step.component, Parking::By::kPolicy, step.reason);
   const std::string cgroup = CgroupOf(step.component);
   if (cgroup.empty()) return Gone(step.component);
   double share = 1;
@@ -107,7 +110,7 @@ absl::Status Loop::Park(const std::string& component) {
     return absl::NotFoundError(absl::StrCat("host ", config_.host, " watches no component named ",
                                             component, ": `starling ps` lists those it has"));
   }
-  return ParkNow(component, true, "asked for");
+  return ParkNow(component, Parking::By::kPerson, "asked for");
 }
 
 absl::Status Loop::Unpark(const std::string& component) {
@@ -116,6 +119,37 @@ absl::Status Loop::Unpark(const std::string& component) {
         absl::StrCat("component ", component, " does not rest: there is nothing to undo"));
   }
   return parking_->Wake(component, "asked for");
+}
+
+void Loop::SentToRest(const std::string& component, const std::string& from) {
+  // Nobody would see its user come back: it runs.
+  if (!config_.loop.enabled) return;
+  std::lock_guard lock(mutex_);
+  sent_to_rest_[component] = {from, Clock::now() + kArrives};
+}
+
+void Loop::ParkArrivals(TimePoint now) {
+  std::map<std::string, Sent> sent;
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(sent_to_rest_, [&](const auto& one) { return now > one.second.until; });
+    for (const auto& [name, one] : sent_to_rest_) {
+      if (here_.contains(name)) sent.emplace(name, one);
+    }
+  }
+  for (const auto& [name, one] : sent) {
+    absl::Status done;
+    // Its user was faster.
+    if (Activities(name) == 0) {
+      done = ParkNow(name, Parking::By::kHost,
+                     absl::StrCat("host ", one.from, " sent it here to rest"));
+    }
+    // Something is being done to it just now: again at the next step.
+    if (absl::IsFailedPrecondition(done)) continue;
+    if (!done.ok()) host_.Event(name, "park-failed", done.message());
+    std::lock_guard lock(mutex_);
+    sent_to_rest_.erase(name);
+  }
 }
 
 bool Loop::Parked(const std::string& component) const {

@@ -38,14 +38,15 @@ Parking::~Parking() {
   thread_.join();
 }
 
-absl::Status Parking::Park(const std::string& component, const std::string& cgroup, bool by_hand,
+absl::Status Parking::Park(const std::string& component, const std::string& cgroup, By by,
                            absl::string_view why) {
   std::lock_guard doing(doing_);
   const TimePoint now = Clock::now();
-  Resting resting{cgroup, {Rest::kParked, by_hand}, 0, 0, now, now, MemoryOf(cgroup)};
+  Resting resting{cgroup, {Rest::kParked, by}, 0, 0, now, now, MemoryOf(cgroup)};
   if (const State before = Of(component); before.rest == Rest::kParked) {
     std::lock_guard lock(mutex_);
-    resting_[component].state.by_hand |= by_hand;
+    By& before_by = resting_[component].state.by;
+    before_by = std::max(before_by, by);
     return absl::OkStatus();
   }
   // What comes while it is being frozen has come for one that is parked.
@@ -66,7 +67,7 @@ absl::Status Parking::Shrink(const std::string& component, const std::string& cg
   std::lock_guard doing(doing_);
   if (Of(component).rest != Rest::kNone) return absl::OkStatus();
   const TimePoint now = Clock::now();
-  Resting resting{cgroup, {Rest::kShrunk, false}, 0, 0, now, now, 0};
+  Resting resting{cgroup, {Rest::kShrunk, By::kPolicy}, 0, 0, now, now, 0};
   resting.activities = parts_.activities(component);
   if (absl::Status done = limits_.Shrink(component, cgroup, bytes); !done.ok()) return done;
   {
@@ -108,12 +109,12 @@ absl::Status Parking::Wake(const std::string& component, absl::string_view why) 
   return limits;
 }
 
-void Parking::WakeAll(absl::string_view why, bool by_hand_too) {
+void Parking::WakeAll(absl::string_view why, bool others_too) {
   std::vector<std::string> names;
   {
     std::lock_guard lock(mutex_);
     for (const auto& [name, resting] : resting_) {
-      if (by_hand_too || !resting.state.by_hand) names.push_back(name);
+      if (others_too || resting.state.by == By::kPolicy) names.push_back(name);
     }
   }
   for (const std::string& name : names) {
@@ -190,8 +191,9 @@ void Parking::Watch(const std::stop_token& stop) {
       if (!why.empty()) {
         const absl::Status woken = Wake(name, why);
         if (!woken.ok()) parts_.event(name, "wake-failed", woken.message());
-        // What a person put to rest was no guess.
-        if (woken.ok() && !one.state.by_hand) parts_.came_back(one.state.rest, now - one.since);
+        // What a person put to rest was no guess, and what another host did none of this one's.
+        if (woken.ok() && one.state.by == By::kPolicy)
+          parts_.came_back(one.state.rest, now - one.since);
       } else if (one.state.rest == Rest::kParked && now - one.renewed > term_ / 3) {
         Renew(name, now);
       }

@@ -41,9 +41,15 @@ class Parking {
   // Whoever rests stays as it is, but for the keepers' terms; see WakeAll().
   ~Parking();
 
+  // Who wants a component to rest.
+  enum class By : uint8_t {
+    kPolicy,  // this host's
+    kHost,    // the one that it came from
+    kPerson,
+  };
   // Frozen when this returns; its memory is paged out after that. Again is fine, and makes one that
-  // is shrunk parked. `by_hand`: a person asked for it.
-  absl::Status Park(const std::string& component, const std::string& cgroup, bool by_hand,
+  // is shrunk parked; whoever is the surest of those who want it counts.
+  absl::Status Park(const std::string& component, const std::string& cgroup, By by,
                     absl::string_view why);
   // No more than so many bytes of memory before it is slowed down.
   absl::Status Shrink(const std::string& component, const std::string& cgroup, int64_t bytes,
@@ -51,12 +57,12 @@ class Parking {
   // It runs, and has its limits back, when this returns; its memory is brought in after that. Fine
   // for one that does not rest.
   absl::Status Wake(const std::string& component, absl::string_view why);
-  // `by_hand_too`: those that a person put to rest as well.
-  void WakeAll(absl::string_view why, bool by_hand_too);
+  // `others_too`: those as well that rest for another reason than this host's policy.
+  void WakeAll(absl::string_view why, bool others_too);
 
   struct State {
     decisions::Rest rest = decisions::Rest::kNone;
-    bool by_hand = false;
+    By by = By::kPolicy;
   };
   State Of(const std::string& component) const;
   // What is known of others is forgotten: they are not here any more.

@@ -418,6 +418,7 @@ absl::Status SourceMigration::Restore() {
         std::move(offer_)));
   }
   restore.set_eager(request_.eager());
+  restore.set_park(request_.park());
   restore.set_verify(request_.verify() || host_.config.migration.verify == "commit");
   for (std::string& model : host_.shelf->Get(row_.component)) {
     restore.mutable_shadow()->add_models(std::move(model));

@@ -426,6 +426,7 @@ absl::StatusOr<v1::RestoreResponse> Targets::RestoreGhost(Ghost& ghost,
   }
   phase("target: journal", start);
   ghost.prepared = true;
+  ghost.park = request.park();
   ghost.models.assign(request.shadow().models().begin(), request.shadow().models().end());
   host_.Event(ghost.row.component, "prepared",
               absl::StrCat(ghost.row.id, ": restored and held behind its fence"));
@@ -548,6 +549,7 @@ absl::Status Targets::LetRun(Ghost& ghost, uint64_t epoch) {
   if (const absl::Status kept = Keep(ghost.row.spec); !kept.ok()) {
     host_.Event(ghost.row.component, "cleanup-failed", kept.message());
   }
+  if (ghost.park && host_.sent_to_rest) host_.sent_to_rest(ghost.row.component, ghost.row.peer);
   ghost.claim.Release();
   (void)RemoveTree(ghost.images);
   return absl::OkStatus();

@@ -125,6 +125,7 @@ class Targets {
     bool committed = false;  // and waits for the source's copy to end; guarded by Targets::mutex_
     bool prepared = false;   // guarded by busy
     std::vector<std::string> models;  // of its shadow at the source; guarded by busy
+    bool park = false;                // once it runs here; guarded by busy
     std::unique_ptr<Kept> kept;       // of a ghost; guarded by busy but for what it says otherwise
   };
 

@@ -17,6 +17,8 @@ rests     a component is parked by hand and woken by its user, by a packet, by a
 limits    limits follow what a component uses, down and up, and it has its own back when the agent ends
 probe     the loop moves a component whose owner's probe fails: it runs on where it was, as it was; the
           probe travels with it, and another one goes before it
+idle-move a component whose user stays away is parked on the emptier node, and woken there by a packet: and
+          once more by hand, woken by its user
 enforced  memory that a lease promises is protected, and storage held to --io-max where the node has any; it
           stays over a killed agent and is given back when the agent ends
 policy    a policy that is wrong is refused by line and key, and the one before stays
@@ -455,6 +457,68 @@ within_s = {PERIOD_S}
         self.stop(name)
         return failed[0]["text"]
 
+    def learn_of_users(self):
+        """As if node1 had seen users for weeks, all of whom stay away for long."""
+        self.one.agent("stop")
+        self.one.shell(f"{os.path.join(BINARIES, 'starling-idle-users')} "
+                       "> /var/lib/starling/loop/host.models")
+        self.one.agent("start")
+        self.one.wait_agent()
+
+    def idle_move(self):
+        name, address, port = "desk", "10.77.0.62", 7798
+        self.learn_of_users()
+        free = self.json(self.one, "leases")["free"]["memory"]
+        # Enough for node1 to be clearly the fuller one.
+        self.one.starling("run", "busy", "--", os.path.join(BINARIES, "starling-memhog"), "--mib",
+                          str(int(0.4 * free / MIB)), "--listen", "7797")
+        self.one.starling("run", name, "--ip", f"{address}/24", "--bears-blackout", "60000", "--probe",
+                          "true", "--", os.path.join(BINARIES, "starling-memhog"), "--mib", "32",
+                          "--listen", str(port))
+        wait_until("it is watched", lambda: self.shown(self.one, name))
+        ping = ["ping", "-c", "1", "-W", "2", address]
+        self.bed.client(*ping)
+        self.user_acts(name)
+        # Emulated processors are as good as always in use, on both nodes: only memory is to count.
+        self.policy(self.one, f"""
+mode = "act"
+[allow]
+page_out = false
+degrade = false
+reserve = false
+[idle]
+rest = "park-away"
+above = 0.5
+after_s = 5
+move_at = 0
+[[rule]]
+resource = "memory"
+percent = 90
+above = 0.95
+within_s = {PERIOD_S}
+""")
+        wait_until("it is parked on node2", lambda: self.state(self.two, name) == "parked")
+        self.policy(self.one, "")
+        decided = self.why(name, "migrate")
+        expect(decided and "it makes room" in decided[-1]["steps"][0]["reason"],
+               f"not for that reason: {decided}")
+        expect(self.events(self.one, name, "loop-moved"), "it was not the loop that moved it")
+        expect(self.json(self.one, "report", name)["probe"] == "true", "it was not probed")
+        expect("sent it here to rest" in self.events(self.two, name, "parked")[-1]["text"],
+               "it was not sent to rest")
+        # Its policy lets nothing rest, which is about its own.
+        steps = len(self.events(self.two, name, "woken"))
+        expect(steps == 0, "node2 has woken it by itself")
+        self.bed.client(*ping)
+        wait_until("a packet wakes it", lambda: self.state(self.two, name) == "running", pause_s=0.1)
+        # The same by hand, and back.
+        self.two.starling("migrate", name, "--to", "node1", "--park", "--quiet")
+        wait_until("it is parked on node1", lambda: self.state(self.one, name) == "parked")
+        self.user_acts(name)
+        wait_until("its user wakes it", lambda: self.state(self.one, name) == "running", pause_s=0.1)
+        self.stop(name, "busy")
+        return decided[-1]["steps"][0]["reason"]
+
     def enforced(self):
         name = "kept"
         self.two.starling("run", name, "--io-max", "1M", "--", "/bin/sleep", "1000000")
@@ -514,7 +578,7 @@ within_s = {PERIOD_S}
 
 CASES = {"moved": Test.moved, "early-end": Test.early_end, "degraded": Test.degraded,
          "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits, "probe": Test.probed,
-         "enforced": Test.enforced,
+         "idle-move": Test.idle_move, "enforced": Test.enforced,
          "policy": Test.bad_policy}
 
 
@@ -535,7 +599,7 @@ def main():
             for node in test.nodes:
                 print(node.starling("why", "--last", "20", check=False).out, flush=True)
                 print(node.starling("events", check=False).out[-6000:], flush=True)
-            test.stop("ramp", "short", "low", "high", "large", "editor", "worker", "probed", "kept")
+            test.stop("ramp", "short", "low", "high", "large", "editor", "worker", "probed", "kept", "desk", "busy")
 
         rows = cases.run(names, lambda name: CASES[name](test), after)
     return cases.close(rows, arguments.json)

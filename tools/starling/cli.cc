@@ -307,6 +307,7 @@ struct Options {
   bool only_if_fits = false;
   bool post_copy = false;
   bool verify = false;
+  bool park = false;
   int max_rounds = 0;
   std::string max_rate;
   bool quiet = false;
@@ -550,6 +551,8 @@ class Parser {
         ->excludes("--eager");
     migrate_->add_flag("--verify", options.verify,
                        "Check all memory once more at the target before it commits");
+    migrate_->add_flag("--park", options.park,
+                       "Park it where it arrives, until its user is there or a packet comes");
     AddJson(migrate_, options);
     migrate_->add_flag("--quiet", options.quiet, "No progress, only how it ended");
 
@@ -985,6 +988,7 @@ ExitCode Execute(const Parser& parser, const Options& options, Session& session)
     migrate.request.set_only_if_fits(options.only_if_fits);
     migrate.request.set_verify(options.verify);
     migrate.request.set_post_copy(options.post_copy);
+    migrate.request.set_park(options.park);
     if (!options.max_rate.empty()) {
       migrate.request.set_max_rate_bytes_per_s(static_cast<double>(*ParseBytes(options.max_rate)));
     }

@@ -214,7 +214,7 @@ TEST_F(RestTest, WhoseUserIsAwayIsPutToRestAsThePolicySays) {
   EXPECT_EQ(Next(), Action::kPark);
   policy_.idle.rest = Rest::kShrunk;
   EXPECT_EQ(Next(), Action::kShrink);
-  for (const Rest rest : {Rest::kNone, Rest::kMoved}) {
+  for (const Rest rest : {Rest::kNone, Rest::kMoved, Rest::kParkedAway}) {
     policy_.idle.rest = rest;
     EXPECT_EQ(Next(), std::nullopt);
   }
@@ -255,6 +255,17 @@ TEST_F(RestTest, IsWokenWhenItsUserIsExpected) {
   EXPECT_EQ(Next(), Action::kWake);
   component_.usual = false;
   policy_.idle.rest = Rest::kNone;
+  EXPECT_EQ(Next(), Action::kWake);
+}
+
+TEST_F(RestTest, WhoWasSentHereRestsWhateverThePolicySaysOfOthers) {
+  policy_.idle.rest = Rest::kNone;
+  component_.rest = Rest::kParked;
+  component_.sent_to_rest = true;
+  EXPECT_EQ(Next(), std::nullopt);
+  component_.idle_probability = 0;
+  EXPECT_EQ(Next(), std::nullopt) << "nothing is known of users here";
+  component_.usual = true;
   EXPECT_EQ(Next(), Action::kWake);
 }
 

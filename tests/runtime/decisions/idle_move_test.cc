@@ -81,6 +81,10 @@ TEST_F(IdleMoveTest, MakesRoomWhereOthersAreAtWork) {
   EXPECT_THAT(decision_.steps[0].reason, HasSubstr("it makes room"));
   EXPECT_EQ(decision_.steps[0].amount[Resource::kMemory], 20 * kBytes);
   EXPECT_EQ(decision_.reason, "no shortage is expected");
+  EXPECT_FALSE(decision_.steps[0].park);
+  policy_.idle.rest = Rest::kParkedAway;
+  EXPECT_EQ(Steps(), "migrate idle there");
+  EXPECT_TRUE(decision_.steps[0].park);
 }
 
 TEST_F(IdleMoveTest, OnlyAsThePolicyWantsIt) {

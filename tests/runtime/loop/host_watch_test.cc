@@ -420,6 +420,32 @@ TEST_F(HostWatchTest, KnowsAnIdleUser) {
   EXPECT_GT(soon, 0);
   for (int i = 0; i < 120; ++i) Second(10, 200 << 10);
   EXPECT_NE(Situation().components[0].idle_probability, soon);
+  // Another host, and the next agent, know since when.
+  shadow::ModelShelf::Models saved = watch_->Save().at("one");
+  const auto told = [&](const shadow::ModelShelf::Models& models) {
+    HostWatch other(1, listener_.get(), scratch_ / "proc");
+    EXPECT_TRUE(other.Add("one", Group("one"), std::nullopt, models).ok());
+    EXPECT_TRUE(other.Step(now_ + seconds(1), time_s_ + 1).ok());
+    decisions::Situation situation;
+    other.Describe(now_ + seconds(1), situation);
+    return situation.components[0];
+  };
+  EXPECT_NEAR(told(saved).away_s, 121, 0.1);
+  EXPECT_NEAR(told(saved).idle_probability, Situation().components[0].idle_probability, 0.05);
+  // What was not taken up yet is kept.
+  HostWatch untouched(1, nullptr, scratch_ / "proc");
+  ASSERT_TRUE(untouched.Add("one", Group("one"), std::nullopt, saved).ok());
+  EXPECT_EQ(untouched.Save().at("one").size(), saved.size());
+  // What makes no sense is not.
+  for (std::string& model : saved) {
+    if (model.substr(0, 8) != "STUSER01") continue;
+    const std::string good = model;
+    model.resize(20);
+    EXPECT_LT(told(saved).away_s, 0);
+    model = good;
+    std::fill(model.end() - 4, model.end(), '\xff');
+    EXPECT_LT(told(saved).away_s, 0) << "not-a-number";
+  }
   EXPECT_FALSE(watch_->Presence()[0].input);
   EXPECT_EQ(watch_->Presence()[0].users, std::set<std::string>{"ann"});
   EXPECT_EQ(starling_disconnected("ann"), 0);

@@ -101,8 +101,9 @@ class ParkingTest : public testing::Test {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     return *beats_ == before;
   }
-  absl::Status Park(bool by_hand = false) {
-    return parking_->Park("one", group_->path(), by_hand, "a test");
+  using By = Parking::By;
+  absl::Status Park(By by = By::kPolicy) {
+    return parking_->Park("one", group_->path(), by, "a test");
   }
   std::string Events() {
     std::lock_guard lock(mutex_);
@@ -145,8 +146,8 @@ TEST_F(ParkingTest, RunsOnWhenItsUserIsThere) {
 }
 
 TEST_F(ParkingTest, RunsOnWhenAPacketComes) {
-  ASSERT_TRUE(Park(/*by_hand=*/true).ok());
-  EXPECT_TRUE(parking_->Of("one").by_hand);
+  ASSERT_TRUE(Park(By::kPerson).ok());
+  EXPECT_EQ(parking_->Of("one").by, By::kPerson);
   ASSERT_TRUE(Stands());
   ++packets_;
   EXPECT_TRUE(Beats());
@@ -165,12 +166,24 @@ TEST_F(ParkingTest, WhoDiesMeanwhileIsForgotten) {
   EXPECT_EQ(parking_->Of("one").rest, Rest::kNone);
 }
 
-TEST_F(ParkingTest, AllAreWokenButThoseOfAPerson) {
-  ASSERT_TRUE(Park(true).ok());
-  parking_->WakeAll("the policy only observes", /*by_hand_too=*/false);
-  EXPECT_TRUE(Stands());
-  parking_->WakeAll("the agent goes down", /*by_hand_too=*/true);
+TEST_F(ParkingTest, AllAreWokenButThoseOfOthers) {
+  for (const By by : {By::kPerson, By::kHost}) {
+    ASSERT_TRUE(Park(by).ok());
+    // That the policy wants it as well changes nothing.
+    ASSERT_TRUE(Park(By::kPolicy).ok());
+    EXPECT_EQ(parking_->Of("one").by, by);
+    parking_->WakeAll("the policy only observes", /*others_too=*/false);
+    EXPECT_TRUE(Stands());
+    parking_->WakeAll("the agent goes down", /*others_too=*/true);
+    EXPECT_TRUE(Beats());
+  }
+}
+
+TEST_F(ParkingTest, WhatAnotherHostGuessedIsNoMistakeOfThisOne) {
+  ASSERT_TRUE(Park(By::kHost).ok());
+  ++activities_;
   EXPECT_TRUE(Beats());
+  EXPECT_TRUE(Soon([&] { return Events() == "parked woken "; })) << Events();
 }
 
 TEST_F(ParkingTest, ShrunkItRunsAndHasItsLimitsBackWhenItsUserIsThere) {

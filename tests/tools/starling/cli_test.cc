@@ -411,7 +411,9 @@ TEST_F(CliTest, MigrateShowsLinesAndTheReport) {
   EXPECT_EQ(err_.str(), "    0.5 s  preflight\n    0.5 s  pre-copy round 1\n    0.5 s  commit\n");
   EXPECT_THAT(out_.str(), StartsWith("redis runs on node2 (epoch 2)\n"));
 
-  EXPECT_EQ(Call("migrate redis --to node2 --quiet"), 0);
+  EXPECT_FALSE(agent_.migrate.park());
+  EXPECT_EQ(Call("migrate redis --to node2 --park --quiet"), 0);
+  EXPECT_TRUE(agent_.migrate.park());
   EXPECT_THAT(err_.str(), IsEmpty());
   terminal_ = true;
   EXPECT_EQ(Call("migrate redis --to node2"), 0);
