@@ -315,6 +315,12 @@ void Loop::Follow(TimePoint) {
       complaints_.erase(absl::StrCat(of, name));
     }
   }
+  // What was taken of a copy is not taken of the next one of its name.
+  const auto stays = [&](const std::string& name) {
+    return copies.contains(name) && std::find(gone.begin(), gone.end(), name) == gone.end();
+  };
+  limits_->KeepOnly(stays);
+  parking_->KeepOnly(stays);
   for (const auto& [name, copy] : copies) {
     bool known = false;
     {
@@ -327,9 +333,6 @@ void Loop::Follow(TimePoint) {
     std::lock_guard lock(mutex_);
     watch_->SetFolders(Folders());
   }
-  const auto lives = [&](const std::string& name) { return copies.contains(name); };
-  limits_->KeepOnly(lives);
-  parking_->KeepOnly(lives);
 }
 
 // With mutex_ held, or before there is another thread.
