@@ -17,7 +17,8 @@ set yrange [0:*]
 """
 
 
-def _run(script):
+def gnuplot(script):
+    """Runs a script of gnuplot's. Raises DemoError when it fails, or there is none."""
     try:
         done = subprocess.run(["gnuplot"], input=script, text=True, capture_output=True,
                               check=False)
@@ -35,7 +36,7 @@ def _by_size(path, title, axis, rows):
         blocks.append(f"$d{number} << EOD\n{lines}\nEOD\n")
         label = table.WHAT[name]
         plots.append(f'$d{number} using 1:2:3:4 with yerrorlines lw 2 pt 7 title "{label}"')
-    _run(_HEAD % (path, title) + "".join(blocks) +
+    gnuplot(_HEAD % (path, title) + "".join(blocks) +
          f'set xlabel "resident memory, MiB"\nset ylabel "{axis}"\nset key top left\n'
          f'set xrange [0:*]\nplot {", ".join(plots)}\n')
 
@@ -43,7 +44,7 @@ def _by_size(path, title, axis, rows):
 def _stacked(path, title, phases):
     """`phases`: [(name, milliseconds)], as one bar each, in their order."""
     lines = "\n".join(f'"{name}" {value:.6g}' for name, value in phases)
-    _run(_HEAD % (path, title) + f"$d << EOD\n{lines}\nEOD\n" +
+    gnuplot(_HEAD % (path, title) + f"$d << EOD\n{lines}\nEOD\n" +
          'set style fill solid 0.8\nset boxwidth 0.6\nset ylabel "ms"\n'
          "set xtics rotate by -40 noenhanced\nset rmargin 8\n"
          'plot $d using 0:2:xtic(1) with boxes lc rgb "#4477aa" notitle\n')

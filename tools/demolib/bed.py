@@ -13,11 +13,12 @@ class DemoError(Exception):
     """Something that the person at the demo has to be told."""
 
 
-def run(argv, timeout):
-    """Runs a command; returns what it prints. Fails, and takes too long, with a DemoError."""
+def run(argv, timeout, given=""):
+    """Runs a command on this input; returns what it prints. Fails, and takes too long, with a
+    DemoError."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout,
-                              stdin=subprocess.DEVNULL)
+                              input=given)
     except subprocess.TimeoutExpired:
         raise DemoError(f"{' '.join(argv)}: not done after {timeout} s") from None
     if done.returncode != 0:
@@ -58,8 +59,8 @@ class Bed:
     def _argv(self, *arguments):
         return [BED, arguments[0], "--name", self.name, *arguments[1:]]
 
-    def _run(self, *arguments, timeout=120):
-        return run(self._argv(*arguments), timeout)
+    def _run(self, *arguments, timeout=120, given=""):
+        return run(self._argv(*arguments), timeout, given)
 
     def up(self, kernel, memory_mib):
         """Boots two nodes; what the bed says goes to our standard error."""
@@ -76,6 +77,15 @@ class Bed:
     def execute(self, node, *command, timeout=120):
         """Runs a command in a node; returns what it prints."""
         return self._run("exec", f"node{node}", "--", *command, timeout=timeout)
+
+    def write(self, node, path, text):
+        """Replaces a file in a node, at once for who reads it."""
+        self._run("exec", f"node{node}", "--", "sh", "-c", 'cat >"$1.new" && mv "$1.new" "$1"', "sh",
+                  path, given=text)
+
+    def agent(self, node, action):
+        """stop, start, restart or status of a node's agent; returns what is said."""
+        return self._run("agent", f"node{node}", action)
 
     def start_in(self, node, *command, **options):
         """Starts a command in a node; returns the Popen."""

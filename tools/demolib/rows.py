@@ -163,13 +163,15 @@ def _watch(place, load, name):
                              f"{place.bed.component_address}:{load.port}", **load.client())
 
 
-def _measure(place, load, name, move):
-    """Runs `move` under the witness's load. `move` returns what it knows of itself: at least
-    total_ms and rounds."""
+def _measure(place, load, name, move, prepare=None):
+    """Runs `move` under the witness's load, after `prepare` if there is one. `move` returns what it
+    knows of itself: at least total_ms and rounds."""
     witness = _watch(place, load, name)
     try:
         witness.wait_ready()
         seen = load.look(place.bed)
+        if prepare is not None:
+            prepare(place, load.component)
         quiet_began, quiet = time.monotonic(), place.bed.wire_bytes()
         witnesses.settle(load.settle_s)
         wire = place.bed.wire_bytes()
@@ -213,11 +215,12 @@ def criu_row(place, pair, load, *, precopy, rate_bytes_per_s=None):
         pair.clean()
 
 
-def starling_row(place, load, name="starling"):
-    """Moves the component with `starling migrate`, as a user would."""
+def starling_row(place, load, name="starling", prepare=None):
+    """Moves the component with `starling migrate`, as a user would. `prepare(place, component)`:
+    what is to be done before, while the load runs."""
     with StarlingComponent(place, load.component, component(place, load)) as moving:
         memory = agents.Memory(place.bed)
-        row = _measure(place, load, name, moving.migrate)
+        row = _measure(place, load, name, moving.migrate, prepare)
         return {**row, **memory.figures()}
 
 
