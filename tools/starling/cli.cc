@@ -454,12 +454,14 @@ class Parser {
         ->type_name("PATH")
         ->take_all()
         ->expected(1)
+        ->allow_extra_args(false)
         ->check(Checked(CheckAbsolutePath));
     run_->add_option("--ship", options.ship,
                      "A file or folder that moves with it (may be repeated)")
         ->type_name("PATH")
         ->take_all()
         ->expected(1)
+        ->allow_extra_args(false)
         ->check(Checked(CheckAbsolutePath));
     run_->add_option("--directory", *options.spec.mutable_directory(),
                      "Working directory (default: /)")
@@ -468,7 +470,8 @@ class Parser {
     run_->add_option("--env", options.environment, "Environment variable (may be repeated)")
         ->type_name("KEY=VALUE")
         ->take_all()
-        ->expected(1);
+        ->expected(1)
+        ->allow_extra_args(false);
 
     run_->add_option("--priority", options.priority,
                      "Who yields when room is short: the lower (default: 0)")
@@ -485,6 +488,7 @@ class Parser {
           ->type_name(kind)
           ->take_all()
           ->expected(1)
+          ->allow_extra_args(false)
           ->check(Checked(check));
     };
     AddApplication(run_, options, "The group of components that it belongs to");
@@ -737,7 +741,8 @@ class Parser {
                      "An address of the host (may be repeated)")
         ->type_name("ADDRESS")
         ->take_all()
-        ->expected(1);
+        ->expected(1)
+        ->allow_extra_args(false);
     cert_->add_option("--out", options.cert.out, "Folder for the two files")
         ->required()
         ->type_name("FOLDER");
