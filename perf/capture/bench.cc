@@ -200,7 +200,8 @@ class Engine {
       }
       return governor_->Rest(worked);
     };
-    return migration::MakeSource(std::move(parts));
+    // Alone it is refused nothing.
+    return migration::MakeSource(std::move(parts)).value();
   }
 
   json Told() const {

@@ -19,7 +19,7 @@ SETTLED_STEPS = 12  # before agents move what has just begun (docs/policy.md)
 PERIOD_S = 2.0
 COST_S = 0.040  # of processor, each request: many times what carrying it costs an emulated machine
 BOUND_S = 0.5
-# Of this machine's processors, what the guests may have to share; clients take a twentieth.
+# Of this machine's processors, what the guests may have to share: clients and looks take a twentieth.
 ELSEWHERE_MOST = 0.2
 # What is to come out, and is said to have failed where it does not.
 MOST = {"violation_vs_reactive": 1 / 3, "total_with_ghost_vs_without": 1 / 3,
@@ -29,8 +29,7 @@ MOST = {"violation_vs_reactive": 1 / 3, "total_with_ghost_vs_without": 1 / 3,
 def add_options(parser):
     group = parser.add_argument_group("loop", "plays --traces FOLDER, or:")
     group.add_argument("--trace", nargs="+", metavar="FILE", default=[],
-                       help="recorded loads to play, or folders of them (default: the demo's "
-                            "excerpt)")
+                       help="recorded loads to play, or folders of them (default: the demo's excerpt)")
     group.add_argument("--windows", type=int, metavar="N",
                        help=f"so many, 0 for the ghosts alone (default {WINDOWS}, quick "
                             f"{QUICK_WINDOWS})")
@@ -47,8 +46,8 @@ def add_options(parser):
     group.add_argument("--no-ghosts", action="store_true",
                        help="leave out the moves with a warm ghost and without")
     group.add_argument("--resume", action="store_true",
-                       help="take the runs that build/perf/loop/samples.json has of the same "
-                            "windows for done")
+                       help="take the runs that build/perf/loop/samples.json has of the same windows "
+                            "for done")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +88,7 @@ def plan_of(arguments):
     rules = tuple(arguments.rules.split(","))
     for rule in rules:
         if rule not in deciding.RULES:
-            raise beds.DemoError(f"there is no rule {rule!r}; rules are "
-                                 f"{', '.join(deciding.RULES)}")
+            raise beds.DemoError(f"there is no rule {rule!r}; rules are {', '.join(deciding.RULES)}")
     if not 0 <= calm <= count:
         raise beds.DemoError(f"--calm is from 0 to --windows ({count}), not {calm}")
     if not 0.2 <= arguments.period <= 3600:
@@ -105,8 +103,8 @@ def plan_of(arguments):
 def run(machines, arguments, note):
     """Returns the result's parts: parameters, samples, summary, ratios, failures."""
     if arguments.hosts:
-        raise beds.DemoError("perf/run loop writes the agents' policy and restarts them, which it "
-                             "does in a bed of its own only: leave --hosts out")
+        raise beds.DemoError("perf/run loop writes the agents' policy and restarts them, which it does "
+                             "in a bed of its own only: leave --hosts out")
     plan = plan_of(arguments)
     paths = arguments.trace or ([arguments.traces] if arguments.traces else [traces.EXCERPT])
     chosen = windows.choose(traces.read(paths), count=plan.count, calm=plan.calm, warm=plan.warm,
@@ -125,10 +123,10 @@ def run(machines, arguments, note):
             gives = nodes.gives(COST_S)
         note(f"node 1 gives its components {gives:.2f} processors")
     for number, window in enumerate(chosen):
-        course = f"short after {window.short_from} steps, {window.rise_steps} after it began to " \
-                 "rise" if window.short else "never short"
-        note(f"window {number + 1} of {len(chosen)}: {window.group}, {', '.join(window.names)}, "
-             f"from step {window.begin}, {course}")
+        note(f"window {number + 1} of {len(chosen)}: {window.group}, {', '.join(window.names)}, from "
+             f"step {window.begin}, " + (f"short after {window.short_from} steps, "
+                                         f"{window.rise_steps} after it began to rise" if window.short
+                                         else "never short"))
         # Turns are taken, so that what changes on this machine meanwhile falls on all of them.
         for turn in range(len(plan.rules)):
             rule = plan.rules[(number + turn) % len(plan.rules)]
@@ -147,8 +145,8 @@ def run(machines, arguments, note):
     ghosts = [] if arguments.no_ghosts else \
         _ghosts(machines, folder, plan, arguments.resume, failures, note)
     result = {
-        "parameters": {**dataclasses.asdict(plan), "traces": paths, "cost_s": COST_S,
-                       "gives": gives, "policies": {rule: deciding.policy(rule, plan.period_s)
+        "parameters": {**dataclasses.asdict(plan), "traces": paths, "cost_s": COST_S, "gives": gives,
+                       "policies": {rule: deciding.policy(rule, plan.period_s)
                                     for rule in plan.rules}},
         "windows": [_describe(number, window) for number, window in enumerate(chosen)],
         **conclude(samples, ghosts), "samples": samples, "ghost_samples": ghosts}
@@ -185,8 +183,8 @@ def _samples_before(path, chosen, plan):
 
 
 def _key(window, plan):
-    return [window.group, list(window.names), window.begin, window.short, plan.period_s,
-            plan.bound_s, plan.warm, plan.steps]
+    return [window.group, list(window.names), window.begin, window.short, plan.period_s, plan.bound_s,
+            plan.warm, plan.steps]
 
 
 def _run_one(machines, folder, number, window, rule, plan, gives):
@@ -235,8 +233,7 @@ def sample_of(number, window, rule, plan, played):
         "given_back_s": played["given_back_s"],
         "threshold_shift": node1[-1]["threshold_shift"] if node1 else 0,
         "late_s": played["late_s"], "elsewhere": played["elsewhere"], "gives": played["gives"],
-        "flaws": [f"{one['name']}: {flaw}" for one in played["components"]
-                  for flaw in one["flaws"]]}
+        "flaws": [f"{one['name']}: {flaw}" for one in played["components"] for flaw in one["flaws"]]}
 
 
 def _of_report(report):
@@ -309,8 +306,8 @@ def flaws(result, quick):
             found.append({**where, "flaws": one["flaws"]})
         if one["elsewhere"] is not None and one["elsewhere"] > ELSEWHERE_MOST:
             found.append({**where, "figure": "elsewhere", "measured": one["elsewhere"],
-                          "limit": ELSEWHERE_MOST,
-                          "why": "this machine was busy elsewhere, and the run says little"})
+                          "limit": ELSEWHERE_MOST, "why": "this machine was busy elsewhere, and the "
+                          "run says little"})
         if one["given_back_s"] is None:
             found.append({**where, "figure": "leases left", "measured": one["leases_after"]})
         if not one["short"] and one["migrations"]:

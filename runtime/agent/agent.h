@@ -59,6 +59,10 @@ class Agent {
   absl::StatusOr<v1::GhostInfo> AddGhost(v1::GhostWish wish);
   absl::Status DropGhost(const std::string& name, const std::string& on);
   v1::ListGhostsResponse ListGhosts();
+  // Those that this host keeps, with what they are worth; and one of them ended, because this host
+  // needs its room: its source hears `why`. kNotFound.
+  std::vector<migration::Targets::KeptHere> KeptGhosts() { return targets_.ListKept(); }
+  absl::Status EndKeptGhost(const std::string& name, const std::string& why);
   // Whether a host keeps a ghost of a component of this host.
   bool HasGhost(const std::string& name, const std::string& on) const {
     return ghosts_->Has(name, on);

@@ -85,6 +85,14 @@ absl::Status Agent::DropGhost(const std::string& name, const std::string& on) {
   return targets_.Abort(ghost.id, "it was dropped by a person").status();
 }
 
+absl::Status Agent::EndKeptGhost(const std::string& name, const std::string& why) {
+  ASSIGN_OR_RETURN(const migration::Targets::GhostOf ghost, targets_.FindGhost(name));
+  // One that is becoming a component of this host is none any more.
+  if (!targets_.IsGhost(ghost.id)) return absl::NotFoundError("it has become a migration");
+  return targets_.Abort(ghost.id, absl::StrCat("host ", host_.config.host, " ended it: ", why))
+      .status();
+}
+
 v1::ListGhostsResponse Agent::ListGhosts() {
   v1::ListGhostsResponse response;
   response.set_host(host_.config.host);

@@ -22,7 +22,9 @@ grpc::Status Answer(absl::StatusOr<T> result, T* response) {
 
 grpc::Status GhostService::Add(grpc::ServerContext*, const v1::AddGhostRequest* request,
                                v1::AddGhostResponse* response) {
-  absl::StatusOr<v1::GhostInfo> ghost = agent_.AddGhost(request->wish());
+  v1::GhostWish wish = request->wish();
+  wish.set_by_loop(false);  // whoever calls is none
+  absl::StatusOr<v1::GhostInfo> ghost = agent_.AddGhost(std::move(wish));
   if (!ghost.ok()) return ToGrpc(ghost.status());
   *response->mutable_ghost() = *std::move(ghost);
   return grpc::Status::OK;

@@ -185,7 +185,7 @@ absl::Status Taker::Prepare() {
     return frozen ? copy_->Freeze(deadline, migration::kListTerm)
                   : copy_->Thaw(deadline, /*in_term=*/true);
   };
-  source_ = migration::MakeSource(std::move(parts));
+  ASSIGN_OR_RETURN(source_, migration::MakeSource(std::move(parts)));
   response_.set_tracker(source_->tracker_name());
   for (const std::string& path : about_.spec().ship()) {
     files_.emplace_back(path, writer_->seed(),

@@ -13,6 +13,7 @@
 #include "runtime/decisions/follow_use.h"
 #include "runtime/decisions/rest.h"
 #include "runtime/names.h"
+#include "runtime/decisions/staging.h"
 
 namespace starling::decisions {
 namespace {
@@ -22,9 +23,9 @@ using predictor::kHorizons;
 using reservations::Kind;
 using reservations::Show;
 
-constexpr std::array<absl::string_view, 11> kActionNames = {
-    "page-out",  "processors", "degrade", "restore", "migrate", "reserve",
-    "give-back", "limits",     "shrink",  "park",    "wake"};
+constexpr std::array<absl::string_view, 13> kActionNames = {
+    "page-out", "processors", "degrade", "restore", "migrate", "reserve",   "give-back",
+    "limits",   "shrink",     "park",    "wake",    "ghost",   "drop-ghost"};
 
 // What is left to a component that is degraded.
 constexpr double kDegradedShare = 0.5;
@@ -79,6 +80,7 @@ struct Option {
   Relief relief = {};
   size_t component = 0;
   std::optional<size_t> host;
+  std::optional<size_t> kept = std::nullopt;  // of Situation::kept, and then of no component here
 };
 
 class Decider {
@@ -86,6 +88,7 @@ class Decider {
   Decider(const Situation& situation, const Policy& policy)
       : s_(situation), p_(policy), quiet_(policy.Quiet(situation.minute_of_week)) {
     used_.resize(s_.components.size());
+    ended_.resize(s_.kept.size());
     rooms_.reserve(s_.hosts.size());
     for (const HostView& host : s_.hosts) rooms_.push_back(host.room);
     for (const ComponentView& component : s_.components) {
@@ -113,6 +116,7 @@ class Decider {
     far.Take(relieved_);
     if (p_.allow.reserve && !quiet_) ReserveFor(far, decision);
     if (!first.any() && !far.any()) Calm(decision);
+    DecideGhosts(s_, p_, Foreseen(far), !quiet_, decision);
     decision.reason = Reason(first, far, decision);
     // What has nothing to do with a shortage.
     Rests(decision);
@@ -191,6 +195,16 @@ class Decider {
       }
     }
     return shortage;
+  }
+
+  // How likely it is, by the resource that is missing most.
+  ForeseenShortage Foreseen(const Shortage& shortage) const {
+    if (!shortage.any()) return {};
+    const auto r = static_cast<size_t>(shortage.rule->resource);
+    if (!shortage.horizon[r]) return {1, shortage.when_s};
+    const auto incoming = static_cast<double>(s_.incoming.of[r]);
+    return {ChanceAbove(DemandAt(r, *shortage.horizon[r]), shortage.limit - incoming),
+            shortage.when_s};
   }
 
   using Levels = std::array<double, kLevelCount>;
@@ -275,9 +289,7 @@ class Decider {
     return amounts;
   }
 
-  double Importance(const ComponentView& component) const {
-    return 1.0 + std::max(0, component.priority) + (component.usual ? 1 : 0);
-  }
+  static double Importance(const ComponentView& component) { return component.importance(); }
 
   static bool Has(const std::vector<std::string>& names, const std::string& name) {
     return std::find(names.begin(), names.end(), name) != names.end();
@@ -311,7 +323,8 @@ class Decider {
     for (const std::string& other : component.apart) {
       if (Has(host.components, other)) return std::nullopt;
     }
-    double cost = p_.costs.gib_moved * component.move_bytes / kGiB +
+    const double bytes = BytesToMove(s_, component, host.name);
+    double cost = p_.costs.gib_moved * bytes / kGiB +
                   p_.costs.blackout_s * component.move_blackout_s * Importance(component);
     const double share = reservations::DominantShare(amount, s_.capacity);
     cost += std::max(0.0, host.price_per_hour - s_.price_per_hour) * share * p_.costs.stay_h;
@@ -329,17 +342,11 @@ class Decider {
     if (component.good_moment) cost *= 1 - p_.costs.preference;
     // As long as it takes, what is missing already stays missing.
     if (hurry) {
-      cost += p_.costs.degraded_s * component.move_bytes / std::max(1.0, host.bytes_per_s) *
+      cost += p_.costs.degraded_s * bytes / std::max(1.0, host.bytes_per_s) *
               (Over(kCpu) / 1000 + Over(kMemory) / kGiB);
     }
     // A host that is far away or slow moves slowly.
-    return cost + 1e-4 * component.move_bytes / std::max(1.0, host.bytes_per_s) +
-           1e-3 * host.distance_s;
-  }
-
-  bool MayMove(const ComponentView& component) const {
-    return component.movable && component.not_now_s <= 0 &&
-           component.move_blackout_s <= component.bears_blackout_s;
+    return cost + 1e-4 * bytes / std::max(1.0, host.bytes_per_s) + 1e-3 * host.distance_s;
   }
 
   // The best host for it: with room, cheapest, then with most room.
@@ -347,7 +354,7 @@ class Decider {
   std::optional<Option> Move(size_t index, const Relief& use, const Relief& relief, Action action,
                              bool hurry, const std::vector<bool>* only = nullptr) const {
     const ComponentView& component = s_.components[index];
-    if (!MayMove(component)) return std::nullopt;
+    if (!component.may_move()) return std::nullopt;
     const Amounts wanted = Ceil(use);
     if (!wanted.AnyAboveZero()) return std::nullopt;
     std::optional<Option> best;
@@ -417,6 +424,24 @@ class Decider {
                   std::nullopt};
   }
 
+  // A ghost that this host keeps for another is worth what it would cost to send it again. Those
+  // that matter more than all that runs here stay.
+  std::optional<Option> EndKept(size_t index) const {
+    const KeptView& kept = s_.kept[index];
+    if (!p_.allow.ghost || kept.last || kept.bytes <= 0 || kept.priority > top_priority_) {
+      return std::nullopt;
+    }
+    Relief relief = {};
+    relief[kMemory] = kept.bytes;
+    const double cost =
+        kept.value * p_.costs.gib_moved * kept.bytes / kGiB * (1.0 + std::max(0, kept.priority));
+    return Option{{Action::kDropGhost, kept.component, s_.host, "", 0, Ceil(relief), cost, ""},
+                  relief,
+                  0,
+                  std::nullopt,
+                  index};
+  }
+
   // The option that takes most of the shortage away for its cost.
   std::optional<Option> Cheapest(const Shortage& shortage, bool may_move) const {
     const bool moves = p_.allow.migrate && may_move && (!quiet_ || shortage.now);
@@ -435,6 +460,9 @@ class Decider {
       best_price = price;
       best = std::move(option);
     };
+    for (size_t i = 0; i < s_.kept.size(); ++i) {
+      if (!ended_[i]) consider(EndKept(i));
+    }
     for (size_t i = 0; i < s_.components.size(); ++i) {
       if (!used_[i].paged) consider(PageOut(i));
       if (!used_[i].degraded && !used_[i].moved) consider(Degrade(i));
@@ -449,8 +477,16 @@ class Decider {
   }
 
   void Commit(Option& option, Decision& decision) {
-    Used& used = used_[option.component];
     Step& step = option.step;
+    if (option.kept) {
+      ended_[*option.kept] = true;
+      const KeptView& kept = s_.kept[*option.kept];
+      step.reason = absl::StrFormat("%s kept for host %s are needed here",
+                                    FormatBytes(static_cast<uint64_t>(kept.bytes)), kept.from);
+      decision.steps.push_back(std::move(step));
+      return;
+    }
+    Used& used = used_[option.component];
     const ComponentView& component = s_.components[option.component];
     switch (step.action) {
       case Action::kPageOut:
@@ -473,12 +509,14 @@ class Decider {
           rooms_[*option.host] -= taken;
         }
         if (step.reason.empty()) {
+          const double bytes = BytesToMove(s_, component, step.host);
           step.reason = absl::StrFormat(
-              "takes %s away for a cost of %.3f: %s, blackout %.0f ms of %.0f ms it bears%s",
+              "takes %s away for a cost of %.3f: %s, blackout %.0f ms of %.0f ms it bears%s%s",
               Show(step.amount), step.cost,
-              FormatBytes(static_cast<uint64_t>(std::max(0.0, component.move_bytes))),
+              FormatBytes(static_cast<uint64_t>(std::max(0.0, bytes))),
               1000 * component.move_blackout_s, 1000 * component.bears_blackout_s,
-              step.lease.empty() ? "" : ", its room is reserved");
+              step.lease.empty() ? "" : ", its room is reserved",
+              bytes < component.move_bytes ? ", the rest is in its ghost there" : "");
         }
     }
     decision.steps.push_back(std::move(step));
@@ -547,12 +585,18 @@ class Decider {
         far.Take(use);
         const auto host = std::find_if(s_.hosts.begin(), s_.hosts.end(),
                                        [&](const HostView& one) { return one.name == lease.host; });
+        Amounts amount = host == s_.hosts.end() ? Ceil(use) : AskedOf(*host, Ceil(use));
+        // A ghost lies in it.
+        if (GhostOf(s_, lease.component, lease.host) != nullptr) {
+          amount[Resource::kMemory] =
+              std::max(amount[Resource::kMemory], lease.amount[Resource::kMemory]);
+        }
         Step step{Action::kReserve,
                   lease.component,
                   lease.host,
                   lease.id,
                   0,
-                  host == s_.hosts.end() ? Ceil(use) : AskedOf(*host, Ceil(use)),
+                  amount,
                   0,
                   absl::StrFormat("kept for a shortage in %.0f s", far.when_s)};
         decision.steps.push_back(std::move(step));
@@ -591,7 +635,9 @@ class Decider {
   void Calm(Decision& decision) {
     const Shortage close = Expected(p_.reserve.within_s, p_.hysteresis, false);
     for (const LeaseView& lease : s_.leases) {
-      if (close.any() || s_.calm_s < p_.reserve.patience_s || lease.age_s < p_.reserve.patience_s) {
+      // That in which a ghost lies goes with the ghost.
+      if (close.any() || s_.calm_s < p_.reserve.patience_s || lease.age_s < p_.reserve.patience_s ||
+          GhostOf(s_, lease.component, lease.host) != nullptr) {
         continue;
       }
       decision.steps.push_back(
@@ -620,7 +666,14 @@ class Decider {
 
   void Rests(Decision& decision) {
     for (size_t i = 0; i < s_.components.size(); ++i) {
-      if (!Touched(i)) Add(RestOrWake(s_.components[i], p_, s_.idle_shift), decision);
+      if (Touched(i)) continue;
+      std::optional<Step> step = RestOrWake(s_.components[i], p_, s_.idle_shift);
+      // What has ghosts cannot be parked.
+      const bool ghosts = std::any_of(
+          s_.ghosts.begin(), s_.ghosts.end(),
+          [&](const GhostView& ghost) { return ghost.component == s_.components[i].name; });
+      if (step && step->action == Action::kPark && ghosts) continue;
+      Add(std::move(step), decision);
     }
   }
 
@@ -724,6 +777,7 @@ class Decider {
   const bool quiet_;
   int top_priority_ = std::numeric_limits<int>::min();
   std::vector<Used> used_;
+  std::vector<bool> ended_;  // of Situation::kept
   std::vector<Amounts> rooms_;
   int moves_ = 0;
   Relief relieved_ = {};

@@ -20,6 +20,8 @@ enum class Action : uint8_t {
   kShrink,      // its user is away: little memory and weight
   kPark,        // its user is away: frozen, its memory paged out
   kWake,        // as it was before it rested
+  kGhost,       // a warm ghost, where room is reserved
+  kDropGhost,   // one is given up; on this host: one that it keeps for another
 };
 absl::string_view Name(Action action);  // "page-out", "processors", ...
 bool ParseAction(absl::string_view name, Action& action);
@@ -27,7 +29,7 @@ bool ParseAction(absl::string_view name, Action& action);
 struct Step {
   Action action = Action::kMigrate;
   std::string component;
-  std::string host;   // migrate, reserve, give back
+  std::string host;   // migrate, reserve, give back, ghost, drop ghost
   std::string lease;  // the one used or given back, or empty
   int group = 0;      // processors
   Amounts amount;     // what it relieves or reserves; limits: those of cpu and memory, 0: none
@@ -36,6 +38,7 @@ struct Step {
   int weight = 0;           // limits; 0: its own
   bool while_idle = false;  // migrate: only for as long as its user stays away
   bool park = false;        // migrate: it is to be parked there
+  double bytes_per_s = 0;   // ghost: of its rounds, at most
   bool operator==(const Step&) const = default;
 };
 

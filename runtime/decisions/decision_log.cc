@@ -66,6 +66,7 @@ static void to_json(json& json, const Step& step) {
           {"while_idle", step.while_idle},
           {"park", step.park},
           {"cost", step.cost},
+          {"bytes_per_s", step.bytes_per_s},
           {"reason", step.reason}};
 }
 static void from_json(const json& json, Step& step) {
@@ -81,6 +82,7 @@ static void from_json(const json& json, Step& step) {
   step.while_idle = json.value("while_idle", false);  // since what is idle moves
   step.park = json.value("park", false);
   json.at("cost").get_to(step.cost);
+  step.bytes_per_s = json.value("bytes_per_s", 0.0);  // since there are ghosts
   json.at("reason").get_to(step.reason);
 }
 
@@ -112,26 +114,32 @@ NLOHMANN_JSON_SERIALIZE_ENUM(Rest, {{Rest::kNone, "none"},
 DECISION_JSON_GROWN(ComponentView, name, priority, usual, movable, bears_blackout_s, not_now_s,
                     good_moment, idle_probability, degraded, idle_bytes, group, settled, limit,
                     weight, least, most, away_s, rest, rests_by_hand, sent_to_rest, use, move_bytes,
-                    move_blackout_s, application, near, apart, affinity)
+                    move_blackout_s, application, near, apart, affinity, may_stage,
+                    written_bytes_per_s)
 DECISION_JSON(NeedView::Part, component, use)
 DECISION_JSON(NeedView, when_s, resource, demand, parts)
 DECISION_JSON(ProcessorGroup, capacity, demand)
 DECISION_JSON(HostView, name, room, strain, price_per_hour, distance_s, bytes_per_s, components)
 DECISION_JSON(LeaseView, id, host, component, kind, amount, age_s)
+DECISION_JSON(GhostView, component, host, by_hand, ready, bytes, left_bytes, bytes_per_s, age_s,
+              unneeded_s, again)
+DECISION_JSON(KeptView, component, from, priority, bytes, value, last)
 DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, threshold_shift,
               idle_shift, host, price_per_hour, capacity, incoming, demand, groups, components,
-              needs, hosts, leases)
+              needs, hosts, leases, ghosts, kept)
 DECISION_JSON(Hours, from, to)
 DECISION_JSON(PriceRule, host, hours, per_hour)
-DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, protect, limits)
+DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, protect, limits,
+                    ghost)
+DECISION_JSON(Policy::Ghosts, rate_mib_s, every_s, most, memory_mib, half_life_s, keep_above)
 DECISION_JSON(Policy::Limits, percent, headroom, within_s, least_processors, least_memory_mib)
 DECISION_JSON_GROWN(Policy::Idle, rest, above, after_s, shrink_to, move_at)
 DECISION_JSON(Policy::Reserve, within_s, lease_s, patience_s)
-DECISION_JSON(Policy::Costs, gib_moved, blackout_s, degraded_s, paged_gib, apart_ms, stay_h,
-              preference)
+DECISION_JSON_GROWN(Policy::Costs, gib_moved, blackout_s, degraded_s, paged_gib, moving_s, apart_ms,
+                    stay_h, preference)
 DECISION_JSON(Policy::Thresholds, lower, higher, step)
 DECISION_JSON_GROWN(Policy, act, rules, hysteresis, max_steps, max_moves, allow, reserve, costs,
-                    thresholds, limits, idle, prefer, avoid, quiet, prices, price_feed)
+                    thresholds, limits, ghosts, idle, prefer, avoid, quiet, prices, price_feed)
 DECISION_JSON(Decision, steps, reason, short_of, short_now, short_later, left)
 #undef DECISION_JSON
 #undef DECISION_JSON_GROWN
@@ -157,6 +165,9 @@ absl::StatusOr<LoggedDecision> ReadDecision(absl::string_view line) {
     // Lines from before there were any.
     parsed.at("situation").emplace("needs", json::array());
     parsed.at("situation").emplace("idle_shift", 0.0);
+    parsed.at("situation").emplace("ghosts", json::array());
+    parsed.at("situation").emplace("kept", json::array());
+    parsed.at("policy").at("allow").emplace("ghost", false);
     parsed.at("situation").get_to(logged.situation);
     parsed.at("policy").get_to(logged.policy);
     parsed.at("decision").get_to(logged.decision);

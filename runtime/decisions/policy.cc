@@ -16,8 +16,9 @@ namespace starling::decisions {
 namespace {
 
 constexpr absl::string_view kTables =
-    ", and the tables [allow], [reserve], [costs], [thresholds], [limits], [idle], [[rule]] and "
-    "[[price]]";
+    ", and the tables [allow], [reserve], [costs], [thresholds], [limits], [ghosts], [idle], "
+    "[[rule]] "
+    "and [[price]]";
 
 // A list of texts, each checked and added by `add`.
 template <typename Target>
@@ -108,6 +109,7 @@ const std::vector<TomlKey<Policy>>& Keys() {
       FlagKey<Policy>("allow", "reserve", MEMBER(Policy, allow.reserve)),
       FlagKey<Policy>("allow", "protect", MEMBER(Policy, allow.protect)),
       FlagKey<Policy>("allow", "limits", MEMBER(Policy, allow.limits)),
+      FlagKey<Policy>("allow", "ghost", MEMBER(Policy, allow.ghost)),
       NumberKey<Policy>("reserve", "within_s", MEMBER(Policy, reserve.within_s), 1, 86400),
       NumberKey<Policy>("reserve", "lease_s", MEMBER(Policy, reserve.lease_s), 5, 3600),
       NumberKey<Policy>("reserve", "patience_s", MEMBER(Policy, reserve.patience_s), 0, 86400),
@@ -115,6 +117,7 @@ const std::vector<TomlKey<Policy>>& Keys() {
       NumberKey<Policy>("costs", "blackout_s", MEMBER(Policy, costs.blackout_s), 0, 1e6),
       NumberKey<Policy>("costs", "degraded_s", MEMBER(Policy, costs.degraded_s), 0, 1e6),
       NumberKey<Policy>("costs", "paged_gib", MEMBER(Policy, costs.paged_gib), 0, 1e6),
+      NumberKey<Policy>("costs", "moving_s", MEMBER(Policy, costs.moving_s), 0, 1e6),
       NumberKey<Policy>("costs", "apart_ms", MEMBER(Policy, costs.apart_ms), 0, 1e6),
       NumberKey<Policy>("costs", "stay_h", MEMBER(Policy, costs.stay_h), 0, 1e4),
       NumberKey<Policy>("costs", "preference", MEMBER(Policy, costs.preference), 0, 0.99),
@@ -128,6 +131,12 @@ const std::vector<TomlKey<Policy>>& Keys() {
                         1024),
       NumberKey<Policy>("limits", "least_memory_mib", MEMBER(Policy, limits.least_memory_mib), 1,
                         1e6),
+      NumberKey<Policy>("ghosts", "rate_mib_s", MEMBER(Policy, ghosts.rate_mib_s), 0.1, 1e5),
+      NumberKey<Policy>("ghosts", "every_s", MEMBER(Policy, ghosts.every_s), 0.2, 3600),
+      IntegerKey<Policy>("ghosts", "most", MEMBER(Policy, ghosts.most), 0, 64),
+      NumberKey<Policy>("ghosts", "memory_mib", MEMBER(Policy, ghosts.memory_mib), 0, 1e9),
+      NumberKey<Policy>("ghosts", "half_life_s", MEMBER(Policy, ghosts.half_life_s), 1, 1e7),
+      NumberKey<Policy>("ghosts", "keep_above", MEMBER(Policy, ghosts.keep_above), 0.001, 1),
       {"idle", "rest", ReadRest},
       NumberKey<Policy>("idle", "above", MEMBER(Policy, idle.above), 0.5, 1),
       NumberKey<Policy>("idle", "after_s", MEMBER(Policy, idle.after_s), 1, 86400),

@@ -58,6 +58,7 @@ struct Policy {
     bool protect = true;  // what a lease of this host's promises a component of memory
     // Limits are a bet against bursts: only where the owner of the host wants it.
     bool limits = false;
+    bool ghost = true;  // made, given up, and those that this host keeps for others ended
     bool operator==(const Allow&) const = default;
   } allow;
 
@@ -75,6 +76,7 @@ struct Policy {
     double blackout_s = 1;     // of a component of priority 0
     double degraded_s = 0.01;  // a second of one processor or GiB less, of priority 0
     double paged_gib = 0.02;   // a GiB that is wanted again
+    double moving_s = 0.01;    // a second that a move of one of priority 0 takes
     double apart_ms = 0.05;    // each millisecond of round trip between components kept near
     double stay_h = 1;         // the price of so many hours counts
     // Share of its cost that a move to a preferred host, or at a good moment, is spared.
@@ -98,6 +100,17 @@ struct Policy {
     double least_memory_mib = 64;
     bool operator==(const Limits&) const = default;
   } limits;
+
+  // Warm ghosts of this host's components that the loop keeps at others; see DecideGhosts().
+  struct Ghosts {
+    double rate_mib_s = 16;     // of the rounds of each, at most
+    double every_s = 5;         // between the beginnings of two rounds
+    int most = 4;               // at a time
+    double memory_mib = 16384;  // of all of them together, at most
+    double half_life_s = 3600;  // after so long in vain one is worth half
+    double keep_above = 0.05;   // probability of being needed in the next minute, for 1 GB
+    bool operator==(const Ghosts&) const = default;
+  } ghosts;
 
   // Components whose user is away.
   struct Idle {

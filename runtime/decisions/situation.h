@@ -82,7 +82,37 @@ struct ComponentView {
   std::string application;               // empty: none
   std::vector<std::string> near, apart;  // components, or "application:NAME": all others of it
   std::vector<std::string> affinity;     // hosts
+  bool may_stage = true;                 // no ghost of it failed or was given up lately
+  double written_bytes_per_s = 0;        // that a ghost of it would have to be sent
   bool operator==(const ComponentView&) const = default;
+
+  // What its blackout, or what is taken from it, costs, in those of one of priority 0.
+  double importance() const { return 1.0 + (priority > 0 ? priority : 0) + (usual ? 1 : 0); }
+  bool may_move() const { return movable && not_now_s <= 0 && move_blackout_s <= bears_blackout_s; }
+};
+
+// A ghost of a component of this host, kept at another.
+struct GhostView {
+  std::string component, host;
+  bool by_hand = true;     // a person's, which is left alone
+  bool ready = false;      // it is warm, and a move starts from it
+  double bytes = 0;        // that the other host keeps for it
+  double left_bytes = 0;   // that a move would still have to send
+  double bytes_per_s = 0;  // that keep it fresh
+  double age_s = 0;        // since it was made
+  double unneeded_s = 0;   // since something was decided that it is for
+  double again = 0;  // probability that it is needed in the next minute, as is seen from the past
+  bool operator==(const GhostView&) const = default;
+};
+
+// A ghost of a component of another host, kept on this one.
+struct KeptView {
+  std::string component, from;
+  int priority = 0;
+  double bytes = 0;   // that would be free without it
+  double value = 0;   // for each of them; a warm one that was just made has 1
+  bool last = false;  // may be all that is left of its component
+  bool operator==(const KeptView&) const = default;
 };
 
 // What components said they will need at a time that no horizon is near to.
@@ -145,6 +175,8 @@ struct Situation {
   std::vector<NeedView> needs;  // nearest first, for each resource
   std::vector<HostView> hosts;
   std::vector<LeaseView> leases;
+  std::vector<GhostView> ghosts;
+  std::vector<KeptView> kept;
   bool operator==(const Situation&) const = default;
 };
 

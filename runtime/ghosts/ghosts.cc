@@ -77,9 +77,16 @@ void Ghosts::Add(v1::GhostRecord record, bool paused) {
   parts.failed_over = failed_over_;
   parts.paused = paused;
   const std::pair key(parts.record.wish().component(), parts.record.wish().on());
-  auto session = std::make_shared<Session>(std::move(parts));
   const std::lock_guard lock(mutex_);
-  all_[key] = std::move(session);
+  parts.tracker = TrackerOf(key.first);
+  all_[key] = std::make_shared<Session>(std::move(parts));
+}
+
+std::shared_ptr<checkpoint::SharedTracker> Ghosts::TrackerOf(const std::string& component) const {
+  for (const auto& [key, session] : all_) {
+    if (key.first == component) return session->tracker().shared_from_this();
+  }
+  return std::make_shared<checkpoint::SharedTracker>();
 }
 
 absl::StatusOr<v1::GhostInfo> Ghosts::Add(const v1::GhostWish& wish) {
@@ -95,10 +102,12 @@ absl::StatusOr<v1::GhostInfo> Ghosts::Add(const v1::GhostWish& wish) {
             "host ", wish.on(), " keeps a ghost of ", wish.component(),
             " already: `starling ghost drop ", wish.component(), " --on ", wish.on(), "` first"));
       }
-      if (wish.warm() && session->wish().warm()) {
-        return absl::FailedPreconditionError(absl::StrCat(
-            "component ", wish.component(), " has a warm ghost on host ", other.second,
-            ", and what it writes is listed for one only: add a cold one, or drop that one first"));
+      if (wish.checkpoint_every_s() > 0 && session->wish().checkpoint_every_s() > 0 &&
+          !session->finished()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("component ", wish.component(), " has instants on host ", other.second,
+                         ", and of two hosts that have some each could start it: add one without "
+                         "checkpoint_every, or drop that one first"));
       }
     }
   }
@@ -175,6 +184,8 @@ Ghosts::Quiet& Ghosts::Quiet::operator=(Quiet&& other) noexcept {
 }
 
 void Ghosts::Quiet::End() {
+  // Before any of them goes on.
+  if (tracker_used_ && !sessions_.empty()) sessions_.front()->tracker().Forget();
   for (const auto& session : sessions_) session->Resume(tracker_used_);
   sessions_.clear();
 }
@@ -218,7 +229,11 @@ void Ghosts::Left(const std::string& component, const std::string& to) {
     if (session->wish().on() == to) {
       session->Left();
     } else {
+      // Nothing here could keep it fresh any more.
       session->Drop();
+      host_.Event(component, "ghost-dropped",
+                  absl::StrCat("the one on host ", session->wish().on(),
+                               ": the component has gone to host ", to));
     }
   }
 }

@@ -31,8 +31,8 @@ class Ghosts {
   // components stay as they are until Hush() has been called for them, and that has ended.
   void Start(const std::set<std::string>& moving);
 
-  // Returns when the ghost is there. kFailedPrecondition: there is such a one, or a second warm one
-  // of the component was asked for: its written pages are listed for one only.
+  // Returns when the ghost is there. kFailedPrecondition: there is such a one, or a second one with
+  // instants of the component was asked for: two hosts might fail it over.
   absl::StatusOr<v1::GhostInfo> Add(const v1::GhostWish& wish);
   // kNotFound.
   absl::Status Drop(const std::string& component, const std::string& on);
@@ -72,6 +72,8 @@ class Ghosts {
 
  private:
   void Add(v1::GhostRecord record, bool paused);
+  // What finds written pages for the ghosts of a component. With mutex_ held.
+  std::shared_ptr<checkpoint::SharedTracker> TrackerOf(const std::string& component) const;
   void Sweep();
   std::vector<std::shared_ptr<Session>> Of(const std::string& component) const;
 

@@ -21,6 +21,8 @@ constexpr Duration kAgainLater = std::chrono::seconds(60);
 // Where nothing is to be done until somebody calls.
 constexpr Duration kLong = std::chrono::hours(1);
 constexpr auto kKeeperTimeout = std::chrono::seconds(10);
+// Why a ghost ends that its own host does not want any more; every other reason is somebody else's.
+constexpr char kGivenBack[] = "the ghost is given back";
 
 Duration FromSeconds(double seconds) {
   return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
@@ -43,6 +45,7 @@ uint32_t Connections(pid_t pid) {
 
 Session::Session(Parts parts) : parts_(std::move(parts)) {
   dropped_ = parts_.record.dropped();
+  existed_ = !parts_.record.migration_id().empty();
   paused_ = parts_.paused;
   thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
   renewing_ = std::jthread([this](const std::stop_token& stop) { Renew(stop); });
@@ -294,6 +297,8 @@ Duration Session::Make() {
     terms.every_s = wish().every_s();
     terms.checkpoint_every_s = wish().checkpoint_every_s();
     terms.instants = wish().checkpoint_every_s() > 0;
+    terms.by_loop = wish().by_loop();
+    terms.tracker = parts_.tracker;
     status = migration->MakeGhost(terms);
     if (!status.ok()) migration->EndGhost();
   }
@@ -305,6 +310,7 @@ Duration Session::Make() {
   remake_ = false;
   if (status.ok()) {
     migration_ = std::move(migration);
+    existed_ = true;
     state_ = wish().warm() ? State::kWarm : State::kCold;
     why_.clear();
     host.Event(wish().component(), "ghost",
@@ -313,6 +319,16 @@ Duration Session::Make() {
   } else {
     state_ = State::kWaiting;
     why_ = std::string(status.message());
+    // Whoever made it for a reason decides anew; a person's waits for room.
+    if (wish().by_loop() && absl::IsResourceExhausted(status) && !dropped_) {
+      if (existed_) {
+        host.Event(wish().component(), "loop-dropped-ghost",
+                   absl::StrCat("the one on host ", wish().on(), ": ", status.message()));
+      }
+      dropped_ = true;
+      parts_.record.set_dropped(true);
+      (void)Save();
+    }
   }
   changed_.notify_all();
   failures_ = status.ok() ? 0 : failures_ + 1;
@@ -371,6 +387,7 @@ void Session::Lose(const absl::Status& why) {
     const std::lock_guard lock(mutex_);
     migration = std::move(migration_);
     if (!why.ok()) {
+      lost_there_ = migration != nullptr;
       state_ = State::kWaiting;
       why_ = std::string(why.message());
     }
@@ -390,7 +407,7 @@ bool Session::Settle() {
   if (id.empty()) return true;
   v1::AbortRequest abort;
   abort.set_migration_id(id);
-  abort.set_reason("the ghost is given back");
+  abort.set_reason(kGivenBack);
   const auto verdict =
       parts_.peer->Abort(abort, Deadline::After(parts_.host->config.migration.peer_timeout));
   if (!verdict.ok()) return false;
@@ -402,6 +419,10 @@ bool Session::Settle() {
   }
   if (verdict->verdict() != v1::ABORTED) return false;
   const std::lock_guard lock(mutex_);
+  if (std::exchange(lost_there_, false) && verdict->reason() != kGivenBack) {
+    parts_.host->Event(wish().component(), "ghost-ended",
+                       absl::StrCat("the one on host ", wish().on(), ": ", verdict->reason()));
+  }
   parts_.record.clear_migration_id();
   return Save().ok();
 }

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "checkpoint/shared_tracker.h"
 #include "runtime/agent/components.h"
 #include "runtime/agent/host.h"
 #include "runtime/agent/peer_client.h"
@@ -28,6 +29,8 @@ class Session {
     std::shared_ptr<agent::PeerClient> peer;
     v1::GhostRecord record;
     bool paused = false;  // from the beginning, until Resume()
+    // What finds written pages for all ghosts of the component.
+    std::shared_ptr<checkpoint::SharedTracker> tracker;
     // The other host says that it started the component from an instant, with this epoch. What
     // runs here is to end.
     std::function<void(const std::string& component, const std::string& host, uint64_t epoch)>
@@ -38,6 +41,7 @@ class Session {
   ~Session();
 
   const v1::GhostWish& wish() const { return parts_.record.wish(); }
+  checkpoint::SharedTracker& tracker() const { return *parts_.tracker; }
   v1::GhostInfo Describe() const;
 
   // Waits until the ghost was made or could not be for the first time.
@@ -93,7 +97,9 @@ class Session {
   bool dropped_ = false;
   bool lost_ = false;
   bool finished_ = false;
-  bool remake_ = false;  // its source
+  bool remake_ = false;      // its source
+  bool existed_ = false;     // the other host has kept it, at some time
+  bool lost_there_ = false;  // and keeps it no more, for a reason of which nothing is known yet
   uint64_t instants_ = 0;
   std::optional<TimePoint> instant_at_;
   Duration instant_held_{};

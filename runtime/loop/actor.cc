@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "base/units.h"
 #include "runtime/agent/rpc_status.h"
 #include "runtime/loop/mapped_files.h"
 #include "runtime/loop/messages.h"
@@ -36,12 +37,15 @@ void SetDeadline(grpc::ClientContext& context, Duration timeout) {
 
 Actor::Actor(agent::Agent& agent, Limits& limits, Parts parts)
     : agent_(agent), host_(agent.host()), limits_(limits), parts_(std::move(parts)) {
+  ghosts_thread_ = std::jthread([this](const std::stop_token& stop) { WorkOnGhosts(stop); });
   thread_ = std::jthread([this](const std::stop_token& stop) { Work(stop); });
 }
 
 Actor::~Actor() {
   thread_.request_stop();
+  ghosts_thread_.request_stop();
   thread_.join();
+  ghosts_thread_.join();
 }
 
 bool Actor::Submit(const Step& step, const Terms& terms) {
@@ -89,16 +93,44 @@ void Actor::Work(const std::stop_token& stop) {
     Settle();
     CallOffIdle();
     if (job.key.empty()) continue;
-    const absl::Status done = Do(job.step, job.terms);
-    if (!done.ok()) {
-      host_.Event(job.step.component, "loop-failed", absl::StrCat(job.key, ": ", done.message()));
-      if (job.step.action == Action::kMigrate) Failed(job.step.component);
+    if (job.step.action == Action::kGhost) {
+      // After what was decided before it, as the room that it is to lie in.
+      std::lock_guard lock(mutex_);
+      ghost_jobs_.push_back(std::move(job));
+      wake_.notify_all();
+      continue;
     }
-    std::lock_guard lock(mutex_);
-    if (job.step.action == Action::kMigrate) starting_.erase(job.step.component);
-    // A move is under way until it has ended.
-    if (job.step.action != Action::kMigrate || !done.ok()) under_way_.erase(job.key);
+    Finish(job);
   }
+}
+
+void Actor::WorkOnGhosts(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    Job job;
+    {
+      std::unique_lock lock(mutex_);
+      if (!wake_.wait(lock, stop, [&] { return !ghost_jobs_.empty(); })) return;
+      job = std::move(ghost_jobs_.front());
+      ghost_jobs_.pop_front();
+    }
+    Finish(job);
+  }
+}
+
+void Actor::Finish(const Job& job) {
+  const absl::Status done = Do(job.step, job.terms);
+  if (!done.ok()) {
+    host_.Event(job.step.component, "loop-failed", absl::StrCat(job.key, ": ", done.message()));
+    if (job.step.action == Action::kMigrate) Failed(job.step.component);
+    if (job.step.action == Action::kGhost) Failed(StagingOf(job.step.component));
+  }
+  std::lock_guard lock(mutex_);
+  if (job.step.action == Action::kMigrate) starting_.erase(job.step.component);
+  if (job.step.action == Action::kGhost && done.ok()) {
+    failures_.erase(StagingOf(job.step.component));
+  }
+  // A move is under way until it has ended.
+  if (job.step.action != Action::kMigrate || !done.ok()) under_way_.erase(job.key);
 }
 
 void Actor::Settle() {
@@ -157,6 +189,10 @@ absl::Status Actor::Do(const Step& step, const Terms& terms) {
       return AskForLease(step, terms);
     case Action::kGiveBack:
       return GiveBack(step);
+    case Action::kGhost:
+      return MakeGhost(step, terms);
+    case Action::kDropGhost:
+      return DropGhost(step);
     case Action::kRestore:
       RETURN_IF_ERROR(limits_.Restore(step.component));
       host_.Event(step.component, "loop-restored", step.reason);
@@ -245,6 +281,35 @@ absl::Status Actor::AskForLease(const Step& step, const Terms& terms) {
   host_.Event(step.component, "loop-reserved",
               absl::StrCat(reservations::Show(FromMessage(answer.lease().amount())), " on host ",
                            step.host, ": ", step.reason));
+  return absl::OkStatus();
+}
+
+absl::Status Actor::MakeGhost(const Step& step, const Terms& terms) {
+  v1::GhostWish wish;
+  wish.set_component(step.component);
+  wish.set_on(step.host);
+  wish.set_warm(true);
+  wish.set_rate_bytes_per_s(step.bytes_per_s);
+  wish.set_every_s(terms.every_s);
+  wish.set_by_loop(true);
+  RETURN_IF_ERROR(agent_.AddGhost(std::move(wish)).status());
+  host_.Event(
+      step.component, "loop-ghost",
+      absl::StrCat("on host ", step.host, ", at most ",
+                   FormatBytes(static_cast<uint64_t>(step.bytes_per_s)), "/s: ", step.reason));
+  return absl::OkStatus();
+}
+
+absl::Status Actor::DropGhost(const Step& step) {
+  const bool kept = step.host == host_.config.host;
+  const absl::Status dropped = kept ? agent_.EndKeptGhost(step.component, step.reason)
+                                    : agent_.DropGhost(step.component, step.host);
+  // It went by itself.
+  if (absl::IsNotFound(dropped)) return absl::OkStatus();
+  RETURN_IF_ERROR(dropped);
+  host_.Event(step.component, "loop-dropped-ghost",
+              absl::StrCat(kept ? "the one kept on host " : "the one on host ", step.host, ": ",
+                           step.reason));
   return absl::OkStatus();
 }
 

@@ -44,14 +44,17 @@ class Actor {
   struct Terms {
     Duration length{};
     int priority = 0;
+    double every_s = 0;  // of a ghost's rounds
   };
   // False: it is under way already.
   bool Submit(const decisions::Step& step, const Terms& terms);
 
   // Components that a move was begun for, until it is over.
   std::set<std::string> Moving() const;
-  // A move of it failed lately: it is left alone for a while, longer each time.
+  // A move of it failed lately: it is left alone for a while, longer each time. Or a ghost of it
+  // could not be made, by StagingOf().
   bool RestsFromFailure(const std::string& component, TimePoint now) const;
+  static std::string StagingOf(const std::string& component) { return "ghost " + component; }
 
  private:
   struct Job {
@@ -67,10 +70,15 @@ class Actor {
   static constexpr Duration kMostRest = std::chrono::minutes(10);
 
   void Work(const std::stop_token& stop);
+  // Ghosts are made beside: a host that does not answer would hold up moves to others.
+  void WorkOnGhosts(const std::stop_token& stop);
+  void Finish(const Job& job);
   absl::Status Do(const decisions::Step& step, const Terms& terms);
   absl::Status Move(const decisions::Step& step);
   absl::Status AskForLease(const decisions::Step& step, const Terms& terms);
   absl::Status GiveBack(const decisions::Step& step);
+  absl::Status MakeGhost(const decisions::Step& step, const Terms& terms);
+  absl::Status DropGhost(const decisions::Step& step);
   // Moves that have ended since the last look.
   void Settle();
   // Moves that are not wanted any more, since the user is there.
@@ -83,7 +91,7 @@ class Actor {
   const Parts parts_;
   mutable std::mutex mutex_;
   std::condition_variable_any wake_;
-  std::deque<Job> jobs_;
+  std::deque<Job> jobs_, ghost_jobs_;
   std::set<std::string> under_way_;
   std::map<std::string, std::shared_ptr<migration::ProgressBoard>> moves_;
   std::set<std::string> starting_;  // moves that are not on a board yet
@@ -95,7 +103,7 @@ class Actor {
   std::map<std::string, IdleMove> idle_moves_;
   std::set<std::string> stay_;
   std::map<std::string, Failure> failures_;
-  std::jthread thread_;
+  std::jthread ghosts_thread_, thread_;
 };
 
 }  // namespace starling::loop

@@ -252,6 +252,7 @@ void Loop::Tick(TimePoint now) {
     if (++keeps_ % kKeepHostEvery == 0) KeepHost();
   }
   Situation situation = Describe(now, neighbours);
+  DescribeGhosts(now, situation);
   Decision decision;
   decisions::Policy policy;
   {
@@ -261,6 +262,7 @@ void Loop::Tick(TimePoint now) {
     for (const auto& [rest, after] : std::exchange(came_back_, {})) judge_.CameBack(rest, after);
   }
   decision = judge_.Decide(now, policy, situation);
+  SeeNeeds(now, decision, situation);
   if (judge_.Tell(now, decision)) {
     std::lock_guard lock(log_mutex_);
     Complain("log of decisions", log_.Append({situation, policy, decision}));
@@ -479,7 +481,10 @@ void Loop::ReadPolicy() {
   }
   if (!read.ok()) host_.Event("", "policy-refused", read.message());
   if (now == policy_before_) return;
-  if (policy_before_.act && !now.act) LetGo("the policy only observes", false);
+  if (policy_before_.act && !now.act) {
+    LetGo("the policy only observes", false);
+    DropOwnGhosts("the policy only observes");
+  }
   policy_before_ = now;
   host_.Event("", "policy", absl::StrCat("read anew: ", now.act ? "act" : "observe"));
 }
@@ -619,6 +624,7 @@ void Loop::CarryOut(const Decision& decision, const Situation& situation,
   Actor::Terms terms;
   terms.length = std::chrono::duration_cast<Duration>(
       std::chrono::duration<double>(policy_before_.reserve.lease_s));
+  terms.every_s = policy_before_.ghosts.every_s;
   const auto lease_of = [&](const Step& step) -> const v1::LeaseInfo* {
     for (const Neighbour& neighbour : neighbours) {
       if (neighbour.name != step.host) continue;

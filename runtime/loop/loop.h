@@ -15,8 +15,10 @@
 #include "runtime/agent/agent.h"
 #include "runtime/decisions/decision_log.h"
 #include "runtime/decisions/policy_file.h"
+#include "runtime/decisions/staging.h"
 #include "runtime/hints/hint_listener.h"
 #include "runtime/loop/actor.h"
+#include "runtime/loop/ghost_needs.h"
 #include "runtime/loop/host_watch.h"
 #include "runtime/loop/idle_memory.h"
 #include "runtime/loop/judge.h"
@@ -108,6 +110,12 @@ class Loop {
   Parking::Parts PartsOfParking();
   // Grows when the component's user does something.
   uint64_t Activities(const std::string& component) const;
+  // Ghosts in loop_ghosts.cc.
+  void DescribeGhosts(TimePoint now, decisions::Situation& situation);
+  void SeeNeeds(TimePoint now, const decisions::Decision& decision,
+                const decisions::Situation& situation);
+  // Those that the loop made, of all components here.
+  void DropOwnGhosts(absl::string_view why);
   // Rests in loop_rest.cc.
   absl::Status Rest(const decisions::Step& step);
   absl::Status ParkNow(const std::string& component, Parking::By by, absl::string_view why);
@@ -157,7 +165,9 @@ class Loop {
 
   Judge judge_;
   IdleMemory idle_;
-  std::map<std::string, TimePoint> lease_seen_;  // by host and id
+  GhostNeeds needs_;
+  std::set<std::pair<std::string, std::string>> ghosts_there_;  // at the last look
+  std::map<std::string, TimePoint> lease_seen_;                 // by host and id
   std::map<std::string, std::string> complaints_;
   std::optional<TimePoint> kept_;
   uint64_t keeps_ = 0;

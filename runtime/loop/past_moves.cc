@@ -91,6 +91,15 @@ decisions::MoveCost PastMoves::Expect(const std::string& component, double memor
   return costs_.Expect(component, memory_bytes, 0, link_ > 0 ? link_ : kUnknownLink);
 }
 
+std::optional<double> PastMoves::WrittenPerSecond(const std::string& component) const {
+  std::lock_guard lock(mutex_);
+  const auto last =
+      std::find_if(moves_.rbegin(), moves_.rend(),
+                   [&](const decisions::PastMove& move) { return move.component == component; });
+  if (last == moves_.rend() || !(last->dirty_bytes_per_s > 0)) return std::nullopt;
+  return last->dirty_bytes_per_s;
+}
+
 double PastMoves::link_bytes_per_s() const {
   std::lock_guard lock(mutex_);
   return link_ > 0 ? link_ : kUnknownLink;

@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -26,6 +27,8 @@ class PastMoves {
   // `link_bytes_per_s` as it was lately.
   decisions::MoveCost Expect(const std::string& component, double memory_bytes) const;
   double link_bytes_per_s() const;
+  // Bytes that it wrote anew a second while it was moved last; nothing when it never was.
+  std::optional<double> WrittenPerSecond(const std::string& component) const;
 
  private:
   void Take(const decisions::PastMove& move);

@@ -52,6 +52,7 @@ absl::StatusOr<v1::ReserveResponse> KeepGhost(const agent::PeerClient& peer,
   wish.set_warm(terms.warm);
   wish.set_rate_bytes_per_s(terms.rate_bytes_per_s);
   wish.set_every_s(terms.every_s);
+  wish.set_by_loop(terms.by_loop);
   wish.set_checkpoint_every_s(terms.instants ? terms.checkpoint_every_s : 0);
   return Call(peer, &v1::GhostPeer::Stub::Keep, request, deadline);
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/file.h"
+#include "base/status.h"
 #include "checkpoint/criu_source.h"
 #include "checkpoint/memory_source.h"
 
@@ -65,22 +66,46 @@ absl::StatusOr<std::string> ChooseTracker(absl::string_view wanted, const Tracke
   return std::string(wanted);
 }
 
-std::unique_ptr<checkpoint::PageSource> MakeSource(SourceParts parts) {
+namespace {
+
+// CRIU's pre-dumps, and for as long as they are the source nobody else's lists.
+class LoneCriuSource : public checkpoint::CriuSource {
+ public:
+  template <typename... Parts>
+  explicit LoneCriuSource(std::shared_ptr<void> alone, Parts&&... parts)
+      : CriuSource(std::forward<Parts>(parts)...), alone_(std::move(alone)) {}
+
+ private:
+  const std::shared_ptr<void> alone_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<checkpoint::PageSource>> MakeSource(SourceParts parts) {
   checkpoint::FrozenMemoryOpener memory = [cgroup = parts.cgroup] {
     return checkpoint::OpenCgroupMemory(cgroup);
   };
   if (parts.tracker == "criu-predump") {
-    return std::make_unique<checkpoint::CriuSource>(parts.criu, parts.folder,
-                                                    std::move(parts.pre_dump),
-                                                    std::move(parts.dumper), std::move(memory));
+    std::shared_ptr<void> alone;
+    if (parts.shared != nullptr) {
+      ASSIGN_OR_RETURN(alone, parts.shared->Alone());
+    }
+    return std::make_unique<LoneCriuSource>(std::move(alone), parts.criu, parts.folder,
+                                            std::move(parts.pre_dump), std::move(parts.dumper),
+                                            std::move(memory));
   }
   std::unique_ptr<checkpoint::Tracker> tracker;
-  if (parts.tracker == "pagemap-scan") {
-    tracker = checkpoint::MakePagemapScanTracker(parts.cgroup);
-  } else if (parts.tracker == "hash") {
+  const auto by_marks = [&]() -> std::unique_ptr<checkpoint::Tracker> {
+    if (parts.tracker == "pagemap-scan") return checkpoint::MakePagemapScanTracker(parts.cgroup);
+    return checkpoint::MakeSoftDirtyTracker(parts.cgroup, std::move(parts.freezer));
+  };
+  if (parts.tracker == "hash") {
+    // Of what this source sent: nothing of it is anybody else's.
     tracker = checkpoint::MakeHashTracker(parts.cgroup);
+  } else if (parts.shared != nullptr) {
+    ASSIGN_OR_RETURN(tracker, parts.shared->Join(parts.tracker, by_marks));
   } else {
-    tracker = checkpoint::MakeSoftDirtyTracker(parts.cgroup, std::move(parts.freezer));
+    tracker = by_marks();
   }
   checkpoint::MemorySource::Options options;
   options.version = parts.criu;

@@ -10,6 +10,7 @@
 #include "checkpoint/criu_session.h"
 #include "checkpoint/criu_stream.h"
 #include "checkpoint/page_stream.h"
+#include "checkpoint/shared_tracker.h"
 #include "checkpoint/tracker.h"
 
 namespace starling::migration {
@@ -48,7 +49,10 @@ struct SourceParts {
   checkpoint::CriuWorker pre_dump;
   checkpoint::CriuDumper dumper;
   checkpoint::Freezer freezer;
+  // Beside whom it reads the component's pages; null: alone. Then `freezer` may outlive the source.
+  std::shared_ptr<checkpoint::SharedTracker> shared;
 };
-std::unique_ptr<checkpoint::PageSource> MakeSource(SourceParts parts);
+// kFailedPrecondition: as SharedTracker's.
+absl::StatusOr<std::unique_ptr<checkpoint::PageSource>> MakeSource(SourceParts parts);
 
 }  // namespace starling::migration

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "checkpoint/criu_source.h"
+#include "checkpoint/shared_tracker.h"
 #include "runtime/agent/components.h"
 #include "runtime/agent/host.h"
 #include "runtime/agent/peer_client.h"
@@ -32,6 +33,9 @@ struct GhostTerms {
   double rate_bytes_per_s = 0;
   double every_s = 0;
   double checkpoint_every_s = 0;
+  bool by_loop = false;
+  // Of all ghosts of the component.
+  std::shared_ptr<checkpoint::SharedTracker> tracker;
 };
 
 // The source's side of one migration, as docs/architecture.md "A migration" gives it: each step is

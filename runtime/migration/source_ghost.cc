@@ -72,6 +72,9 @@ absl::Status SourceMigration::GhostInstant(InstantFacts& facts) {
   absl::Status status = Annotate(source_->Stage(), "instant");
   // What was written while CRIU got ready.
   if (status.ok() && source_->rounds_after_stage()) status = GhostRound();
+  // Other ghosts' lists, which end with the component running, wait.
+  std::unique_lock<std::recursive_mutex> alone;
+  if (ghost_->tracker != nullptr) alone = ghost_->tracker->Hold();
   const TimePoint frozen_at = Clock::now();
   if (status.ok()) status = copy_->Freeze(Deadline::After(host_.config.migration.freeze_timeout));
   if (status.ok()) status = copy_->FenceUp(Deadline::After(kKeeperTimeout));
@@ -81,6 +84,7 @@ absl::Status SourceMigration::GhostInstant(InstantFacts& facts) {
   absl::Status running = copy_->FenceDown(Deadline::After(kKeeperTimeout));
   running.Update(copy_->Thaw(Deadline::After(kKeeperTimeout)));
   facts.held = Clock::now() - frozen_at;
+  if (alone) alone.unlock();
   if (!running.ok()) host_.Event(row_.component, "thaw-failed", running.message());
   RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(running);

@@ -247,11 +247,13 @@ absl::Status SourceMigration::MakeParts() {
   parts.step_timeout = host_.config.migration.step_timeout;
   parts.pre_dump = dumps_.PreDumper();
   parts.dumper = dumps_.Dumper();
-  parts.freezer = [this](bool frozen) {
-    const Deadline deadline = Deadline::After(host_.config.migration.freeze_timeout);
-    return frozen ? copy_->Freeze(deadline, kListTerm) : copy_->Thaw(deadline, /*in_term=*/true);
+  // A ghost's tracker may be that of other ones, too, and go on when this one ends.
+  parts.freezer = [copy = copy_, timeout = host_.config.migration.freeze_timeout](bool frozen) {
+    const Deadline deadline = Deadline::After(timeout);
+    return frozen ? copy->Freeze(deadline, kListTerm) : copy->Thaw(deadline, /*in_term=*/true);
   };
-  source_ = MakeSource(std::move(parts));
+  if (ghost_) parts.shared = ghost_->tracker;
+  ASSIGN_OR_RETURN(source_, MakeSource(std::move(parts)));
   report_.set_tracker(source_->tracker_name());
 
   // A round of files while the component runs takes as long as it takes.

@@ -702,6 +702,11 @@ void Targets::LeaseLoop(const std::stop_token& stop) {
     lock.unlock();
     SweepFetches();
     if (ended_.exchange(false)) GiveMemoryBack();
+    for (const std::string& id : WithoutRoom()) {
+      const auto verdict = Abort(
+          id, absl::StrCat("host ", host_.config.host, " ended it: its room was given to another"));
+      if (!verdict.ok()) spdlog::error("migration {}: {}", id, verdict.status().ToString());
+    }
     lock.lock();
     const TimePoint limit = Clock::now() - host_.config.migration.lease;
     const TimePoint silent = Clock::now() - kSourceEnds;

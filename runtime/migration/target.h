@@ -16,6 +16,7 @@
 #include "runtime/agent/peer_client.h"
 #include "runtime/hold_points.h"
 #include "runtime/migration/files.h"
+#include "runtime/migration/ghost_value.h"
 #include "runtime/migration/images.h"
 #include "runtime/migration/lane_receiver.h"
 #include "runtime/migration/page_fetch.h"
@@ -72,6 +73,12 @@ class Targets {
   // What has landed, and that skeleton, are what a failover starts from.
   absl::StatusOr<v1::CommitInstantResponse> CommitInstant(const v1::CommitInstantRequest& instant);
   std::vector<v1::GhostInfo> Ghosts();
+  // The same, with what decides which of them go when their room is needed.
+  struct KeptHere {
+    std::string id, component, source;
+    KeptGhost facts;
+  };
+  std::vector<KeptHere> ListKept();
   // Its migration, and the host that the component runs on. kNotFound.
   struct GhostOf {
     std::string id;
@@ -150,6 +157,8 @@ class Targets {
   bool HoldOn(Ghost& ghost);
   // Whether any were dropped.
   bool DropGhostsFor(uint64_t bytes, int priority);
+  // Ghosts whose room was taken for something firmer.
+  std::vector<std::string> WithoutRoom();
   std::shared_ptr<agent::PeerClient> Source(const MigrationRow& row) const;
   void Fetch(const MigrationRow& row, const std::shared_ptr<agent::Copy>& copy,
              const std::shared_ptr<agent::PeerClient>& source);

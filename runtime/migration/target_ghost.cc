@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
@@ -144,30 +145,49 @@ bool Targets::HoldOn(Ghost& ghost) {
   return true;
 }
 
-bool Targets::DropGhostsFor(uint64_t bytes, int priority) {
-  std::vector<KeptGhost> ghosts;
-  std::vector<std::string> ids;
-  {
-    const std::lock_guard lock(mutex_);
-    const TimePoint now = Clock::now();
-    for (const auto& [id, ghost] : ghosts_) {
-      if (ghost->kept == nullptr || !ghost->kept->ghost) continue;
-      const Kept& kept = *ghost->kept;
-      KeptGhost& one = ghosts.emplace_back();
-      one.priority = ghost->row.spec.priority();
-      one.warm = kept.wish.warm();
-      one.instants = kept.whole;
-      one.silent = ghost->last_heard < now - host_.config.migration.lease;
-      one.bytes = kept.arena_bytes * (kept.wish.checkpoint_every_s() > 0 ? 2 : 1);
-      one.age_s = Seconds(now - kept.made);
-      ids.push_back(id);
-    }
+std::vector<Targets::KeptHere> Targets::ListKept() {
+  std::vector<KeptHere> all;
+  const std::lock_guard lock(mutex_);
+  const TimePoint now = Clock::now();
+  for (const auto& [id, ghost] : ghosts_) {
+    if (ghost->kept == nullptr || !ghost->kept->ghost) continue;
+    const Kept& kept = *ghost->kept;
+    KeptHere& one = all.emplace_back();
+    one.id = id;
+    one.component = ghost->row.component;
+    one.source = ghost->row.peer;
+    one.facts.priority = ghost->row.spec.priority();
+    one.facts.warm = kept.wish.warm();
+    one.facts.instants = kept.whole;
+    one.facts.silent = ghost->last_heard < now - host_.config.migration.lease;
+    one.facts.bytes = kept.arena_bytes * (kept.wish.checkpoint_every_s() > 0 ? 2 : 1);
+    one.facts.age_s = Seconds(now - kept.made);
   }
+  return all;
+}
+
+bool Targets::DropGhostsFor(uint64_t bytes, int priority) {
+  const std::vector<KeptHere> kept = ListKept();
+  std::vector<KeptGhost> ghosts;
+  for (const KeptHere& one : kept) ghosts.push_back(one.facts);
   bool any = false;
   for (const size_t i : ChooseToDrop(ghosts, bytes, priority)) {
-    any = Abort(ids[i], "its room was needed for a component that arrives").ok() || any;
+    any = Abort(kept[i].id, "its room was needed for a component that arrives").ok() || any;
   }
   return any;
+}
+
+std::vector<std::string> Targets::WithoutRoom() {
+  // Before the leases: one that is granted now may be of a ghost that comes later.
+  const std::vector<KeptHere> kept = ListKept();
+  std::vector<std::string> ids;
+  if (kept.empty()) return ids;
+  std::set<std::string> leases;
+  for (const reservations::Lease& lease : host_.leases->List()) leases.insert(lease.id);
+  for (const KeptHere& one : kept) {
+    if (!leases.contains(reservations::LeaseId(one.source, one.component))) ids.push_back(one.id);
+  }
+  return ids;
 }
 
 // With `busy` held. What the instant has is checked once more, page by page.

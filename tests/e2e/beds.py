@@ -93,11 +93,11 @@ class Node:
 
 
 class Bed:
-    """A bed with a node1 and a node2. Use as a context manager: what it brought up it takes down."""
+    """A bed with a node1, a node2, ... Use as a context manager: what it brought up it takes down."""
 
-    def __init__(self, name, kernel, keep=False, memory_mib=768):
+    def __init__(self, name, kernel, keep=False, memory_mib=768, nodes=2):
         self.name = name
-        self.nodes = {1: Node(self, 1), 2: Node(self, 2)}
+        self.nodes = {number: Node(self, number) for number in range(1, nodes + 1)}
         self._kernel, self._keep, self._memory_mib = kernel, keep, memory_mib
 
     def argv(self, *arguments):
@@ -108,7 +108,8 @@ class Bed:
                                 check=False, stdin=subprocess.DEVNULL)
         if status.returncode != 0 or json.loads(status.stdout).get("state") != "up":
             up = subprocess.run(self.argv("up", "--kernel", self._kernel, "--memory",
-                                          str(self._memory_mib)), check=False,
+                                          str(self._memory_mib), "--nodes",
+                                          str(len(self.nodes))), check=False,
                                 stdin=subprocess.DEVNULL)
             if up.returncode != 0:
                 raise Failed("the bed did not come up")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ghosts and failing over to them, between two nodes of a bed.
+"""Ghosts and failing over to them, between the nodes of a bed.
 
 usage: ghost_test.py [--case NAME ...] [--list] [--kernel 6.12|6.1] [--keep] [--bed NAME]
 
@@ -13,6 +13,9 @@ failover  the node of a Redis loses its power in the middle of an instant: it is
 cut       only the link is cut: refused, also when the fence command fails; it runs on where it was, and
           while that node answers it is refused too. Failed over by a person who is wrong: the old copy
           ends once its node hears of it
+several   on three nodes: two warm ghosts of a Redis that is written to are kept fresh at once, over a
+          killed agent; it moves from one and the other goes; failed over to the one that has
+          instants, the other goes; each is what it has to be
 agents    both agents are killed with a warm ghost alive: it is taken up again, and is one; killed while
           the component is frozen for an instant, it runs on
 
@@ -91,7 +94,7 @@ class Test:
     def __init__(self, bed, folder):
         self.bed, self.folder = bed, folder
         self.one, self.two = bed.nodes[1], bed.nodes[2]
-        self.nodes = (self.one, self.two)
+        self.nodes = tuple(bed.nodes.values())
 
     # Parts -------------------------------------------------------------------------------------
 
@@ -365,6 +368,84 @@ class Test:
         self.two.wait_agent()
         return "refused while cut and while it answers; a wrong word and a command both end the old"
 
+    def both_fresh(self, name, three, rounds):
+        """Waits until so many rounds more have reached each of the two."""
+        def look():
+            away = {one["on"]: one for one in self.ghosts(self.one, "away", name)}
+            return away if all(away.get(on, {}).get("state") == "warm" and
+                               away[on]["rounds"] >= before.get(on, 0) + rounds
+                               for on in ("node2", three.name)) else None
+        before = {one["on"]: one["rounds"] for one in self.ghosts(self.one, "away", name)}
+        return wait_until(f"both ghosts of {name} are fresh", look)
+
+    def several(self):
+        name, three = "several", self.bed.nodes[3]
+        self.redis(name)
+        writer = Writer(self.bed)
+        try:
+            wait_until("it counts", lambda: writer.last > 50)
+            self.one.starling("ghost", "add", name, "--on", "node2", "--every", "1", "--rate",
+                              "200M")
+            self.one.starling("ghost", "add", name, "--on", "node3", "--every", "1", "--rate",
+                              "200M")
+            self.both_fresh(name, three, 3)
+            self.kill_agent(self.one)
+            wait_until("both are made again", lambda: all(
+                one["rounds"] >= 1 for one in self.ghosts(self.one, "away", name)) and
+                len(self.ghosts(self.one, "away", name)) == 2)
+            self.both_fresh(name, three, 3)
+        finally:
+            last = writer.end()
+        expect(self.read() >= last, "something acknowledged is lost")
+        digest = self.ask("DEBUG DIGEST")
+        report, _ = self.migrate(name, self.one, three)
+        expect(self.ask("DEBUG DIGEST") == digest, "the digest is another after the move")
+        expect(any(phase["name"] == "ghost: since its last round" for phase in report["phases"]),
+               f"it did not begin as a ghost: {report['phases']}")
+        self.gone(name)
+        said = [event["text"] for event in map(json.loads, self.one.starling(
+            "events", name, "--json").out.splitlines()) if event["kind"] == "ghost-dropped"]
+        expect(any("node2: the component has gone to host node3" in text for text in said),
+               f"not said that the other one goes: {said}")
+        self.stop(name)
+        # Instants at one of them.
+        self.redis(name)
+        self.one.starling("ghost", "add", name, "--on", "node2", "--every", "1", "--rate", "200M",
+                          "--checkpoint-every", "3")
+        self.refused(self.one, "has instants on host node2", "ghost", "add", name, "--on", "node3",
+                     "--checkpoint-every", "3")
+        self.one.starling("ghost", "add", name, "--on", "node3", "--every", "1", "--rate", "200M")
+        writer = Writer(self.bed)
+        try:
+            wait_until("it counts", lambda: writer.last > 50)
+            wait_until("there is an instant",
+                       lambda: (self.ghost(self.two, "here", name) or {}).get("instants"))
+            self.both_fresh(name, three, 3)
+            low = writer.last
+            taken = self.ghost(self.two, "here", name)["instants"]
+            instants = wait_until("two more instants", lambda: (
+                lambda one: one if one["instants"] >= taken + 2 else None)(
+                    self.ghost(self.two, "here", name)))
+            subprocess.run(self.bed.argv("power-off", self.one.name), check=True,
+                           stdin=subprocess.DEVNULL, timeout=beds.PATIENCE_S)
+        finally:
+            high = writer.end()
+        self.refused(three, "no whole instant", "failover", name, "--fenced")
+        self.two.starling("failover", name, "--fenced")
+        self.answers()
+        found = self.read()
+        expect(low <= found <= high, f"found {found}, and not one of {low} to {high}")
+        wait_until("node3 lets go of its own", lambda: not self.ghost(three, "here", name))
+        wait_until("nothing is left on node3", lambda: not self.traces(three, name), timeout_s=60)
+        subprocess.run(self.bed.argv("boot", self.one.name), check=True, stdin=subprocess.DEVNULL,
+                       timeout=beds.PATIENCE_S)
+        self.one.wait_agent()
+        wait_until("node1 knows that it lost it", lambda: self.state(self.one, name) == "left")
+        wait_until("it wants no ghosts", lambda: not self.ghosts(self.one, "away", name))
+        self.stop(name)
+        return (f"two kept fresh beside {instants['instants']} instants; moved from one in "
+                f"{report['total_s']:.2f} s, failed over from the other")
+
     def agents(self):
         name = "agents"
         self.redis(name)
@@ -404,7 +485,7 @@ class Test:
 
 
 CASES = {"kept": Test.kept, "migrate": Test.move_from_warm, "failover": Test.failover,
-         "cut": Test.cut, "agents": Test.agents}
+         "cut": Test.cut, "several": Test.several, "agents": Test.agents}
 
 
 def main():
@@ -414,7 +495,8 @@ def main():
         return 0
     names = arguments.case or list(CASES)
     with tempfile.TemporaryDirectory() as folder, beds.Bed(
-            arguments.bed, arguments.kernel, arguments.keep, memory_mib=1024) as bed:
+            arguments.bed, arguments.kernel, arguments.keep, memory_mib=1024,
+            nodes=3 if "several" in names else 2) as bed:
         test = Test(bed, folder)
 
         def after(_, passed):
@@ -423,7 +505,7 @@ def main():
             cases.show_logs(test.nodes)
             for node in test.nodes:
                 print(node.starling("events", check=False).out[-4000:], flush=True)
-            test.stop("kept", "moved", "saved", "cut", "agents")
+            test.stop("kept", "moved", "saved", "cut", "several", "agents")
 
         rows = cases.run(names, lambda name: CASES[name](test), after)
     return cases.close(rows, arguments.json)

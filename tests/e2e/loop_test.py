@@ -11,6 +11,11 @@ early-end the growth ends before the shortage: what was reserved is given back, 
           the threshold has moved
 degraded  two components want all processors: the one of lower priority is left less, also after its
           agent was killed, and has all of it back when the other one ends, and when the agent ends
+ghost     as moved, with a ghost: where room is reserved the loop keeps a warm one, both agents are
+          killed, it is taken up again, and the component moves from it
+ghost-end as early-end: the ghost and its room are gone within the lease, and nothing moves
+yields    a ghost ends when its room is given to something firmer; its source hears why, and makes it
+          again when there is room
 no-room   a target without room refuses a move, and names itself, what was asked for and what is free
 rests     a component is parked by hand and woken by its user, by a packet, by an agent that is
           another, and when it is to be moved
@@ -49,6 +54,22 @@ KIB_PER_S = 1280
 def expect(condition, what):
     if not condition:
         raise Failed(what)
+
+
+def varint(value):
+    out = b""
+    while value >= 128:
+        out, value = out + bytes([value % 128 + 128]), value // 128
+    return out + bytes([value])
+
+
+def field(number, content):
+    """One field of a message, as protobuf encodes it."""
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    if isinstance(content, float):
+        return varint(number << 3 | 1) + struct.pack("<d", content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 class Test:
@@ -94,18 +115,24 @@ class Test:
     def signal(self, node, signal):
         node.shell(f"pkill -{signal} -x starling-ramp")
 
-    def grow_policy(self, patience_s):
-        """Moves at once when the next step is too much, reserves when what comes after is."""
+    def grow_policy(self, patience_s, ghost=False):
+        """Moves at once when the next step is too much, reserves when what comes after is. With `ghost`
+        it keeps one there meanwhile, and moves nothing until let_move()."""
         used, capacity = self.memory(self.one)
         above = (used + GROWTH_MIB * MIB) / capacity
         expect(above < 0.95, f"the node is too small: {used} of {capacity} bytes are in use")
-        self.policy(self.one, f"""
+        self.growing = f"""
 mode = "act"
 hysteresis = 0.005
+max_moves = {0 if ghost else 2}
 [allow]
 page_out = false
 degrade = false
 processors = false
+ghost = {str(ghost).lower()}
+[ghosts]
+rate_mib_s = 64
+every_s = 2
 [reserve]
 within_s = {6 * PERIOD_S}
 lease_s = 120
@@ -118,7 +145,11 @@ resource = "memory"
 percent = 90
 above = {above:.4f}
 within_s = {PERIOD_S}
-""")
+"""
+        self.policy(self.one, self.growing)
+
+    def let_move(self):
+        self.policy(self.one, self.growing.replace("max_moves = 0", "max_moves = 2"))
 
     def held(self, name):
         """The lease that node1 has on node2 for this component, as node1 knows it."""
@@ -232,6 +263,102 @@ within_s = {PERIOD_S}
         return (f"reserved and given back, no move, threshold moved by "
                 f"{shifted[0]['threshold_shift']:.3f}; node2 counts {counts}")
 
+    def ghost(self, node, side, name):
+        """The ghost of a component, kept elsewhere ("away") or on that node ("here")."""
+        listed = self.json(node, "ghost", "list")[side]
+        return next((one for one in listed if one["name"] == name), None)
+
+    def fresh_ghost(self, name):
+        def look():
+            one = self.ghost(self.one, "away", name)
+            return one if one and one["state"] == "warm" and one["rounds"] >= 2 else None
+        return wait_until("node2 keeps a warm ghost", look)
+
+    def loops_ghost(self):
+        name = "staged"
+        self.grow_policy(patience_s=900, ghost=True)
+        self.ramp(name)
+        ghost = self.fresh_ghost(name)
+        expect(ghost["by"] == "loop" and ghost["on"] == "node2", f"not the loop's: {ghost}")
+        # While it pauses.
+        self.signal(self.one, "USR1")
+        expect(self.state(self.one, name) == "running", "it has moved already")
+        made = self.events(self.one, name, "loop-ghost")
+        expect(made and "on host node2" in made[0]["text"], f"no event: {made}")
+        decided = self.why(name, "ghost")
+        expect(decided, "`starling why` does not know of the ghost")
+        lease = self.granted(name)
+        expect(lease and lease["kind"] == "firm", f"its room is not firm: {lease}")
+        for node in self.nodes:
+            self.kill_agent(node)
+        expect(self.state(self.one, name) == "running", "it did not outlive the agents")
+        again = self.fresh_ghost(name)
+        expect(again["migration_id"] != ghost["migration_id"], "it was not made again")
+        expect(again["by"] == "loop", "the next agent takes it for a person's")
+        wait_until("node1 knows of its lease again", lambda: self.held(name))
+        wait_until("the next agent hears it", lambda: self.shown(self.one, name).get(
+            "phase") == "holding")
+        self.let_move()
+        self.signal(self.one, "USR2")
+        wait_until("it has moved by itself", lambda: self.state(self.two, name) == "running")
+        wait_until("node1 knows", lambda: self.state(self.one, name) == "left")
+        expect(self.events(self.one, name, "loop-moved"), "it was not the loop that moved it")
+        report = self.json(self.one, "report", name)
+        expect(any(phase["name"] == "ghost: since its last round" for phase in report["phases"]),
+               f"it did not begin as a ghost: {report['phases']}")
+        expect(not self.ghost(self.one, "away", name) and not self.ghost(self.two, "here", name),
+               "there is a ghost still")
+        self.stop(name)
+        wait_until("its lease went with it", lambda: not self.granted(name))
+        return (f"made by the loop ({made[0]['text'].split(': ', 1)[1]}), made again, moved from: "
+                f"total {report['total_s']:.2f} s, wire {report['wire_bytes'] >> 20} MiB of "
+                f"{again['bytes_sent'] >> 20} MiB sent before, held {report['held_s']:.2f} s")
+
+    def ghost_ends(self):
+        name = "vain"
+        self.grow_policy(patience_s=5 * PERIOD_S, ghost=True)
+        before = self.json(self.two, "leases")["counts"]
+        self.ramp(name)
+        self.fresh_ghost(name)
+        self.signal(self.one, "USR1")
+        dropped = wait_until("the loop gives it up", lambda: self.events(
+            self.one, name, "loop-dropped-ghost"))
+        wait_until("node2 keeps nothing", lambda: not self.ghost(self.two, "here", name))
+        wait_until("its room is given back", lambda: not self.granted(name))
+        expect(not self.ghost(self.one, "away", name), "node1 keeps it")
+        expect(self.state(self.one, name) == "running", "it has moved in vain")
+        expect(not self.why(name, "migrate"), "a move was decided on")
+        expect(self.events(self.one, name, "loop-gave-back"), "not said to be in vain")
+        after = self.json(self.two, "leases")["counts"]
+        self.stop(name)
+        return f"{dropped[0]['text']}; node2 counted {before}, and counts {after}"
+
+    def ghost_yields(self):
+        name = "modest"
+        self.policy(self.one, "")
+        self.one.starling("run", name, "--", os.path.join(BINARIES, "starling-memhog"), "--mib",
+                          "64", "--listen", "7799")
+        wait_until("it has its memory", lambda:
+                   self.one.components()[name]["memory_bytes"] > 0.9 * 64 * MIB)
+        self.one.starling("ghost", "add", name, "--on", "node2", "--every", "2")
+        self.fresh_ghost(name)
+        free = self.json(self.two, "leases")["free"]["memory"]
+        said = self.reserve("elsewhere", free + 32 * MIB, kind=b"firm", priority=5)
+        expect(self.granted("elsewhere"), f"the lease was not granted: {said}")
+        ended = wait_until("node1 hears that it has ended", lambda: self.events(
+            self.one, name, "ghost-ended"))
+        expect("its room was given to another" in ended[0]["text"], f"not why: {ended}")
+        expect(not self.granted(name) and not self.ghost(self.two, "here", name), "it is there")
+        waiting = wait_until("a person's ghost waits", lambda: (
+            lambda one: one if one and one["state"] == "waiting" else None)(
+                self.ghost(self.one, "away", name)))
+        expect(self.state(self.one, name) == "running", "the component did not outlive its ghost")
+        self.give_back("elsewhere")
+        self.fresh_ghost(name)
+        self.one.starling("ghost", "drop", name, "--on", "node2")
+        self.stop(name)
+        return f"{ended[0]['text']}; then: {waiting['why']}"
+
     def weight(self, name):
         path = f"/sys/fs/cgroup/starling/{name}*/cpu.weight"
         return int(self.one.shell(f"cat {path}").out)
@@ -277,28 +404,22 @@ within_s = {PERIOD_S}
         self.stop("low", "high")
         return "50 of 100, kept over a killed agent, given back by the next and at an orderly end"
 
-    def reserve(self, component, memory):
-        """A soft lease on node2 for node1, for the next minutes, as node1's agent would ask for it."""
-        def field(number, content):
-            if isinstance(content, int):
-                return varint(number << 3) + varint(content)
-            if isinstance(content, float):
-                return varint(number << 3 | 1) + struct.pack("<d", content)
-            return varint(number << 3 | 2) + varint(len(content)) + content
-
-        def varint(value):
-            out = b""
-            while value >= 128:
-                out, value = out + bytes([value % 128 + 128]), value // 128
-            return out + bytes([value])
-
-        lease = (field(1, f"node1/{component}".encode()) + field(3, component.encode()) +
-                 field(5, b"soft") + field(7, field(2, memory)))
-        ask = field(1, b"node1") + field(2, lease) + field(4, 900.0)
+    def call_as_node1(self, method, message):
         return self.bed.client(
             "env", f"STARLING_TLS={self.bed.certificate('node1')}", "/usr/bin/python3", "-B",
-            RAW_GRPC, "call", self.two.address, "7400", "/starling.v1.LoopPeer/AskLease",
-            ask.hex()).out
+            RAW_GRPC, "call", self.two.address, "7400", f"/starling.v1.LoopPeer/{method}",
+            message.hex()).out
+
+    def reserve(self, component, memory, kind=b"soft", priority=0):
+        """A lease on node2 for node1, for the next minutes, as node1's agent would ask for it."""
+        lease = (field(1, f"node1/{component}".encode()) + field(3, component.encode()) +
+                 field(4, priority) + field(5, kind) + field(7, field(2, memory)))
+        return self.call_as_node1("AskLease", field(1, b"node1") + field(2, lease) +
+                                  field(4, 900.0))
+
+    def give_back(self, component):
+        self.call_as_node1("GiveBackLease", field(1, b"node1") +
+                           field(2, f"node1/{component}".encode()))
 
     def no_room(self):
         name = "large"
@@ -576,7 +697,8 @@ within_s = {PERIOD_S}
         return why["refused"]
 
 
-CASES = {"moved": Test.moved, "early-end": Test.early_end, "degraded": Test.degraded,
+CASES = {"moved": Test.moved, "early-end": Test.early_end, "ghost": Test.loops_ghost,
+         "ghost-end": Test.ghost_ends, "yields": Test.ghost_yields, "degraded": Test.degraded,
          "no-room": Test.no_room, "rests": Test.rests, "limits": Test.limits, "probe": Test.probed,
          "idle-move": Test.idle_move, "enforced": Test.enforced,
          "policy": Test.bad_policy}
@@ -599,7 +721,8 @@ def main():
             for node in test.nodes:
                 print(node.starling("why", "--last", "20", check=False).out, flush=True)
                 print(node.starling("events", check=False).out[-6000:], flush=True)
-            test.stop("ramp", "short", "low", "high", "large", "editor", "worker", "probed", "kept", "desk", "busy")
+            test.stop("ramp", "short", "staged", "vain", "modest", "low", "high", "large", "editor",
+                      "worker", "probed", "kept", "desk", "busy")
 
         rows = cases.run(names, lambda name: CASES[name](test), after)
     return cases.close(rows, arguments.json)

@@ -171,9 +171,9 @@ class Deciding:
                 "given_back_s": given_back_s}
 
     def gives(self, cost_s):
-        """How many processors node 1 gives its components at most, as their own clocks count: what
-        is left beside timer ticks, interrupts and the agent, which take much of an emulated
-        processor. Asks for more than there is, for some steps."""
+        """How many processors node 1 gives its components at most, as their own clocks count: what is
+        left beside timer ticks and interrupts, which an emulated processor spends a third of itself
+        on while it is busy. Asks for more than there is, for some steps."""
         self.begin("none")
         steps = 6
         result = self._ask([[1.0] * steps] * len(self.names), cost_s)

@@ -216,8 +216,8 @@ def criu_row(place, pair, load, *, precopy, rate_bytes_per_s=None):
 
 
 def starling_row(place, load, name="starling", prepare=None):
-    """Moves the component with `starling migrate`, as a user would. `prepare(place, component)`:
-    what is to be done before, while the load runs."""
+    """Moves the component with `starling migrate`, as a user would. `prepare(place, component)`: what
+    is to be done before, while the load runs."""
     with StarlingComponent(place, load.component, component(place, load)) as moving:
         memory = agents.Memory(place.bed)
         row = _measure(place, load, name, moving.migrate, prepare)

@@ -99,7 +99,7 @@ def fitting(demand, group, names, begin, warm):
 
 
 def scaled(window, processors):
-    """What each component is asked for at each step, of a host that gives so much in all."""
+    """What each component is asked for at each step, where the host gives its components so much."""
     return [[processors * value for value in one] for one in window.demand]
 
 

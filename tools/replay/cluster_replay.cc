@@ -59,6 +59,8 @@ ClusterRule Predictive(const std::string& name, ClusterRule::Sees sees) {
 std::vector<ClusterRule> Rules(bool forecast_only, const std::optional<decisions::Policy>& policy) {
   std::vector<ClusterRule> rules = {Predictive("forecast", ClusterRule::Sees::kForecast)};
   if (policy) rules[0].policy = *policy;
+  // Traces do not tell how much of its memory a component writes, which is what a ghost costs.
+  rules[0].policy.allow.ghost = false;
   if (forecast_only) return rules;
   rules.push_back(Reactive("reactive", 0.9));
   rules.push_back(Reactive("headroom", 0.7));

@@ -134,7 +134,8 @@ constexpr char kEventsFooter[] = R"(Examples:
 constexpr char kGhostFooter[] =
     R"(At the host where the component runs. A cold ghost is room that is kept for it, with connections
 made. A warm one has its memory as well: each round brings what was written since the one before.
-`starling migrate` to that host starts from it. A component has one warm ghost at most.
+`starling migrate` to that host starts from it. A component has one at each of several hosts, and
+instants (below) at one of them.
 
 With --checkpoint-every the component is frozen for a moment each time, and the host that keeps the
 ghost has twice its memory: the last whole instant, and the next one. `starling failover` there

@@ -32,6 +32,7 @@ Json ToJson(const v1::GhostInfo& ghost) {
   json["from"] = ghost.from();
   json["on"] = wish.on();
   json["kind"] = wish.warm() ? "warm" : "cold";
+  json["by"] = wish.by_loop() ? "loop" : "hand";
   json["state"] = ghost.state();
   json["why"] = ghost.why();
   json["rate_bytes_per_s"] = wish.rate_bytes_per_s();
