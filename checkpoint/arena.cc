@@ -155,11 +155,11 @@ void Arena::ForgetSlots(uint64_t slot, uint64_t pages) {
   }
 }
 
-absl::Status Arena::Place(const PageRun& run, uint64_t slot, uint64_t hash) {
+absl::Status Arena::Place(const PageRun& run, uint64_t slot, std::optional<uint64_t> hash) {
   RETURN_IF_ERROR(CheckRun(run));
   ASSIGN_OR_RETURN(const std::span<std::byte> bytes, Slots(slot, run.pages));
-  std::vector<uint64_t> hashes(run.pages);
-  const bool intact = HashPages(bytes, hashes.data()) == hash;
+  std::vector<uint64_t> hashes(hash ? run.pages : 0);
+  const bool intact = !hash || HashPages(bytes, hashes.data()) == *hash;
   const uint64_t page = run.address / kPageSize;
   const std::lock_guard lock(mutex_);
   Space& space = SpaceOf(run.space);
@@ -168,6 +168,7 @@ absl::Status Arena::Place(const PageRun& run, uint64_t slot, uint64_t hash) {
   const bool in_place = there && there->count >= run.pages && there->value.slot == slot;
   if (intact)
     std::copy(hashes.begin(), hashes.end(), hashes_.begin() + static_cast<ptrdiff_t>(slot));
+  hashed_ = hashed_ && hash.has_value();
   promised_.Erase(slot, run.pages);
   if (keeps_changes_) changed_.Assign(slot, run.pages, {});
   if (intact && in_place) return absl::OkStatus();
@@ -206,6 +207,8 @@ absl::Status Arena::Verify(int threads) const {
   std::vector<Piece> pieces;
   {
     const std::lock_guard lock(mutex_);
+    if (!hashed_)
+      return absl::FailedPreconditionError("the arena has pages that came without a hash");
     const auto add = [&](const RunMap<Owner>::Run& run) {
       for (uint64_t done = 0; done < run.count; done += kHashesAtOnce) {
         pieces.push_back({run.first + done, std::min<uint64_t>(kHashesAtOnce, run.count - done),

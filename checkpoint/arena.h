@@ -63,13 +63,13 @@ class Arena {
   absl::StatusOr<std::span<std::byte>> Slots(uint64_t slot, uint64_t pages) const;
 
   // The run's pages have landed in the slots from `slot` on. Whatever page was in these slots
-  // before is no longer in the arena. Errors: kDataLoss if their hash is not `hash` (neither the
-  // run nor what was there is indexed any more), kOutOfRange for slots that were not granted,
-  // kInvalidArgument for an impossible run.
-  absl::Status Place(const PageRun& run, uint64_t slot, uint64_t hash);
+  // before is no longer in the arena. Without `hash` they are known to be right, and not looked at.
+  // Errors: kDataLoss if their hash is not `hash` (neither the run nor what was there is indexed
+  // any more), kOutOfRange for slots that were not granted, kInvalidArgument for an impossible run.
+  absl::Status Place(const PageRun& run, uint64_t slot, std::optional<uint64_t> hash);
 
   // Whether every page is still what was placed; nothing may land meanwhile. kDataLoss names the
-  // first page that was found altered.
+  // first page that was found altered; kFailedPrecondition where some were placed without a hash.
   absl::Status Verify(int threads) const;
 
   // The run reads as zeros.
@@ -158,6 +158,7 @@ class Arena {
   mutable std::mutex mutex_;  // guards all below
   uint64_t slots_ = 0;
   std::vector<uint64_t> hashes_;  // of each slot's page as it was placed
+  bool hashed_ = true;            // all that were placed
   absl::btree_map<AddressSpace, Space> spaces_;
   std::vector<AddressSpace> names_;
   // Slot to page, so that a slot that changes hands is nobody else's any more.

@@ -33,6 +33,7 @@ absl::StatusOr<uint64_t> Arena::CatchUp(Arena& from) {
     pages += run.count;
   });
   hashes_ = from.hashes_;
+  hashed_ = from.hashed_;
   spaces_ = from.spaces_;
   names_ = from.names_;
   owners_ = from.owners_;

@@ -33,6 +33,7 @@ using checkpoint::kPageSize;
 
 struct Options {
   bool sealed = false;
+  bool hashes = false;
   std::string provider = "tcp";
   std::string device;
   bool windows = true;
@@ -41,6 +42,8 @@ struct Options {
   std::string connect;
   uint16_t port = 7595;
   int queue_pairs = Config::Data().queue_pairs;
+  uint64_t slab_kib = Config::Data().slab_bytes / kKiB;
+  int slabs = Config::Data().slabs;
   uint64_t mib = 256;  // of the component that is made up
   double seconds = 2;
 
@@ -70,6 +73,8 @@ absl::StatusOr<std::unique_ptr<transport::Fabric>> OpenFabric(const Options& opt
 LaneOptions Lanes(const Options& options) {
   Config::Data data;  // as configured by default
   data.queue_pairs = options.queue_pairs;
+  data.slab_bytes = options.slab_kib * kKiB;
+  data.slabs = options.slabs;
   LaneOptions lanes = LaneOptionsFrom(data);
   lanes.compress = false;
   return lanes;
@@ -102,6 +107,8 @@ class Target {
       ASSIGN_OR_RETURN(*granted.mutable_key_share(), NewKeyShare());
     }
     ASSIGN_OR_RETURN(receiving.keys, KeysOf(granted.key_share(), lanes.queue_pairs));
+    receiving.by_tag = options.sealed && !options.hashes;
+    granted.set_by_tag(receiving.by_tag);
     ASSIGN_OR_RETURN(target->receiver_, LaneReceiver::Create(fabric, std::move(receiving)));
     ASSIGN_OR_RETURN(target->listener_, fabric.Listen(address, options.port));
     for (const v1::ArenaChunk& chunk : target->receiver_->chunks()) *granted.add_chunks() = chunk;
@@ -248,12 +255,16 @@ int main(int argc, char** argv) {
   starling::migration::Options options;
   CLI::App app{"Measures a migration's page stream."};
   app.add_flag("--sealed", options.sealed, "encrypted, with keys of its own");
+  app.add_flag("--hashes", options.hashes, "sealed: with hashes beside the tags, as with --verify");
   app.add_option("--provider", options.provider)->check(CLI::IsMember({"tcp", "verbs"}));
   app.add_option("--device", options.device, "of verbs; default: the first active one");
   app.add_flag("!--no-windows", options.windows, "of verbs: regions even where there are windows");
   app.add_option("--listen", options.listen, "be the target on this address, once");
   app.add_option("--connect", options.connect, "be the source of the target there");
   app.add_option("--queue-pairs", options.queue_pairs)->check(CLI::Range(1, 16));
+  app.add_option("--slab-kib", options.slab_kib, "as data.slab_kib; the same at both ends")
+      ->check(CLI::Range(64, 4096));
+  app.add_option("--slabs", options.slabs, "as data.slabs")->check(CLI::Range(2, 4096));
   app.add_option("--mib", options.mib, "memory to send; the same at both ends")
       ->check(CLI::Range(1, 4096));
   app.add_option("--port", options.port, "and the next one");

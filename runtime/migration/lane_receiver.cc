@@ -70,6 +70,8 @@ absl::StatusOr<std::unique_ptr<LaneReceiver>> LaneReceiver::Create(transport::Fa
         "a landing ring of ", ring.slots, " slots of ", ring.slot_bytes,
         " bytes was asked for; whole pages and ", kMaxRingBytes, " bytes in all are the most"));
   }
+  if (options.by_tag && options.keys.empty())
+    return absl::InvalidArgumentError("a plain stream has no tags that could stand for hashes");
   checkpoint::Arena::Options arena_options;
   arena_options.name = "starling-arena";
   arena_options.chunk_bytes = kArenaChunkBytes;
@@ -288,7 +290,10 @@ absl::Status LaneReceiver::Land(const Batch& batch, Lane& lane) {
     if (!status.ok()) return status;
     switch (run.content) {
       case BatchRun::Content::kBytes:
-        status = arena_->Place(run.run, run.slot, run.hash);
+        if (options_.by_tag && run.hash != 0)
+          return absl::DataLossError("pages came with a hash where their tag stands for it");
+        status = arena_->Place(run.run, run.slot,
+                               options_.by_tag ? std::nullopt : std::optional(run.hash));
         break;
       case BatchRun::Content::kZero:
         status = arena_->PlaceZero(run.run);

@@ -41,6 +41,9 @@ class LaneReceiver {
     std::string images_dir;  // see checkpoint::Arena; empty: in memory alone
     RingOptions ring;
     std::vector<ChannelKeys> keys;  // of the data connections by their numbers; none: plain
+    // Sealed batches are known by their tags alone, and come without hashes: the arena cannot be
+    // verified.
+    bool by_tag = false;
     // The source asks each connection for what it may write to: then that are memory windows where
     // the fabrics have them, and connections may come over `rails`.
     bool grant_by_connection = false;

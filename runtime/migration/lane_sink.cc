@@ -43,7 +43,7 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
   SlabPool pool;
   pool.slab_bytes = options.slab_bytes;
   pool.slabs = static_cast<size_t>(std::max(kFewestSlabs, options.slabs / options.queue_pairs));
-  pool.packed = share > 0 && (options.compress || sink->sealed_);
+  pool.packed = share > 0 && options.compress;
   ASSIGN_OR_RETURN(const Endpoint first, ParseEndpoint(granted.data_address()));
   sink->rails_.push_back({&fabric, first, 0});
   const auto further = static_cast<size_t>(granted.rail_addresses_size());
@@ -63,8 +63,9 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
         sink->sealed_ ? std::optional(keys[i]) : std::optional<ChannelKeys>();
     const GrantedTo to =
         granted.grant_by_connection() ? GrantedTo::kConnection : GrantedTo::kSource;
-    const auto open = [i, key, ring, pool, to, token = granted.token(), compress = options.compress,
-                       s = sink.get()](
+    const KnownBy by = sink->sealed_ && granted.by_tag() ? KnownBy::kTag : KnownBy::kHash;
+    const auto open = [i, key, ring, pool, to, by, token = granted.token(),
+                       compress = options.compress, s = sink.get()](
                           uint32_t attempt,
                           Deadline until) -> absl::StatusOr<std::unique_ptr<LaneWriter>> {
       std::string shown = token + static_cast<char>(i);
@@ -79,7 +80,7 @@ absl::StatusOr<std::shared_ptr<LaneSink>> LaneSink::Connect(
                        SealedChannel::Create(std::move(connection), key ? &used : nullptr,
                                              /*source=*/true));
       return LaneWriter::Create(
-          *over, std::move(channel), s->slots_, ring, pool, compress, [s] { s->Tell(); }, to);
+          *over, std::move(channel), s->slots_, ring, pool, compress, [s] { s->Tell(); }, to, by);
     };
     ASSIGN_OR_RETURN(std::unique_ptr<ResumingLane> writer,
                      ResumingLane::Create(open, options.patience, deadline));

@@ -36,29 +36,32 @@ constexpr uint64_t kScatteredPages = 4;
 
 LaneWriter::LaneWriter(std::unique_ptr<SealedChannel> channel, ArenaSlots& slots, RingShare ring,
                        const SlabPool& pool, bool compress, std::function<void()> progress,
-                       GrantedTo granted)
+                       GrantedTo granted, KnownBy known_by)
     : channel_(std::move(channel)),
       arena_(slots),
       ring_(std::move(ring)),
       pool_(pool),
       progress_(std::move(progress)),
       granted_(granted),
+      known_by_(known_by),
       chooser_(compress && pool.packed && !ring_.slots.empty()),
       ring_used_(ring_.slots.size()) {}
 
 absl::StatusOr<std::unique_ptr<LaneWriter>> LaneWriter::Create(
     transport::Fabric& fabric, std::unique_ptr<SealedChannel> channel, ArenaSlots& slots,
     RingShare ring, const SlabPool& pool, bool compress, std::function<void()> progress,
-    GrantedTo granted) {
-  if (channel->sealed() && (ring.slots.empty() || !pool.packed)) {
+    GrantedTo granted, KnownBy known_by) {
+  if (channel->sealed() && ring.slots.empty())
     return absl::InternalError("a sealed connection needs a share of the landing ring");
-  }
+  if (!channel->sealed() && known_by == KnownBy::kTag)
+    return absl::InternalError("a plain connection has no tags");
   if (!ring.slots.empty() && ring.slot_bytes < pool.slab_bytes) {
     return absl::DataLossError(absl::StrCat("the target's ring has slots of ", ring.slot_bytes,
                                             " bytes, and slabs have ", pool.slab_bytes));
   }
   std::unique_ptr<LaneWriter> writer(new LaneWriter(std::move(channel), slots, std::move(ring),
-                                                    pool, compress, std::move(progress), granted));
+                                                    pool, compress, std::move(progress), granted,
+                                                    known_by));
   const size_t bytes = pool.slab_bytes * pool.slabs * (pool.packed ? 2 : 1);
   void* const memory =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -184,10 +187,10 @@ absl::Status LaneWriter::PlacePiece(const PageRun& run, uint64_t slot) {
         entry.run.pages = 1;
         entry.hash = hash;
       }
-    } else {
+    } else if (known_by_ == KnownBy::kHash) {
       entry.hash = checkpoint::HashPages(slab.subspan(used_, entry.run.pages * kPageSize));
     }
-    if (std::exchange(damage_, false)) slab[used_] ^= std::byte{1};
+    if (!channel_->sealed() && std::exchange(damage_, false)) slab[used_] ^= std::byte{1};
     if (entry.content == BatchRun::Content::kBytes && batch_.encoding == Encoding::kInPlace) {
       RETURN_IF_ERROR(WriteInPlace(entry.slot, entry.run.pages, used_));
     }
@@ -292,9 +295,9 @@ absl::Status LaneWriter::Pack() {
   Slab& slab = slabs_[current_];
   const std::span<std::byte> in = slab.memory.subspan(begin_, used_ - begin_);
   // Where it lies in the slab, so that the batches of one slab do not touch one another's.
-  const std::span<std::byte> packed = slab.packed.subspan(begin_, in.size());
   std::span<std::byte> out = in;
   if (batch_.encoding == Encoding::kRingLz4) {
+    const std::span<std::byte> packed = slab.packed.subspan(begin_, in.size());
     const TimePoint start = Clock::now();
     const int got = LZ4_compress_default(
         reinterpret_cast<const char*>(in.data()), reinterpret_cast<char*>(packed.data()),
@@ -313,9 +316,9 @@ absl::Status LaneWriter::Pack() {
     }
   }
   if (channel_->sealed()) {
-    const std::span<std::byte> sealed = packed.first(out.size());
-    RETURN_IF_ERROR(channel_->SealPages(batch_.sequence, out, sealed, batch_.tag));
-    out = sealed;
+    // Where it lies: a second place would cost more than the cipher. What is refused is read again.
+    RETURN_IF_ERROR(channel_->SealPages(batch_.sequence, out, out, batch_.tag));
+    if (std::exchange(damage_, false)) out[0] ^= std::byte{1};
   }
   if (batch_.encoding == Encoding::kRing && !channel_->sealed()) {
     counts_.staged_pages += in.size() / kPageSize;

@@ -20,7 +20,7 @@
 namespace starling::migration {
 
 // Registered memory that a writer fills: `slabs` of `slab_bytes` each, and as many again that it
-// packs into where batches may go through the ring.
+// compresses into where batches may be. They are sealed where they lie.
 struct SlabPool {
   uint64_t slab_bytes = 0;
   size_t slabs = 0;
@@ -38,6 +38,10 @@ struct RingShare {
 // Whether the target grants to each connection apart: the keys that came before are of no use, and
 // the writer asks for its own.
 enum class GrantedTo { kSource, kConnection };
+
+// By what the target knows that pages came as they were sent: a hash of each run, or, of sealed
+// batches, the tag alone, which says as much.
+enum class KnownBy { kHash, kTag };
 
 struct LaneCounts {
   uint64_t pages = 0;           // as bytes
@@ -75,12 +79,10 @@ struct LaneCounts {
 // are. One thread at a time; bytes_sent() and Shutdown() from any.
 class LaneWriter final : public checkpoint::PageLane {
  public:
-  static absl::StatusOr<std::unique_ptr<LaneWriter>> Create(transport::Fabric& fabric,
-                                                            std::unique_ptr<SealedChannel> channel,
-                                                            ArenaSlots& slots, RingShare ring,
-                                                            const SlabPool& pool, bool compress,
-                                                            std::function<void()> progress,
-                                                            GrantedTo granted = GrantedTo::kSource);
+  static absl::StatusOr<std::unique_ptr<LaneWriter>> Create(
+      transport::Fabric& fabric, std::unique_ptr<SealedChannel> channel, ArenaSlots& slots,
+      RingShare ring, const SlabPool& pool, bool compress, std::function<void()> progress,
+      GrantedTo granted = GrantedTo::kSource, KnownBy known_by = KnownBy::kHash);
   ~LaneWriter() override;
 
   absl::StatusOr<std::span<std::byte>> Acquire(size_t pages) override;
@@ -122,8 +124,8 @@ class LaneWriter final : public checkpoint::PageLane {
   };
 
   LaneWriter(std::unique_ptr<SealedChannel> channel, ArenaSlots& slots, RingShare ring,
-             const SlabPool& pool, bool compress, std::function<void()> progress,
-             GrantedTo granted);
+             const SlabPool& pool, bool compress, std::function<void()> progress, GrantedTo granted,
+             KnownBy known_by);
 
   // Where it is for this connection.
   absl::StatusOr<Granted> Chunk(const ArenaSlots::Piece& piece);
@@ -149,6 +151,7 @@ class LaneWriter final : public checkpoint::PageLane {
   const SlabPool pool_;
   const std::function<void()> progress_;
   const GrantedTo granted_;
+  const KnownBy known_by_;
   std::vector<Granted> granted_chunks_;  // asked for so far
   std::vector<Granted> granted_ring_;    // likewise: one or none
   std::span<std::byte> memory_;

@@ -214,6 +214,8 @@ absl::Status SourceMigration::Reserve() {
   reserve.set_post_copy(request_.post_copy());
   if (host_.encrypts()) {
     ASSIGN_OR_RETURN(*reserve.mutable_key_share(), NewKeyShare());
+    // An instant is verified before it is failed over to.
+    reserve.set_by_tag(!ghost_ && !Verifies());
   }
   LaneOptions lanes = LaneOptionsFrom(host_.config.data);
   if (lanes.compress || host_.encrypts()) {
@@ -419,7 +421,7 @@ absl::Status SourceMigration::Restore() {
   }
   restore.set_eager(request_.eager());
   restore.set_park(request_.park());
-  restore.set_verify(request_.verify() || host_.config.migration.verify == "commit");
+  restore.set_verify(Verifies());
   for (std::string& model : host_.shelf->Get(row_.component)) {
     restore.mutable_shadow()->add_models(std::move(model));
   }

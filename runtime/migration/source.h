@@ -137,6 +137,8 @@ class SourceMigration {
   // How it ends, in source_ending.cc with AskToCommit().
   absl::Status FinishLeft(uint64_t epoch);
   absl::Status CallOff(const absl::Status& why, bool target_knows);
+  // Whether the target is to look at all memory once more before the restore.
+  bool Verifies() const { return request_.verify() || host_.config.migration.verify == "commit"; }
   // Completes the report, keeps it, and hands it out with the last progress.
   void FinishReport();
 

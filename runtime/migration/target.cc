@@ -233,6 +233,9 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
     ASSIGN_OR_RETURN(receiver.keys, DeriveStreamKeys(request.key_share(), key_share, ghost->row.id,
                                                      kKeyedConnections));
   }
+  // An instant is verified before it is failed over to.
+  receiver.by_tag = request.by_tag() && host_.encrypts() && ghost->kept == nullptr;
+  const bool by_tag = receiver.by_tag;
   ASSIGN_OR_RETURN(transport::Fabric* const fabric, host_.Transport(ghost->provider));
   ASSIGN_OR_RETURN(ghost->receiver, LaneReceiver::Create(*fabric, std::move(receiver)));
   // Namespaces, cgroup and network device are made now, not inside the blackout.
@@ -246,6 +249,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& r
   response.set_data_address(host_.config.DataListen(ghost->provider));
   response.set_grant_by_connection(ghost->receiver->grants_by_connection());
   response.set_windows(ghost->receiver->windows());
+  response.set_by_tag(by_tag);
   for (const agent::Rail& rail : rails)
     response.add_rail_addresses(rail.fabric != nullptr ? rail.listen : "");
   response.set_token(ghost->token);

@@ -25,7 +25,8 @@ constexpr uint64_t kSlotBytes = 64 * 1024;
 
 Deadline Soon() { return Deadline::After(std::chrono::seconds(20)); }
 
-class HostileStreamTest : public testing::Test {
+// With hashes beside the tags (false), or with the tags alone (true).
+class HostileStreamTest : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     network_ = std::make_unique<transport::FakeNetwork>(transport::FakeFaults());
@@ -35,6 +36,7 @@ class HostileStreamTest : public testing::Test {
     options.arena_bytes = 4 << 20;
     options.max_arena_bytes = 1 << 30;
     options.ring = {4, kSlotBytes};
+    options.by_tag = GetParam();
     ChannelKeys& keys = options.keys.emplace_back();
     keys.to_target.fill(1);
     keys.to_source.fill(2);
@@ -82,7 +84,7 @@ class HostileStreamTest : public testing::Test {
     BatchRun& run = batch.runs.emplace_back();
     run.run = {kSpace, 0, 1};
     run.slot = 5;
-    run.hash = checkpoint::HashPages(page_);
+    run.hash = GetParam() ? 0 : checkpoint::HashPages(page_);
     EXPECT_TRUE(
         cipher_->Seal(RecordCipher::Kind::kPages, sequence, page_, memory_, batch.tag).ok());
     return batch;
@@ -136,12 +138,12 @@ class HostileStreamTest : public testing::Test {
   std::unique_ptr<transport::MemoryRegion> region_;
 };
 
-TEST_F(HostileStreamTest, GrantsThatWereGivenBeforeAreNotAskedFor) {
+TEST_P(HostileStreamTest, GrantsThatWereGivenBeforeAreNotAskedFor) {
   Send(Seal(1, EncodeGrantRequest({.ring = true, .first_chunk = 0, .chunks = 1})));
   ExpectEnded(1);
 }
 
-TEST_F(HostileStreamTest, WhatIsRightIsTaken) {
+TEST_P(HostileStreamTest, WhatIsRightIsTaken) {
   const Batch batch = MakeBatch(1);
   Write();
   Send(Seal(1, EncodeBatch(batch)));
@@ -152,7 +154,7 @@ TEST_F(HostileStreamTest, WhatIsRightIsTaken) {
   EXPECT_EQ(refused_, 0);
 }
 
-TEST_F(HostileStreamTest, AnAlteredMessageEndsTheConnection) {
+TEST_P(HostileStreamTest, AnAlteredMessageEndsTheConnection) {
   std::string bytes = Seal(1, EncodeBatch(MakeBatch(1)));
   bytes.back() = static_cast<char>(bytes.back() ^ 1);
   Write();
@@ -161,7 +163,7 @@ TEST_F(HostileStreamTest, AnAlteredMessageEndsTheConnection) {
   EXPECT_FALSE(Landed());
 }
 
-TEST_F(HostileStreamTest, ARepeatedMessageEndsTheConnection) {
+TEST_P(HostileStreamTest, ARepeatedMessageEndsTheConnection) {
   const std::string bytes = Seal(1, EncodeBatch(MakeBatch(1)));
   Write();
   Send(bytes);
@@ -170,12 +172,12 @@ TEST_F(HostileStreamTest, ARepeatedMessageEndsTheConnection) {
   ExpectEnded(1);
 }
 
-TEST_F(HostileStreamTest, AMessageLeftOutEndsTheConnection) {
+TEST_P(HostileStreamTest, AMessageLeftOutEndsTheConnection) {
   Send(Seal(2, EncodeBatch(MakeBatch(1))));
   ExpectEnded(1);
 }
 
-TEST_F(HostileStreamTest, ARepeatedBatchEndsTheConnection) {
+TEST_P(HostileStreamTest, ARepeatedBatchEndsTheConnection) {
   const std::string batch = EncodeBatch(MakeBatch(1));
   Write();
   Send(Seal(1, batch));
@@ -184,12 +186,12 @@ TEST_F(HostileStreamTest, ARepeatedBatchEndsTheConnection) {
   ExpectEnded(1);
 }
 
-TEST_F(HostileStreamTest, APlainMessageEndsTheConnection) {
+TEST_P(HostileStreamTest, APlainMessageEndsTheConnection) {
   Send(EncodeBatch(MakeBatch(1)));
   ExpectEnded(1);
 }
 
-TEST_F(HostileStreamTest, AlteredPagesAreRefused) {
+TEST_P(HostileStreamTest, AlteredPagesAreRefused) {
   const Batch batch = MakeBatch(1);
   memory_[99] ^= std::byte{1};
   Write();
@@ -200,7 +202,7 @@ TEST_F(HostileStreamTest, AlteredPagesAreRefused) {
   EXPECT_FALSE(Landed());
 }
 
-TEST_F(HostileStreamTest, PagesInPlaceAreRefused) {
+TEST_P(HostileStreamTest, PagesInPlaceAreRefused) {
   Batch batch = MakeBatch(1);
   batch.encoding = Encoding::kInPlace;
   Send(Seal(1, EncodeBatch(batch)));
@@ -209,7 +211,7 @@ TEST_F(HostileStreamTest, PagesInPlaceAreRefused) {
   EXPECT_FALSE(Landed());
 }
 
-TEST_F(HostileStreamTest, WhatLiesOutsideRingOrArenaIsRefused) {
+TEST_P(HostileStreamTest, WhatLiesOutsideRingOrArenaIsRefused) {
   Batch batch = MakeBatch(1);
   batch.ring_slot = 4;
   Send(Seal(1, EncodeBatch(batch)));
@@ -223,7 +225,7 @@ TEST_F(HostileStreamTest, WhatLiesOutsideRingOrArenaIsRefused) {
   EXPECT_FALSE(Landed());
 }
 
-TEST_F(HostileStreamTest, AWriteOutsideTheGrantEndsTheConnection) {
+TEST_P(HostileStreamTest, AWriteOutsideTheGrantEndsTheConnection) {
   const v1::ArenaChunk ring = *receiver_->ring();
   ASSERT_TRUE(connection_
                   ->Write(*region_, 0, kPageSize, ring.address() + ring.bytes() - kPageSize / 2,
@@ -240,12 +242,25 @@ TEST_F(HostileStreamTest, AWriteOutsideTheGrantEndsTheConnection) {
   EXPECT_EQ(refused_, 1);
 }
 
-TEST_F(HostileStreamTest, AConnectionThatEndsIsNotRefused) {
+TEST_P(HostileStreamTest, AConnectionThatEndsIsNotRefused) {
   connection_.reset();
   std::this_thread::sleep_for(std::chrono::milliseconds(50));  // for it to be noticed
   (void)receiver_->Close();
   EXPECT_EQ(refused_, 0);
 }
+
+TEST_P(HostileStreamTest, PagesWithAnotherHashThanAgreedAreRefused) {
+  Batch batch = MakeBatch(1);
+  batch.runs[0].hash ^= 1;
+  Write();
+  Send(Seal(1, EncodeBatch(batch)));
+  EXPECT_EQ(Hear().refused, std::vector<uint64_t>{1});
+  EXPECT_EQ(refused_, 1);
+  EXPECT_FALSE(Landed());
+}
+
+INSTANTIATE_TEST_SUITE_P(Known, HostileStreamTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "by_tag" : "by_hash"; });
 
 }  // namespace
 }  // namespace starling::migration

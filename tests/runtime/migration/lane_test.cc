@@ -25,6 +25,7 @@ class LaneTest : public testing::Test {
   struct How {
     uint64_t slab_bytes = 64 * 1024;
     bool sealed = false;
+    bool by_tag = false;
     bool ring = false;
   };
   void Open(const transport::FakeFaults& faults, uint64_t arena_bytes, int queue_pairs) {
@@ -46,6 +47,7 @@ class LaneTest : public testing::Test {
       keys.to_target.fill(static_cast<uint8_t>(i + 1));
       keys.to_source.fill(static_cast<uint8_t>(i + 101));
     }
+    receiving.by_tag = how.by_tag;
     const StreamKeys keys = receiving.keys;
     auto receiver = LaneReceiver::Create(*there_, std::move(receiving));
     ASSERT_TRUE(receiver.ok()) << receiver.status();
@@ -64,6 +66,7 @@ class LaneTest : public testing::Test {
     for (const v1::ArenaChunk& chunk : receiver_->chunks()) *granted.add_chunks() = chunk;
     granted.set_data_address("10.0.0.2:7401");
     granted.set_token("a token");
+    granted.set_by_tag(how.by_tag);
     LaneOptions options;
     options.queue_pairs = queue_pairs;
     options.slab_bytes = how.slab_bytes;
@@ -259,8 +262,11 @@ TEST_F(LaneTest, EndsAtOnceWhenShutDown) {
   network_->Heal();
 }
 
-TEST_F(LaneTest, ReturnsWhatWasDamagedOnItsWay) {
-  Open({}, 4 << 20, 2);
+class DamagedLaneTest : public LaneTest, public testing::WithParamInterface<const char*> {};
+
+TEST_P(DamagedLaneTest, ReturnsWhatWasDamagedOnItsWay) {
+  const std::string how = GetParam();
+  Open({}, 4 << 20, 2, {.sealed = how != "plain", .by_tag = how == "sealed_by_tag"});
   ASSERT_TRUE(Put(0, 40, 5).ok());
   sink_->DamageNextPage();
   ASSERT_TRUE(Put(100 * kPageSize, 3, 6).ok());
@@ -281,6 +287,20 @@ TEST_F(LaneTest, ReturnsWhatWasDamagedOnItsWay) {
   EXPECT_TRUE(again->empty());
   EXPECT_GT(sink_->counts().resent_pages, 0u);
   ExpectArenaHasAll();
+}
+
+INSTANTIATE_TEST_SUITE_P(Lanes, DamagedLaneTest,
+                         testing::Values("plain", "sealed", "sealed_by_tag"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_F(LaneTest, AnArenaThatIsKnownByTagsAloneIsNotVerified) {
+  Open({}, 4 << 20, 2, {.sealed = true, .by_tag = true});
+  ASSERT_TRUE(Put(0, 40, 5).ok());
+  const auto flushed = sink_->Flush(Soon());
+  ASSERT_TRUE(flushed.ok()) << flushed.status();
+  EXPECT_TRUE(flushed->empty());
+  ExpectArenaHasAll();
+  EXPECT_EQ(receiver_->arena().Verify(1).code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(LaneTest, SealedNothingOfAPageIsReadableOnTheWay) {
