@@ -160,7 +160,8 @@ class VerbsIntroducer {
     ASSIGN_OR_RETURN(Unconnected made, MakePair());
     ASSIGN_OR_RETURN(const QueuePairAddress peer,
                      introduction.Ask(made.queue_pair->OwnAddress(port_), private_data, deadline));
-    RETURN_IF_ERROR(made.queue_pair->ConnectTo(port_, peer, Describe(introduction)));
+    RETURN_IF_ERROR(
+        made.queue_pair->ConnectTo(port_, peer, Describe(introduction, *made.queue_pair)));
     RETURN_IF_ERROR(introduction.SayReady(deadline));
     made.queue_pair->SetMade();
     made.queue_pair->WatchPeer(introduction.Release());
@@ -171,7 +172,8 @@ class VerbsIntroducer {
                                                      const QueuePairAddress& peer,
                                                      Deadline deadline) {
     ASSIGN_OR_RETURN(Unconnected made, MakePair());
-    RETURN_IF_ERROR(made.queue_pair->ConnectTo(port_, peer, Describe(introduction)));
+    RETURN_IF_ERROR(
+        made.queue_pair->ConnectTo(port_, peer, Describe(introduction, *made.queue_pair)));
     RETURN_IF_ERROR(introduction.Accept(made.queue_pair->OwnAddress(port_), deadline));
     made.queue_pair->WatchPeer(introduction.Release());
     return std::unique_ptr<Connection>(std::move(made.connection));
@@ -183,8 +185,9 @@ class VerbsIntroducer {
                      VerbsQueuePair::Make(context_, port_, pd_, events_, tuning_));
     return MakeConnection(std::move(queue_pair), fabric_);
   }
-  std::string Describe(const Introduction& introduction) const {
-    return absl::StrCat(introduction.description(), " (", fabric_.device(), ")");
+  std::string Describe(const Introduction& introduction, const VerbsQueuePair& queue_pair) const {
+    return absl::StrCat(introduction.description(), " (", fabric_.device(), ", queue pair ",
+                        queue_pair.number(), ")");
   }
 
   ibv_context* context_;
