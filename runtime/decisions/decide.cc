@@ -86,7 +86,10 @@ struct Option {
 class Decider {
  public:
   Decider(const Situation& situation, const Policy& policy)
-      : s_(situation), p_(policy), quiet_(policy.Quiet(situation.minute_of_week)) {
+      : s_(situation),
+        p_(policy),
+        quiet_(policy.Quiet(situation.minute_of_week)),
+        moves_(situation.moving) {
     used_.resize(s_.components.size());
     ended_.resize(s_.kept.size());
     rooms_.reserve(s_.hosts.size());
@@ -779,7 +782,7 @@ class Decider {
   std::vector<Used> used_;
   std::vector<bool> ended_;  // of Situation::kept
   std::vector<Amounts> rooms_;
-  int moves_ = 0;
+  int moves_;  // under way, and decided on
   Relief relieved_ = {};
 };
 

@@ -124,7 +124,7 @@ DECISION_JSON(LeaseView, id, host, component, kind, amount, age_s)
 DECISION_JSON(GhostView, component, host, by_hand, ready, bytes, left_bytes, bytes_per_s, age_s,
               unneeded_s, again)
 DECISION_JSON(KeptView, component, from, priority, bytes, value, last)
-DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, threshold_shift,
+DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, moving, threshold_shift,
               idle_shift, host, price_per_hour, capacity, incoming, demand, groups, components,
               needs, hosts, leases, ghosts, kept)
 DECISION_JSON(Hours, from, to)

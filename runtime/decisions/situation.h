@@ -163,6 +163,7 @@ struct Situation {
   double step_s = 1;           // between samples: horizon i is kHorizons[i] of these
   double calm_s = 0;           // how long no shortage has been expected
   double short_for_s = 0;      // how long use has been above a rule of present use
+  int moving = 0;              // components that are on their way to other hosts
   double threshold_shift = 0;  // see Thresholds
   double idle_shift = 0;       // of Policy::Idle::above; see predictor::IdleThreshold
   std::string host;

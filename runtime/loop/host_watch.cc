@@ -104,6 +104,8 @@ void HostWatch::Remove(const std::string& name) {
 }
 
 void HostWatch::SetLeaving(const std::set<std::string>& leaving) {
+  // The step in which the last one goes has seen some of it, too.
+  if (!leaving.empty()) held_ = 2;
   for (auto& [name, watched] : components_) {
     const bool leaves = leaving.contains(name);
     if (watched.leaving == leaves) continue;
@@ -258,8 +260,15 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
   memory_.Add(rest_memory.value, rest_memory.forecasts);
   memory_.End();
   if (!first) {
-    const Part rest_cpu =
-        FromRest(time_s, rest_cpu_, std::max(0.0, kCpuScale * processors - cpu), Resource::kCpu);
+    double rest = std::max(0.0, kCpuScale * processors - cpu);
+    // What a move itself takes is over with it, and no reason for the next one.
+    if (held_ > 0) {
+      rest = std::min(rest, rest_before_);
+      --held_;
+    } else {
+      rest_before_ = rest;
+    }
+    const Part rest_cpu = FromRest(time_s, rest_cpu_, rest, Resource::kCpu);
     cpu_.Add(rest_cpu.value, rest_cpu.forecasts);
     cpu_.End();
   }
@@ -394,7 +403,10 @@ void HostWatch::Describe(TimePoint now, decisions::Situation& situation) const {
   }
   situation.needs = needs_;
   for (const auto& [name, watched] : components_) {
-    if (watched.leaving) continue;
+    if (watched.leaving) {
+      ++situation.moving;
+      continue;
+    }
     decisions::ComponentView& view = situation.components.emplace_back();
     view.name = name;
     view.use = watched.use;

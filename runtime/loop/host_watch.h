@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <array>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -190,6 +191,8 @@ class HostWatch {
   double processors_lately_ = 0;
   HugePool forecasters_;  // of all components: each step goes through them
   std::map<std::string, Watched> components_;
+  int held_ = 0;  // for so many steps more the rest's processors count as before the last move began
+  double rest_before_ = std::numeric_limits<double>::infinity();
   predictor::Forecaster rest_cpu_, rest_memory_;
   ScoredDemand cpu_, memory_;
   std::unique_ptr<Gpus> gpus_;  // nullptr: there are none

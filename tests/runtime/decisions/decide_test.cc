@@ -401,6 +401,9 @@ TEST(DecideTest, IsBounded) {
   Policy policy;
   policy.max_moves = 1;
   EXPECT_EQ(Only(Decide(s, policy)), "migrate b there, reserve a there");
+  s.moving = 1;  // is one of them
+  EXPECT_EQ(Only(Decide(s, policy)).find("migrate"), std::string::npos);
+  s.moving = 0;
   policy.max_moves = 9;
   policy.max_steps = 1;
   EXPECT_EQ(Decide(s, policy).steps.size(), 1u);

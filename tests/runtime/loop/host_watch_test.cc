@@ -88,6 +88,26 @@ TEST_F(HostWatchTest, SeesPartsRestAndSum) {
   EXPECT_EQ(watch_->Used().at("one")[Resource::kMemory], 100 << 20);
 }
 
+TEST_F(HostWatchTest, WhatAMoveTakesIsNoDemand) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  for (int i = 0; i < 30; ++i) Second(10, 200 << 10);
+  const double before = Situation().demand[kCpu].now;
+  EXPECT_EQ(Situation().moving, 0);
+  watch_->SetLeaving({"one"});
+  Second(95, 200 << 10);
+  EXPECT_EQ(Situation().moving, 1);
+  EXPECT_NEAR(Situation().demand[kCpu].now, before, 1);
+  watch_->SetLeaving({"one"});
+  Second(95, 200 << 10);
+  watch_->SetLeaving({});
+  Second(60, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kCpu].now, before, 1);
+  EXPECT_LT(Situation().demand[kCpu].at[0][2], 2 * before);
+  // What stays when it has gone is demand.
+  Second(60, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kCpu].now, 6 * before, 6);
+}
+
 TEST_F(HostWatchTest, WhatLeavesIsNotForeseen) {
   ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
   ASSERT_TRUE(watch_->Add("two", Group("two"), std::nullopt, {}).ok());
