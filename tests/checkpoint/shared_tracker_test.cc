@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "tests/checkpoint/child_process.h"
+#include "tests/checkpoint/tracker_kinds.h"
 
 namespace starling::checkpoint {
 namespace {
@@ -23,27 +24,9 @@ using ::testing::HasSubstr;
 
 constexpr int kPages = 16;
 
-struct Kind {
-  const char* name;
-  // Why it cannot be tried here, or null.
-  const char* (*missing)();
-  std::unique_ptr<Tracker> (*make)(const std::string& cgroup, Freezer freezer);
-};
-
-const Kind kKinds[] = {
-    {"soft-dirty",
-     [] { return HasSoftDirty() ? nullptr : "this kernel does not track soft-dirty pages"; },
-     [](const std::string& cgroup, Freezer freezer) {
-       return MakeSoftDirtyTracker(cgroup, std::move(freezer));
-     }},
-    {"pagemap-scan",
-     [] { return HasAsyncProtection() ? nullptr : "this kernel does not protect asynchronously"; },
-     [](const std::string& cgroup, Freezer) { return MakePagemapScanTracker(cgroup); }},
-};
-
 // Sixteen pages of a child, of which it writes those that `wanted_` (shared with it) says at each
 // step.
-class SharedTrackerTest : public ::testing::TestWithParam<Kind> {
+class SharedTrackerTest : public ::testing::TestWithParam<TrackerKind> {
  protected:
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "other processes' memory is for root alone";
@@ -278,9 +261,8 @@ TEST_P(SharedTrackerTest, NoCopyMissesAPage) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SharedTrackerTest, ::testing::ValuesIn(kKinds), [](const auto& info) {
-  return std::string(info.param.name[0] == 's' ? "soft_dirty" : "pagemap_scan");
-});
+INSTANTIATE_TEST_SUITE_P(All, SharedTrackerTest,
+                         ::testing::Values(kSoftDirtyKind, kPagemapScanKind), TestName);
 
 TEST(SharedTrackerAloneTest, WhatUsesTheMarksInAnotherWayIsRefused) {
   const auto shared = std::make_shared<SharedTracker>();

@@ -13,34 +13,15 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "tests/checkpoint/child_process.h"
+#include "tests/checkpoint/tracker_kinds.h"
 
 namespace starling::checkpoint {
 namespace {
 
-struct Kind {
-  const char* name;
-  // Why it cannot be tried here, or null.
-  const char* (*missing)();
-  std::unique_ptr<Tracker> (*make)(const std::string& cgroup, Freezer freezer);
-};
-
-const Kind kKinds[] = {
-    {"soft_dirty",
-     [] { return HasSoftDirty() ? nullptr : "this kernel does not track soft-dirty pages"; },
-     [](const std::string& cgroup, Freezer freezer) {
-       return MakeSoftDirtyTracker(cgroup, std::move(freezer));
-     }},
-    {"pagemap_scan",
-     [] { return HasAsyncProtection() ? nullptr : "this kernel does not protect asynchronously"; },
-     [](const std::string& cgroup, Freezer) { return MakePagemapScanTracker(cgroup); }},
-    {"hash", []() -> const char* { return nullptr; },
-     [](const std::string& cgroup, Freezer) { return MakeHashTracker(cgroup); }},
-};
-
 // Sixteen pages of which the child writes, maps and gives back some at each step.
 constexpr int kPages = 16;
 
-class TrackerTest : public ::testing::TestWithParam<Kind> {
+class TrackerTest : public ::testing::TestWithParam<TrackerKind> {
  protected:
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "other processes' memory is for root alone";
@@ -363,8 +344,8 @@ TEST_P(TrackerTest, AProcessWithASystemCallFilterIsListedWhateverTheTracker) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, TrackerTest, ::testing::ValuesIn(kKinds),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, TrackerTest,
+                         ::testing::Values(kSoftDirtyKind, kPagemapScanKind, kHashKind), TestName);
 
 }  // namespace
 }  // namespace starling::checkpoint

@@ -7,28 +7,17 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/units.h"
 #include "runtime/decisions/decision_log.h"
 #include "runtime/decisions/move_costs.h"
 #include "runtime/decisions/thresholds.h"
+#include "tests/runtime/decisions/views.h"
 #include "tests/runtime/scratch.h"
 
 namespace starling::decisions {
 namespace {
 
 using testing::HasSubstr;
-
-constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
-constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
-
-// The same at every horizon and quantile.
-Outlook Flat(double value) {
-  Outlook outlook;
-  outlook.now = value;
-  for (auto& horizon : outlook.at) horizon.fill(value);
-  return outlook;
-}
 
 ComponentView Component(const std::string& name, double cpu, double gib, int priority = 0) {
   ComponentView component;
@@ -69,15 +58,6 @@ Situation Rising(double cpu, int horizon = 0) {
   Situation s = Quiet();
   for (int h = horizon; h < predictor::kHorizonCount; ++h) s.demand[kCpu].at[h][2] = 1000 * cpu;
   return s;
-}
-
-std::string Only(const Decision& decision) {
-  std::vector<std::string> words;
-  for (const Step& step : decision.steps) {
-    words.push_back(absl::StrCat(Name(step.action), " ", step.component,
-                                 step.host.empty() ? "" : absl::StrCat(" ", step.host)));
-  }
-  return absl::StrJoin(words, ", ");
 }
 
 TEST(DecideTest, DoesNothingWithoutAShortage) {

@@ -4,20 +4,12 @@
 
 #include "base/units.h"
 #include "runtime/decisions/rest.h"
+#include "tests/runtime/decisions/views.h"
 
 namespace starling::decisions {
 namespace {
 
-constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
-constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
 constexpr int64_t kMiB = 1 << 20;
-
-Outlook Flat(double now, double at) {
-  Outlook outlook;
-  outlook.now = now;
-  for (auto& horizon : outlook.at) horizon.fill(at);
-  return outlook;
-}
 
 class FollowUseTest : public testing::Test {
  protected:

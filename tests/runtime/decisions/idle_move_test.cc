@@ -3,13 +3,12 @@
 
 #include <tuple>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "base/units.h"
 #include "runtime/decisions/decide.h"
 #include "runtime/decisions/decision_log.h"
 #include "runtime/decisions/rest.h"
+#include "tests/runtime/decisions/views.h"
 
 // Components whose users are away move to a cheaper or an emptier host.
 
@@ -18,16 +17,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
-constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
 constexpr auto kBytes = static_cast<int64_t>(kGiB);
-
-Outlook Flat(double value) {
-  Outlook outlook;
-  outlook.now = value;
-  for (auto& horizon : outlook.at) horizon.fill(value);
-  return outlook;
-}
 
 class IdleMoveTest : public testing::Test {
  protected:
@@ -62,11 +52,7 @@ class IdleMoveTest : public testing::Test {
   }
   std::string Steps() {
     decision_ = Decide(s_, policy_);
-    std::vector<std::string> words;
-    for (const Step& step : decision_.steps) {
-      words.push_back(absl::StrCat(Name(step.action), " ", step.component, " ", step.host));
-    }
-    return absl::StrJoin(words, ", ");
+    return Only(decision_);
   }
 
   Policy policy_;
@@ -195,7 +181,7 @@ TEST_F(IdleMoveTest, NoMoreThanMakesSense) {
 
 TEST_F(IdleMoveTest, WhatRestsUnderAnotherPolicyIsWoken) {
   s_.components[1].rest = Rest::kParked;
-  EXPECT_EQ(Steps(), "wake idle ");
+  EXPECT_EQ(Steps(), "wake idle");
 }
 
 TEST_F(IdleMoveTest, TheLogKnowsOfIt) {

@@ -6,34 +6,16 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/units.h"
 #include "runtime/decisions/decision_log.h"
+#include "tests/runtime/decisions/views.h"
 
 namespace starling::decisions {
 namespace {
 
 using testing::HasSubstr;
 
-constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
-constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
 constexpr int64_t kMebi = static_cast<int64_t>(kMiB);
-
-Outlook Flat(double value) {
-  Outlook outlook;
-  outlook.now = value;
-  for (auto& horizon : outlook.at) horizon.fill(value);
-  return outlook;
-}
-
-std::string Only(const Decision& decision) {
-  std::vector<std::string> words;
-  for (const Step& step : decision.steps) {
-    words.push_back(absl::StrCat(Name(step.action), " ", step.component,
-                                 step.host.empty() ? "" : absl::StrCat(" ", step.host)));
-  }
-  return absl::StrJoin(words, ", ");
-}
 
 // A host with 10 processors and 1 GiB, on which `web` (4 processors, 200 MiB) and `batch` (3,
 // 400 MiB) run; a shortage of processors comes in 120 s, as likely as not.
