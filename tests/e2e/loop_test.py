@@ -184,6 +184,15 @@ within_s = {PERIOD_S}
                    node.agent_pid() != before)
         node.wait_agent()
 
+    def without_agent(self, look):
+        """What `look` returns once node1's agent has ended in order; then there is another."""
+        self.one.agent("stop")
+        try:
+            return look()
+        finally:
+            self.one.agent("start")
+            self.one.wait_agent()
+
     def stop(self, *names):
         for node in self.nodes:
             for name in names:
@@ -395,10 +404,7 @@ within_s = {PERIOD_S}
         self.one.starling("run", "high", "--priority", "5", "--", "/bin/sh", "-c",
                           "while :; do :; done")
         wait_until("it is left less again", lambda: self.weight("low") == 50)
-        self.one.agent("stop")
-        given_back = self.weight("low")
-        self.one.agent("start")
-        self.one.wait_agent()
+        given_back = self.without_agent(lambda: self.weight("low"))
         expect(given_back == 100, f"an agent that ended left it {given_back}")
         expect(self.state(self.one, "low") == "running", "it did not outlive the agent")
         self.stop("low", "high")
@@ -495,10 +501,7 @@ within_s = {PERIOD_S}
         woken("the next agent")
         wait_until("it is watched again", lambda: self.shown(self.one, name))
         park()
-        self.one.agent("stop")
-        alone = "frozen 0" in self.group(name, "cgroup.events")
-        self.one.agent("start")
-        self.one.wait_agent()
+        alone = self.without_agent(lambda: "frozen 0" in self.group(name, "cgroup.events"))
         expect(alone, "an agent that ended left it parked")
         wait_until("it is watched again", lambda: self.shown(self.one, name))
         park()
@@ -528,10 +531,8 @@ within_s = {PERIOD_S}
         high = wait_until("it has what it wants", lambda: quota() > max(0.9, low) and quota())
         expect(self.why(name, "limits"), "`starling why` does not know of it")
         self.kill_agent(self.one)
-        self.one.agent("stop")
-        given_back = self.group(name, "cpu.max"), self.group(name, "memory.high")
-        self.one.agent("start")
-        self.one.wait_agent()
+        given_back = self.without_agent(
+            lambda: (self.group(name, "cpu.max"), self.group(name, "memory.high")))
         expect(given_back == ("max 100000", "max"), f"an agent that ended left it {given_back}")
         self.stop(name)
         return f"down to {low:.2f} of a processor and up to {high:.2f}, given back at the end"
@@ -580,11 +581,8 @@ within_s = {PERIOD_S}
 
     def learn_of_users(self):
         """As if node1 had seen users for weeks, all of whom stay away for long."""
-        self.one.agent("stop")
-        self.one.shell(f"{os.path.join(BINARIES, 'starling-idle-users')} "
-                       "> /var/lib/starling/loop/host.models")
-        self.one.agent("start")
-        self.one.wait_agent()
+        self.without_agent(lambda: self.one.shell(
+            f"{os.path.join(BINARIES, 'starling-idle-users')} > /var/lib/starling/loop/host.models"))
 
     def idle_move(self):
         name, address, port = "desk", "10.77.0.62", 7798
@@ -671,10 +669,8 @@ within_s = {PERIOD_S}
         self.kill_agent(self.one)
         expect(low() > 0, "the killed agent lifted it")
         wait_until("it is watched again", lambda: self.shown(self.one, name))
-        self.one.agent("stop")
-        given_back = low(), whole(), self.group(name, "io.max") if disks else ""
-        self.one.agent("start")
-        self.one.wait_agent()
+        given_back = self.without_agent(
+            lambda: (low(), whole(), self.group(name, "io.max") if disks else ""))
         expect(given_back == (0, 0, ""), f"an agent that ended left it {given_back}")
         self.policy(self.one, "")
         self.stop(name)

@@ -13,7 +13,6 @@ from . import bed as beds
 
 CONFIGURATION = "/etc/starling/starlingd.toml"
 POLICY = "/etc/starling/policy.toml"
-SAMPLE_POLICY = os.path.join(beds.CHECKOUT, "packaging", "policy.toml")
 PORT = 7700
 NAMES = ("one", "two", "three")  # of the components
 # The blackout of an emulated machine is a second or two, and longer while it is short of its
@@ -31,19 +30,6 @@ WATCH_EVERY = 5  # periods: a look costs an emulated processor some tenths of a 
 RULES = ("predictive", "reactive", "none")
 
 
-def _knows(key):
-    """Whether policies of this build have a key, as `allow.ghost`."""
-    section, _, name = key.partition(".")
-    inside = False
-    with open(SAMPLE_POLICY, encoding="utf-8") as source:
-        for line in source:
-            if line.startswith("["):
-                inside = line.strip() == f"[{section}]"
-            elif inside and line.split("=")[0].strip() == name:
-                return True
-    return False
-
-
 def policy(rule, period_s):
     """The policy file of one of RULES. `predictive` is the default policy, acting, with its
     times in periods; `reactive` only looks at present use, and neither reserves nor keeps
@@ -51,8 +37,7 @@ def policy(rule, period_s):
     present = "".join(f'[[rule]]\nresource = "{resource}"\npercent = 0\nabove = {REACT_ABOVE}\n'
                       f"within_s = {REACT_S}\n" for resource in ("cpu", "memory"))
     if rule == "reactive":
-        ghosts = "ghost = false\n" if _knows("allow.ghost") else ""
-        return f'mode = "act"\n[allow]\nreserve = false\n{ghosts}{present}'
+        return f'mode = "act"\n[allow]\nreserve = false\nghost = false\n{present}'
     foreseen = "".join(f'[[rule]]\nresource = "{resource}"\npercent = 90\nabove = {above}\n'
                        f"within_s = {ACT_WITHIN * period_s:g}\n"
                        for resource, above in (("cpu", 0.8), ("memory", 0.85)))

@@ -358,6 +358,14 @@ class PageFetchTest : public testing::Test {
     return *ended_;
   }
 
+  void ExpectReadFromRegions(bool sealed) {
+    Freeze(sealed);
+    Restore();
+    Start();
+    EXPECT_TRUE(Ended().ok());
+    ExpectAllThere();
+    EXPECT_GT(here_->readable_regions(), 0);
+  }
   void ExpectAllThere() {
     for (const auto& [page, byte] : want_) {
       const auto slot = receiver_->arena().Find(kSpace, page * kPageSize);
@@ -446,32 +454,17 @@ TEST_F(PageFetchTest, ReadsThroughWindowsOfItsConnection) {
 
 TEST_F(PageFetchTest, ReadsRegionsWhereThereAreNoWindows) {
   windows_ = false;
-  Freeze(/*sealed=*/false);
-  Restore();
-  Start();
-  EXPECT_TRUE(Ended().ok());
-  ExpectAllThere();
-  EXPECT_GT(here_->readable_regions(), 0);
+  ExpectReadFromRegions(/*sealed=*/false);
 }
 
 TEST_F(PageFetchTest, ReadsRegionsWhereTheTargetCannotAsk) {
   asks_ = false;
-  Freeze(/*sealed=*/true);
-  Restore();
-  Start();
-  EXPECT_TRUE(Ended().ok());
-  ExpectAllThere();
-  EXPECT_GT(here_->readable_regions(), 0);
+  ExpectReadFromRegions(/*sealed=*/true);
 }
 
 TEST_F(PageFetchTest, ReadsRegionsWhereNoWindowCanBeHad) {
   bindable_ = false;
-  Freeze(/*sealed=*/false);
-  Restore();
-  Start();
-  EXPECT_TRUE(Ended().ok());
-  ExpectAllThere();
-  EXPECT_GT(here_->readable_regions(), 0);
+  ExpectReadFromRegions(/*sealed=*/false);
 }
 
 TEST_F(PageFetchTest, ATargetThatAsksForWhatCannotBeIsRefusedAndCounted) {
