@@ -166,6 +166,7 @@ class Gatherer {
       const auto status = ParseStatus(ReadProc(pid, "status"));
       if (const auto it = status.find("TracerPid"); it != status.end()) {
         (void)absl::SimpleAtoi(it->second, &process.tracer);
+        if (process.tracer != 0 && IsOwnCriu(process.tracer)) process.tracer = 0;
       }
       if (const auto it = status.find("NSpid"); it != status.end()) {
         const std::vector<std::string> pids = absl::StrSplit(it->second, '\t');
@@ -179,6 +180,18 @@ class Gatherer {
                                   roots != root_namespaces.end() && mine->second == roots->second;
       facts_.processes.push_back(std::move(process));
     }
+  }
+
+  // Whether it is a CRIU that this agent started, as for a ghost's instant: it lets go by itself, and
+  // whoever dumps the component waits for that.
+  static bool IsOwnCriu(int pid) {
+    auto stat = ParseStat(ReadProc(pid, "stat"));
+    if (!stat || stat->name != "criu") return false;
+    while (stat && stat->parent > 1) {
+      if (stat->parent == ::getpid()) return true;
+      stat = ParseStat(ReadProc(stat->parent, "stat"));
+    }
+    return false;
   }
 
   static std::map<std::string, uint64_t> NamespacesOf(int pid) {

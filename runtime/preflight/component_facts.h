@@ -25,7 +25,7 @@ struct ProcessFact {
   std::string name;
   char state = '?';    // of proc(5): R S D T t Z ...
   bool stuck = false;  // in state D, without one context switch, over kStuckTime
-  int tracer = 0;      // 0: nobody
+  int tracer = 0;      // 0: nobody, or a CRIU of this agent's own
   bool in_tree = false;
   bool in_cgroup = false;
   bool is_namespace_init = false;  // pid 1 of the root's pid namespace, outside the tree: not moved

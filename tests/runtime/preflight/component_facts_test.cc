@@ -417,6 +417,29 @@ TEST_F(ComponentFactsTest, Traced) {
   ptrace(PTRACE_DETACH, process.pid(), 0, 0);
 }
 
+TEST_F(ComponentFactsTest, TracedByACriuOfOurOwnIsNoObstacle) {
+  for (const char* name : {"criu", "gdb"}) {
+    const Process process([] { return true; });
+    int told[2];
+    ASSERT_EQ(pipe(told), 0);
+    const pid_t tracer = fork();
+    if (tracer == 0) {
+      prctl(PR_SET_NAME, name);
+      const char seized = ptrace(PTRACE_SEIZE, process.pid(), 0, 0) == 0 ? 'y' : 'n';
+      if (write(told[1], &seized, 1) != 1) _exit(1);
+      while (true) pause();
+    }
+    char seized = 0;
+    EXPECT_EQ(read(told[0], &seized, 1), 1);
+    EXPECT_EQ(seized, 'y');
+    EXPECT_EQ(Check(process).empty(), name == std::string("criu")) << name;
+    kill(tracer, SIGKILL);
+    waitpid(tracer, nullptr, 0);
+    close(told[0]);
+    close(told[1]);
+  }
+}
+
 TEST_F(ComponentFactsTest, TheComponentGoesOnRunningMeanwhile) {
   auto* const counter = static_cast<volatile uint64_t*>(
       mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
