@@ -8,7 +8,7 @@ import os
 from demolib import bed as beds
 from demolib import deciding, rows, slo, table, traces, windows
 
-from . import ghost_moves, summary, timeline
+from . import earlier, ghost_moves, summary, timeline
 
 MEMORY_MIB = QUICK_MEMORY_MIB = 1536  # of the bed's machines
 WINDOWS, CALM = 10, 3
@@ -45,9 +45,6 @@ def add_options(parser):
                        help="seed by which windows are drawn (default 1)")
     group.add_argument("--no-ghosts", action="store_true",
                        help="leave out the moves with a warm ghost and without")
-    group.add_argument("--resume", action="store_true",
-                       help="take the runs that build/perf/loop/samples.json has of the same windows "
-                            "for done")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,20 +162,9 @@ def _describe(number, window):
             "rise_steps": window.rise_steps, "sudden": window.sudden, "demand": window.demand}
 
 
-def _read(path):
-    """What an earlier run wrote there; nothing when there was none."""
-    try:
-        with open(path, encoding="utf-8") as source:
-            return json.load(source)
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise beds.DemoError(f"{path} cannot be taken up: {error}; run without --resume") from None
-
-
 def _samples_before(path, chosen, plan):
     """Samples of an earlier run over the same windows at the same pace; others are left out."""
-    return [one for one in _read(path)
+    return [one for one in earlier.read(path)
             if one["window"] < len(chosen) and one["key"] == _key(chosen[one["window"]], plan)]
 
 
@@ -246,7 +232,7 @@ def _of_report(report):
 
 def _ghosts(machines, folder, plan, resume, failures, note):
     path = os.path.join(folder, "ghost-samples.json")
-    samples = _read(path) if resume else []
+    samples = earlier.read(path) if resume else []
     failures += ghost_moves.measure(rows.Place(machines, folder), plan.repetitions, samples, note,
                                     lambda: table.write(path, samples))
     return samples

@@ -6,7 +6,7 @@ import os
 from demolib import bed as beds
 from demolib import comparison, rows, table
 
-from . import plots, ratios, summary
+from . import earlier, plots, ratios, summary
 
 METRICS = ("blackout_ms", "client_gap_ms", "total_ms", "p99_before_ms", "p99_back_s", "wire_bytes",
            "rounds", "held_ms", "expected_blackout_ms", "source_agent_peak_bytes",
@@ -110,12 +110,24 @@ def _numbers(text):
     return sizes
 
 
-def _completed(row, kind, size, repetition, link_bytes_per_s):
+def _completed(row, kind, size, repetition, link_bytes_per_s, asked):
     expected = (row.get("report") or {}).get("expected_blackout_s")
-    return {"repetition": repetition, "kind": kind, "size_mib": size,
+    return {"repetition": repetition, "kind": kind, "size_mib": size, "asked": asked,
             "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "link_bytes_per_s": link_bytes_per_s,
             "expected_blackout_ms": None if expected is None else expected * 1000, **row}
+
+
+def _whole(samples, repetitions, sizes, names, asked):
+    """Of samples of an earlier run those of its whole repetitions of which the same was asked."""
+    cells = {(kind, size, name) for kind, size, rows_ in _cells(sizes, names) for name in rows_}
+    by_repetition = {}
+    for one in samples:
+        by_repetition.setdefault(one["repetition"], []).append(one)
+    return [one for of_one in by_repetition.values()
+            if {(one["kind"], one["size_mib"], one["name"]) for one in of_one} == cells
+            and all(one["asked"] == asked for one in of_one) for one in of_one
+            if one["repetition"] < repetitions]
 
 
 def run(machines, arguments, note):
@@ -134,8 +146,16 @@ def run(machines, arguments, note):
     note(f"ib_write_bw reaches {rate_bytes_per_s / 1e6:.0f} MB/s; components write to "
          f"{pages_per_s:.0f} pages per second")
     comparison.rehearse(place, names, note)
-    samples, failures = [], []
+    asked = {"write_share": arguments.write_share, "requests_per_s": arguments.rate,
+             "seed": arguments.seed}
+    kept = os.path.join(place.results, "samples.json")
+    samples = _whole(earlier.read(kept), repetitions, sizes, names, asked) if arguments.resume else []
+    failures = [failure for row in samples for failure in _failures(row)]
+    done_before = {row["repetition"] for row in samples}
     for repetition in range(repetitions):
+        if repetition in done_before:
+            note(f"repetition {repetition + 1} of {repetitions}: done before")
+            continue
         for kind, size, wanted in _cells(sizes, names):
             note(f"repetition {repetition + 1} of {repetitions}: {size} MiB, {kind}")
             # What is held against the link has it measured right before: where processors are
@@ -144,22 +164,26 @@ def run(machines, arguments, note):
             load = Writer(size, pages_per_s if kind == "load" else 0, arguments.rate,
                           arguments.seed + repetition, idle=kind == "idle")
             done, failed = comparison.measure(place, load, wanted, rate_bytes_per_s, note)
-            done = [_completed(row, kind, size, repetition, link) for row in done]
+            done = [_completed(row, kind, size, repetition, link, asked) for row in done]
             samples += done
-            where = {"repetition": repetition, "kind": kind, "size_mib": size}
-            failures += [{**where, "name": name} for name in failed]
-            failures += [{**where, "name": row["name"], "flaws": flaws} for row in done
-                         if (flaws := table.flaws(row) + ratios.memory_flaws(row))]
+            failures += [{"repetition": repetition, "kind": kind, "size_mib": size, "name": name}
+                         for name in failed]
+            failures += [failure for row in done for failure in _failures(row)]
             # An hour's samples are not lost with the last one.
-            table.write(os.path.join(place.results, "samples.json"), samples)
+            table.write(kept, samples)
     result = {
-        "parameters": {"repetitions": repetitions, "sizes_mib": sizes,
-                       "write_share": arguments.write_share, "pages_per_s": pages_per_s,
-                       "requests_per_s": arguments.rate, "seed": arguments.seed,
-                       "rate_bytes_per_s": rate_bytes_per_s},
+        "parameters": {"repetitions": repetitions, "sizes_mib": sizes, **asked,
+                       "pages_per_s": pages_per_s, "rate_bytes_per_s": rate_bytes_per_s},
         **conclude(samples, sizes), "failures": failures}
     result["plots"] = plots.draw(os.path.join(beds.CHECKOUT, "build", "perf"), result)
     return result
+
+
+def _failures(row):
+    """What of a row must not be."""
+    flaws = table.flaws(row) + ratios.memory_flaws(row)
+    return [{name: row[name] for name in ("repetition", "kind", "size_mib", "name")} |
+            {"flaws": flaws}] if flaws else []
 
 
 def conclude(samples, sizes):

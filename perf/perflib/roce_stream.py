@@ -6,7 +6,7 @@ import subprocess
 
 from demolib import bed as beds
 
-from . import iperf3, summary
+from . import iperf3, processors, summary
 
 BENCH = os.path.join(beds.Bed.binaries, "roce-bench")
 REPETITIONS = 5
@@ -100,8 +100,12 @@ def run(arguments, note):
                             "roce_vs_iperf3": ours / peer})
             note(f"roce {ours / 1e6:.0f} MB/s, port {bare / 1e6:.0f} MB/s, "
                  f"iperf3 {peer / 1e6:.0f} MB/s")
+        profile = None
+        if arguments.profile:
+            note("roce once more, sampled")
+            _, profile = processors.record(lambda: _roce(pair, SECONDS, port + 2), 60)
     figures = {name: summary.summarize([sample[name] for sample in samples])
                for name in ("roce_vs_port", "roce_vs_iperf3")}
     return {"samples": samples, "summary": figures,
             "ratios": {name: figure["median"] for name, figure in figures.items()},
-            "failures": []}
+            "failures": [], "profile": profile}

@@ -62,6 +62,8 @@ class Agent {
   // Those that this host keeps, with what they are worth; and one of them ended, because this host
   // needs its room: its source hears `why`. kNotFound.
   std::vector<migration::Targets::KeptHere> KeptGhosts() { return targets_.ListKept(); }
+  // Whether a component is on its way here.
+  bool Arriving() { return targets_.Arriving(); }
   absl::Status EndKeptGhost(const std::string& name, const std::string& why);
   // Whether a host keeps a ghost of a component of this host.
   bool HasGhost(const std::string& name, const std::string& on) const {

@@ -103,9 +103,9 @@ void HostWatch::Remove(const std::string& name) {
   Changed();
 }
 
-void HostWatch::SetLeaving(const std::set<std::string>& leaving) {
-  // The step in which the last one goes has seen some of it, too.
-  if (!leaving.empty()) held_ = 2;
+void HostWatch::SetMoving(const std::set<std::string>& leaving, bool arriving) {
+  // The step in which the last one goes, or has come, has seen some of it, too.
+  if (!leaving.empty() || arriving) held_ = 2;
   for (auto& [name, watched] : components_) {
     const bool leaves = leaving.contains(name);
     if (watched.leaving == leaves) continue;

@@ -46,8 +46,9 @@ class HostWatch {
   absl::Status Add(const std::string& name, const std::string& cgroup, std::optional<pid_t> pid,
                    const shadow::ModelShelf::Models& models);
   void Remove(const std::string& name);
-  // Those that are on their way to other hosts: what they use is not part of what is foreseen here.
-  void SetLeaving(const std::set<std::string>& leaving);
+  // What is on its way. `leaving`, to other hosts: what they use is not part of what is foreseen
+  // here. `arriving`: something comes here.
+  void SetMoving(const std::set<std::string>& leaving, bool arriving);
   // Folders whose file systems are the host's disk space.
   void SetFolders(const std::vector<std::string>& folders);
 
@@ -191,7 +192,8 @@ class HostWatch {
   double processors_lately_ = 0;
   HugePool forecasters_;  // of all components: each step goes through them
   std::map<std::string, Watched> components_;
-  int held_ = 0;  // for so many steps more the rest's processors count as before the last move began
+  int held_ = 0;  // for so many steps more the rest's processors count as before the last move began,
+                  // to or from here
   double rest_before_ = std::numeric_limits<double>::infinity();
   predictor::Forecaster rest_cpu_, rest_memory_;
   ScoredDemand cpu_, memory_;

@@ -234,7 +234,7 @@ void Loop::Tick(TimePoint now) {
     std::lock_guard lock(mutex_);
     std::set<std::string> leaving = agent_.Moving();
     leaving.merge(actor_->Moving());
-    watch_->SetLeaving(leaving);
+    watch_->SetMoving(leaving, agent_.Arriving());
     Complain("sampling the host", watch_->Step(now, UnixTime()));
     Complain("sampling the GPUs", watch_->gpu_status());
   }

@@ -79,6 +79,8 @@ class Targets {
     KeptGhost facts;
   };
   std::vector<KeptHere> ListKept();
+  // Whether a migration to here is under way; a ghost that is kept fresh is none.
+  bool Arriving();
   // Its migration, and the host that the component runs on. kNotFound.
   struct GhostOf {
     std::string id;

@@ -166,6 +166,13 @@ std::vector<Targets::KeptHere> Targets::ListKept() {
   return all;
 }
 
+bool Targets::Arriving() {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(ghosts_.begin(), ghosts_.end(), [](const auto& one) {
+    return one.second->kept == nullptr || !one.second->kept->ghost;
+  });
+}
+
 bool Targets::DropGhostsFor(uint64_t bytes, int priority) {
   const std::vector<KeptHere> kept = ListKept();
   std::vector<KeptGhost> ghosts;

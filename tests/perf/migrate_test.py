@@ -19,7 +19,7 @@ CHECKOUT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 sys.dont_write_bytecode = True
 sys.path[:0] = [os.path.join(CHECKOUT, "tools"), os.path.join(CHECKOUT, "perf")]
 
-from perflib import migrate, overhead, plots, ratios, summary  # noqa: E402
+from perflib import migrate, overhead, plots, processors, ratios, summary  # noqa: E402
 
 BINARIES = ""
 MIB = 1 << 20
@@ -121,6 +121,35 @@ class RatiosTest(unittest.TestCase):
                            ("target_agent_peak_bytes", 362 * MIB),
                            ("target_agent_after_bytes", 60 * MIB)):
             self.assertEqual(len(ratios.memory_flaws({**row, key: value})), 1, key)
+
+
+class ProcessorsTest(unittest.TestCase):
+    def test_rows_of_a_report_are_read(self):
+        text = ("# Overhead\tCommand\tShared Object\tSymbol\n\n"
+                "   2.50%\troce-bench\t/x/bin/roce-bench\t[.] starling::Crc(char const*)\t-\n"
+                "  40.00%\tswapper\t[kernel.kallsyms]\t[k] pv_native_safe_halt\n\n")
+        rows = processors.parse(text)
+        self.assertEqual(rows[0], {"share": 0.4, "program": "swapper", "object": "[kernel.kallsyms]",
+                                   "function": "pv_native_safe_halt"})
+        self.assertEqual((rows[1]["object"], rows[1]["function"]), ("roce-bench", "starling::Crc"))
+        self.assertEqual(len(processors.lines(rows)), 2)
+
+
+class ResumeTest(unittest.TestCase):
+    ASKED = {"write_share": 0.25, "requests_per_s": 200, "seed": 1}
+
+    def rows(self, repetition, **changed):
+        cells = [("floor", 1), ("load", 64), ("load", 768), ("idle", 768)]
+        return [{"repetition": repetition, "kind": kind, "size_mib": size, "name": "starling",
+                 "asked": self.ASKED, **changed} for kind, size in cells]
+
+    def test_whole_repetitions_of_the_same_are_done(self):
+        other = self.rows(3, asked={**self.ASKED, "seed": 2})
+        samples = self.rows(0) + self.rows(1)[:-1] + self.rows(2) + other + self.rows(5)
+        taken = migrate._whole(samples, 5, [64, 768], ["starling"], self.ASKED)
+        self.assertEqual([row["repetition"] for row in taken], [0] * 4 + [2] * 4)
+        self.assertEqual(migrate._whole(samples, 5, [64, 256, 768], ["starling"], self.ASKED), [])
+        self.assertEqual(migrate._whole([], 5, [64, 768], ["starling"], self.ASKED), [])
 
 
 class ConclusionTest(unittest.TestCase):

@@ -93,17 +93,30 @@ TEST_F(HostWatchTest, WhatAMoveTakesIsNoDemand) {
   for (int i = 0; i < 30; ++i) Second(10, 200 << 10);
   const double before = Situation().demand[kCpu].now;
   EXPECT_EQ(Situation().moving, 0);
-  watch_->SetLeaving({"one"});
+  watch_->SetMoving({"one"}, false);
   Second(95, 200 << 10);
   EXPECT_EQ(Situation().moving, 1);
   EXPECT_NEAR(Situation().demand[kCpu].now, before, 1);
-  watch_->SetLeaving({"one"});
+  watch_->SetMoving({"one"}, false);
   Second(95, 200 << 10);
-  watch_->SetLeaving({});
+  watch_->SetMoving({}, false);
   Second(60, 200 << 10);
   EXPECT_NEAR(Situation().demand[kCpu].now, before, 1);
   EXPECT_LT(Situation().demand[kCpu].at[0][2], 2 * before);
   // What stays when it has gone is demand.
+  Second(60, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kCpu].now, 6 * before, 6);
+}
+
+TEST_F(HostWatchTest, WhatAnArrivalTakesIsNoDemand) {
+  for (int i = 0; i < 30; ++i) Second(10, 200 << 10);
+  const double before = Situation().demand[kCpu].now;
+  watch_->SetMoving({}, true);
+  Second(95, 200 << 10);
+  EXPECT_EQ(Situation().moving, 0);
+  EXPECT_NEAR(Situation().demand[kCpu].now, before, 1);
+  watch_->SetMoving({}, false);
+  Second(60, 200 << 10);
   Second(60, 200 << 10);
   EXPECT_NEAR(Situation().demand[kCpu].now, 6 * before, 6);
 }
@@ -117,13 +130,13 @@ TEST_F(HostWatchTest, WhatLeavesIsNotForeseen) {
     Second(10, 200 << 10);
   }
   EXPECT_NEAR(Situation().demand[kMemory].now, 200 << 20, 1);
-  watch_->SetLeaving({"one"});
+  watch_->SetMoving({"one"}, false);
   Second(10, 200 << 10);
   EXPECT_NEAR(Situation().demand[kMemory].now, 100 << 20, 1);
   EXPECT_LT(Situation().demand[kMemory].at[0][2], 120 << 20);
   EXPECT_EQ(Situation().components.size(), 1u);
   // It was called off.
-  watch_->SetLeaving({});
+  watch_->SetMoving({}, false);
   Second(10, 200 << 10);
   EXPECT_NEAR(Situation().demand[kMemory].now, 200 << 20, 1);
   watch_->Remove("one");
