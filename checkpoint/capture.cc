@@ -19,33 +19,6 @@ constexpr uint64_t kMostPages = 1024;
 // What is worth a second thread, in pages for each thread.
 constexpr uint64_t kPagesPerThread = 2048;
 
-// What is still to be read; ranges are cut off at the front. Not thread-safe.
-class Queue {
- public:
-  explicit Queue(std::vector<PageRange> ranges) : ranges_(std::move(ranges)) {}
-
-  bool empty() const { return first_ == ranges_.size(); }
-
-  // Up to `pages` pages from the front.
-  std::vector<PageRange> Take(uint64_t pages) {
-    std::vector<PageRange> part;
-    while (pages > 0 && !empty()) {
-      PageRange& front = ranges_[first_];
-      const uint64_t now = std::min(pages, front.pages);
-      part.push_back({front.address, now});
-      front.address += now * kPageSize;
-      front.pages -= now;
-      pages -= now;
-      if (front.pages == 0) ++first_;
-    }
-    return part;
-  }
-
- private:
-  std::vector<PageRange> ranges_;
-  size_t first_ = 0;
-};
-
 // Removes the first `pages` pages of the ranges.
 void DropFront(std::vector<PageRange>& ranges, uint64_t pages) {
   size_t whole = 0;
@@ -104,7 +77,7 @@ class Work {
     // No more than is given is read.
     ASSIGN_OR_RETURN(const std::span<std::byte> room, lane.Acquire(CountPages(part)));
     const uint64_t pages = room.size() / kPageSize;
-    std::vector<PageRange> now = Queue(part).Take(pages);
+    std::vector<PageRange> now = RangeQueue(part).Take(pages);
     Captured found;
     const TimePoint began = Clock::now();
     absl::Status status = memory_.Read(now, room, there);
@@ -184,7 +157,7 @@ class Work {
   const ProcessMemory& memory_;
   const CaptureOptions& options_;
   std::mutex mutex_;  // guards all below, and the calls of options_
-  Queue queue_;
+  RangeQueue queue_;
   absl::Status failed_;
   Captured all_;
 };

@@ -2,11 +2,13 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -39,6 +41,34 @@ std::vector<PageRange> Subtract(std::span<const PageRange> a, std::span<const Pa
 // What is in both, and what is in either.
 std::vector<PageRange> Intersect(std::span<const PageRange> a, std::span<const PageRange> b);
 std::vector<PageRange> Unite(std::span<const PageRange> a, std::span<const PageRange> b);
+
+// Ranges that are taken from the front, so many pages at a time. Not thread-safe.
+class RangeQueue {
+ public:
+  explicit RangeQueue(std::vector<PageRange> ranges) : ranges_(std::move(ranges)) {}
+
+  bool empty() const { return first_ == ranges_.size(); }
+  std::span<const PageRange> left() const { return std::span(ranges_).subspan(first_); }
+
+  // Up to `pages` pages.
+  std::vector<PageRange> Take(uint64_t pages) {
+    std::vector<PageRange> part;
+    while (pages > 0 && !empty()) {
+      PageRange& front = ranges_[first_];
+      const uint64_t now = std::min(pages, front.pages);
+      part.push_back({front.address, now});
+      front.address += now * kPageSize;
+      front.pages -= now;
+      pages -= now;
+      if (front.pages == 0) ++first_;
+    }
+    return part;
+  }
+
+ private:
+  std::vector<PageRange> ranges_;
+  size_t first_ = 0;
+};
 
 // One line of /proc/PID/maps (Documentation/filesystems/proc.rst).
 struct Mapping {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -30,7 +31,17 @@ constexpr size_t kMostRecentRuns = 4096;
 // Two lists that have so many times more pages in common than chance would have it know hot pages.
 constexpr double kMoreThanChance = 2;
 
+// Of a round, sent between two looks at whether to list again, in pages.
+constexpr uint64_t kPartPages = 8192;
+// How fast it is written to is only known from a second list. That comes when so many times as long
+// as the first took has passed.
+constexpr double kFirstAgain = 4;
+
 }  // namespace
+
+double ListAgainAfter_s(double cost_s, uint64_t resident, double written_per_s) {
+  return std::sqrt(cost_s * static_cast<double>(resident) / std::max(written_per_s, 1e-3));
+}
 
 std::vector<PageRange> HotPages(const std::vector<PageRange>& changed,
                                 const std::vector<PageRange>& before, uint64_t resident) {
@@ -59,6 +70,9 @@ std::string MemorySource::final_images() const {
 
 void MemorySource::Forget() {
   tracker_->Forget();
+  writes_ = Writes();
+  renewed_.clear();
+  renewed_now_.clear();
   sent_.Clear();
   hashes_.Clear();
   recent_.clear();
@@ -87,9 +101,12 @@ absl::StatusOr<RoundReport> MemorySource::Round(PageSink& sink) {
   RoundReport report;
   absl::StatusOr<MemoryChanges> changes = tracker_->List();
   report.listing = Clock::now() - started;
+  renewed_ = std::exchange(renewed_now_, {});
   absl::Status status = changes.status();
   if (status.ok()) {
     report.paused = changes->paused;
+    Learn(*changes, started, report.listing);
+    round_listed_ = started;
     status = Send(*changes, /*frozen=*/false, sink, report);
   }
   if (!status.ok()) {
@@ -118,6 +135,53 @@ absl::Status MemorySource::PutGone(const AddressSpace& space, std::span<const Pa
   return absl::OkStatus();
 }
 
+void MemorySource::Learn(const MemoryChanges& changes, TimePoint began, Duration took) {
+  uint64_t resident = 0, changed = 0;
+  bool all_known = true;
+  for (const ProcessChanges& process : changes.processes) {
+    resident += CountPages(process.resident);
+    changed += CountPages(process.changed);
+    all_known = all_known && !process.is_new;
+  }
+  // The first list has everything as written.
+  writes_.known = all_known && writes_.listed != TimePoint{};
+  if (writes_.known) {
+    writes_.written_per_s =
+        static_cast<double>(changed) / std::max(1e-3, Seconds(began - writes_.listed));
+  }
+  writes_.listed = began;
+  writes_.cost = took;
+  writes_.resident = resident;
+}
+
+absl::Status MemorySource::ListAgain(const AddressSpace& space, std::span<const PageRange> unsent,
+                                     RoundReport& report) {
+  const TimePoint began = Clock::now();
+  const double cost_s = Seconds(writes_.cost);
+  const double due_s = writes_.known
+                           ? ListAgainAfter_s(cost_s, writes_.resident, writes_.written_per_s)
+                           : kFirstAgain * cost_s;
+  if (Seconds(began - writes_.listed) < due_s) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const MemoryChanges changes, tracker_->List());
+  for (const ProcessChanges& process : changes.processes) {
+    const AddressSpace& of = process.memory->space();
+    if (process.is_new) {
+      renewed_now_.insert(of);
+      continue;
+    }
+    std::vector<PageRange> written = Intersect(process.changed, SentRanges(of));
+    if (of == space) written = Subtract(written, unsent);
+    std::vector<PageRange>& again = recent_[of].again;
+    again = Unite(again, written);
+  }
+  const Duration took = Clock::now() - began;
+  Learn(changes, began, took);
+  report.listing += took;
+  report.paused += changes.paused;
+  ++report.lists;
+  return absl::OkStatus();
+}
+
 absl::Status MemorySource::Send(const MemoryChanges& changes, bool frozen, PageSink& sink,
                                 RoundReport& report) {
   for (const AddressSpace& space : sent_.Spaces()) {
@@ -141,14 +205,16 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   const std::vector<PageRange> sent = SentRanges(space);
   RETURN_IF_ERROR(PutGone(space, Subtract(sent, process.resident), sink));
   Recent& recent = recent_[space];
-  if (process.is_new) {
+  const bool is_new = process.is_new || renewed_.contains(space);
+  if (is_new) {
     recent = Recent();
     hashes_.Drop(space);
   }
+  const std::vector<PageRange> changed = Unite(process.changed, std::exchange(recent.again, {}));
   // A tracker knows what was written; what was never sent, or was gone for a while, we know.
-  const std::vector<PageRange> stale = Unite(process.changed, recent.deferred);
+  const std::vector<PageRange> stale = Unite(changed, recent.deferred);
   std::vector<PageRange> unchanged = Subtract(process.resident, stale);
-  if (process.is_new) {
+  if (is_new) {
     unchanged.clear();
   } else {
     unchanged = Intersect(unchanged, sent);
@@ -156,22 +222,22 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   report.pages_unchanged += CountPages(unchanged);
   std::vector<PageRange> ranges = Subtract(process.resident, unchanged);
   if (!frozen) {
-    const bool tells = tracker_->knows_writes() && process.watched && !process.is_new;
+    const bool tells = tracker_->knows_writes() && process.watched && !is_new;
     recent.deferred.clear();
     if (tells) {
       recent.deferred =
-          Intersect(HotPages(process.changed, recent.changed, CountPages(process.resident)), sent);
+          Intersect(HotPages(changed, recent.changed, CountPages(process.resident)), sent);
       ranges = Subtract(ranges, recent.deferred);
       report.pages_deferred += CountPages(Intersect(recent.deferred, process.resident));
     }
     // The first list of a process has everything, which says nothing of how often it is written.
     recent.changed.clear();
-    if (tells) recent.changed = process.changed;
+    if (tells) recent.changed = changed;
   }
-  if (frozen && tracker_->knows_writes() && process.watched && !process.is_new) {
-    Remember(space, Intersect(process.changed, recent.changed));
-    Remember(space, Subtract(process.changed, recent.changed));
-    Remember(space, Subtract(recent.changed, process.changed));
+  if (frozen && tracker_->knows_writes() && process.watched && !is_new) {
+    Remember(space, Intersect(changed, recent.changed));
+    Remember(space, Subtract(changed, recent.changed));
+    Remember(space, Subtract(recent.changed, changed));
   }
   CaptureOptions capture;
   capture.threads = options_.threads;
@@ -195,9 +261,9 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   }
   // What was written since the last list comes first.
   std::vector<PageRange> written;
-  if (frozen && !process.is_new) written = Intersect(ranges, process.changed);
-  for (const std::vector<PageRange>& part : {written, Subtract(ranges, written)}) {
-    if (part.empty()) continue;
+  if (frozen && !is_new) written = Intersect(ranges, changed);
+  const auto send = [&](const std::vector<PageRange>& part) -> absl::Status {
+    if (part.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(const Captured captured, Capture(*process.memory, part, sink, capture));
     for (const PageRange& range : captured.sent) sent_.Add({space, range.address, range.pages});
     for (const PageRange& range : captured.zero) sent_.Add({space, range.address, range.pages});
@@ -205,7 +271,18 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
     report.held_back += captured.paced;
     report.pages_sent += CountPages(captured.sent);
     report.pages_zero += CountPages(captured.zero);
-    RETURN_IF_ERROR(PutGone(space, captured.gone, sink));
+    const double share = static_cast<double>(CountPages(captured.sent)) /
+                         static_cast<double>(std::max<uint64_t>(1, writes_.resident));
+    report.listed_after +=
+        std::chrono::duration_cast<Duration>((writes_.listed - round_listed_) * share);
+    return PutGone(space, captured.gone, sink);
+  };
+  RETURN_IF_ERROR(send(written));
+  RangeQueue unsent(Subtract(ranges, written));
+  const bool lists = !frozen && tracker_->knows_writes() && process.watched;
+  while (!unsent.empty()) {
+    RETURN_IF_ERROR(send(unsent.Take(lists ? kPartPages : ~uint64_t{0})));
+    if (lists && !unsent.empty()) RETURN_IF_ERROR(ListAgain(space, unsent.left(), report));
   }
   return absl::OkStatus();
 }

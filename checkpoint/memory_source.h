@@ -2,10 +2,12 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/token_bucket.h"
@@ -25,6 +27,14 @@ namespace starling::checkpoint {
 // pages out would only have more of them stale when the component is frozen. Sorted ranges. Pure.
 std::vector<PageRange> HotPages(const std::vector<PageRange>& changed,
                                 const std::vector<PageRange>& before, uint64_t resident);
+
+// When to list again in a round, in seconds since the last list, which took `cost_s`. A page that
+// is written after a list and before the round sends it is sent in vain once more by the next one.
+// Of `resident` pages, all of which are sent in turn and written to at random, that wastes
+// written_per_s * interval / (2 * resident) of the time, and lists take cost_s / interval of it:
+// least in sum at sqrt(2 * cost_s * resident / written_per_s). What is sent in vain makes the next
+// rounds longer as well, by about half of it again for each; so it comes earlier than that. Pure.
+double ListAgainAfter_s(double cost_s, uint64_t resident, double written_per_s);
 
 // Memory that stays out of CRIU: rounds are listed by a tracker and read from outside, straight
 // into the sink. A page that was written before each of two rounds in a row is hot: it is left for
@@ -64,6 +74,19 @@ class MemorySource : public PageSource {
   std::string final_images() const override;
 
  private:
+  // Of the component's tracked memory, what is asked of a list within a round.
+  struct Writes {
+    TimePoint listed;          // when the last list was
+    Duration cost{};           // what it took
+    uint64_t resident = 0;     // pages
+    double written_per_s = 0;  // pages, between the last two lists
+    bool known = false;        // those two were
+  };
+  // Between two parts of a round: lists again if that is worth it.
+  absl::Status ListAgain(const AddressSpace& space, std::span<const PageRange> unsent,
+                         RoundReport& report);
+  void Learn(const MemoryChanges& changes, TimePoint began, Duration took);
+
   // Sends what changed, puts as zeros what is gone, and adds to the report.
   absl::Status Send(const MemoryChanges& changes, bool frozen, PageSink& sink, RoundReport& report);
   absl::Status SendProcess(const ProcessChanges& process, bool frozen, PageSink& sink,
@@ -91,8 +114,13 @@ class MemorySource : public PageSource {
   struct Recent {
     std::vector<PageRange> changed;
     std::vector<PageRange> deferred;
+    std::vector<PageRange> again;  // written after the last round had sent it, before that ended
   };
   absl::btree_map<AddressSpace, Recent> recent_;
+  // Spaces that became another process's in the middle of a round: the last one, and this one.
+  absl::btree_set<AddressSpace> renewed_, renewed_now_;
+  Writes writes_;
+  TimePoint round_listed_;             // the round's first list
   std::vector<PageRun> written_last_;  // for the final list
   PageSink* held_back_ = nullptr;
   bool staged_ = false;

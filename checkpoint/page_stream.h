@@ -96,6 +96,11 @@ struct RoundReport {
   uint64_t pages_shared = 0;
   // Of which all has to be sent in every round, because their writes are not known.
   uint32_t processes_unwatched = 0;
+  // How often what was written was listed: more than once in a long round, so that what is written
+  // before it is sent is not sent twice. And how long after the round's first list, on average over
+  // all pages, that list was after which a page was sent: what the next round has was written since.
+  uint32_t lists = 1;
+  Duration listed_after{};
 };
 
 // The final content as the checkpointer lists it: the authority on what the restored component has.

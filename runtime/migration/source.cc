@@ -173,6 +173,7 @@ v1::PageRound& SourceMigration::AddRound(const checkpoint::RoundReport& round, u
   told.set_zero_pages(round.pages_zero);
   told.set_unchanged_pages(round.pages_unchanged);
   told.set_deferred_pages(round.pages_deferred);
+  told.set_lists(round.lists);
   told.set_criu_pages(round.pages_from_criu);
   told.set_shared_pages(round.pages_shared);
   told.set_wire_bytes(wire_bytes);

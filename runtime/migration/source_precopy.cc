@@ -56,6 +56,7 @@ absl::Status SourceMigration::Rounds() {
   throttle.Look(Clock::now());
   int throttled = 0;
   TimePoint round_began = Clock::now();
+  Duration listed_after{};
   while (true) {
     const Plan plan = PlanNextRound(facts, limits);
     expected_blackout_s_ = plan.expected_blackout_s;
@@ -107,10 +108,12 @@ absl::Status SourceMigration::Rounds() {
     if (ghost_link_bytes_per_s_ == 0 || bytes >= kTellingBytes) {
       link.Add(static_cast<double>(bytes), std::max(took - round.held_back, took / 100));
     }
-    // What the second and later rounds have was written since the round before it began.
+    // What the second and later rounds have was written since the round before it had it sent.
     if (facts.rounds_done >= 1) {
-      dirty.Add(static_cast<double>(facts.last_round_bytes), round_began - previous_began);
+      dirty.Add(static_cast<double>(facts.last_round_bytes),
+                round_began - previous_began - listed_after);
     }
+    listed_after = round.listed_after;
     facts.link_bytes_per_s = link.rate_per_s();
     facts.dirty_bytes_per_s = dirty.rate_per_s();
     limits.resident_bytes = std::max(limits.resident_bytes, bytes);

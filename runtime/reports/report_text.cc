@@ -33,6 +33,7 @@ Json RoundObject(const v1::PageRound& round) {
   json["zero_pages"] = round.zero_pages();
   json["unchanged_pages"] = round.unchanged_pages();
   json["deferred_pages"] = round.deferred_pages();
+  json["lists"] = round.lists();
   json["criu_pages"] = round.criu_pages();
   json["shared_pages"] = round.shared_pages();
   json["wire_bytes"] = round.wire_bytes();

@@ -22,14 +22,18 @@ namespace {
 
 constexpr int kPages = 32;
 
-// A tracker that is told which pages were written.
+// A tracker that is told which pages were written, at the latest when it is asked: `asked` is
+// called with 1, 2, ... before each list.
 class ToldTracker : public Tracker {
  public:
-  ToldTracker(std::string cgroup, const std::vector<PageRange>& written)
-      : cgroup_(std::move(cgroup)), written_(written) {}
+  ToldTracker(std::string cgroup, const std::vector<PageRange>& written,
+              std::function<void(int)>& asked)
+      : cgroup_(std::move(cgroup)), written_(written), asked_(asked) {}
   const char* name() const override { return "told"; }
   bool exact() const override { return false; }
   absl::StatusOr<MemoryChanges> List() override {
+    ++lists_;
+    if (asked_) asked_(lists_);
     MemoryChanges changes;
     ASSIGN_OR_RETURN(auto processes, OpenProcesses(cgroup_));
     for (auto& memory : processes) {
@@ -56,6 +60,8 @@ class ToldTracker : public Tracker {
  private:
   const std::string cgroup_;
   const std::vector<PageRange>& written_;
+  std::function<void(int)>& asked_;
+  int lists_ = 0;
   KnownProcesses known_;
 };
 
@@ -67,18 +73,26 @@ class MemorySourceTest : public ::testing::Test {
     char name[] = "/tmp/starling-memory-source-XXXXXX";
     ASSERT_NE(::mkdtemp(name), nullptr);
     folder_ = name;
-    memory_ = static_cast<char*>(::mmap(nullptr, kPages * kPageSize, PROT_READ | PROT_WRITE,
-                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    ASSERT_NE(memory_, MAP_FAILED);
-    ::madvise(memory_, kPages * kPageSize, MADV_NOHUGEPAGE);
+    Map(kPages);
     arena_ = Arena::Create({.chunk_bytes = 4 << 20, .max_bytes = 1 << 28}).value();
     sink_ = std::make_unique<LocalSink>(*arena_, 7);
   }
   void TearDown() override {
     child_.End();
-    if (memory_ != nullptr) ::munmap(memory_, kPages * kPageSize);
+    if (memory_ != nullptr) ::munmap(memory_, static_cast<size_t>(pages_) * kPageSize);
     if (folder_.empty()) return;
     ASSERT_TRUE(RemoveTree(folder_).ok());
+  }
+
+  // The child's memory to be, of so many pages.
+  void Map(int pages) {
+    if (memory_ != nullptr) ::munmap(memory_, static_cast<size_t>(pages_) * kPageSize);
+    pages_ = pages;
+    const size_t bytes = static_cast<size_t>(pages) * kPageSize;
+    memory_ = static_cast<char*>(
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(memory_, MAP_FAILED);
+    ::madvise(memory_, bytes, MADV_NOHUGEPAGE);
   }
 
   void Start(const std::function<void(int)>& body, bool told = false) {
@@ -91,12 +105,13 @@ class MemorySourceTest : public ::testing::Test {
     options.max_rate_bytes_per_s = max_rate_;
     options.goes_on = goes_on_;
     source_ = std::make_unique<MemorySource>(
-        options, told ? std::make_unique<ToldTracker>(folder_, written_) : MakeHashTracker(folder_),
+        options,
+        told ? std::make_unique<ToldTracker>(folder_, written_, asked_) : MakeHashTracker(folder_),
         Unstaged([this](CriuWork work) { return PlayCriu(std::move(work)); }),
         [this] { return OpenCgroupMemory(folder_); });
   }
   void Write(int page, char content) {
-    std::memset(memory_ + page * kPageSize, content, kPageSize);
+    std::memset(memory_ + static_cast<size_t>(page) * kPageSize, content, kPageSize);
   }
   uint64_t Address(int page) const {
     return reinterpret_cast<uint64_t>(memory_) + static_cast<uint64_t>(page) * kPageSize;
@@ -154,12 +169,14 @@ class MemorySourceTest : public ::testing::Test {
   bool goes_on_ = false;
   std::string folder_;
   char* memory_ = nullptr;
+  int pages_ = 0;
   AddressSpace space_;
   ChildProcess child_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<LocalSink> sink_;
   std::unique_ptr<MemorySource> source_;
   std::vector<PageRange> written_;
+  std::function<void(int)> asked_;
   std::vector<int> holes_, sent_;
   std::string parent_images_, inventory_;
   std::vector<char> answers_;
@@ -222,6 +239,45 @@ TEST_F(MemorySourceTest, PagesWrittenBeforeEveryRoundAreLeftForTheLast) {
   const auto list = source_->Final(*sink_, report);
   ASSERT_TRUE(list.ok()) << list.status();
   EXPECT_EQ(InArena(2), 'e') << "deferred, and sent although it was not written since";
+}
+
+// What is written before a long round sends it comes once, with its newest content; what is written
+// after that comes again with the next.
+TEST_F(MemorySourceTest, ALongRoundIsListedAgain) {
+  constexpr int kMany = 4 * 8192, kLast = kMany - 1;
+  Map(kMany);
+  max_rate_ = 500e6;  // so that listing is short beside it
+  Start(
+      [this](int step) {
+        for (int page = 0; page < kMany; ++page) {
+          if (step == 0 || page == 0 || page == kLast) Write(page, static_cast<char>('a' + step));
+        }
+      },
+      /*told=*/true);
+  child_.Step();
+  asked_ = [this](int list) {
+    if (list == 2) child_.Step();
+    written_.clear();
+    if (list == 2) written_ = {{Address(0), 1}, {Address(kLast), 1}};
+  };
+  RoundReport report = source_->Round(*sink_).value();
+  EXPECT_GE(report.lists, 2u);
+  EXPECT_GT(report.listed_after, Duration::zero());
+  EXPECT_LT(report.listed_after, report.elapsed);
+  EXPECT_EQ(InArena(0), 'a');
+  EXPECT_EQ(InArena(kLast), 'b');
+  report = source_->Round(*sink_).value();
+  EXPECT_EQ(report.lists, 1u);
+  EXPECT_EQ(report.pages_sent, 1u);
+  EXPECT_EQ(InArena(0), 'b');
+  EXPECT_EQ(source_->Round(*sink_).value().pages_sent, 0u);
+}
+
+TEST(ListAgainTest, TheMoreIsWrittenTheSooner) {
+  EXPECT_NEAR(ListAgainAfter_s(0.08, 200'000, 5000), 1.8, 0.1);
+  EXPECT_NEAR(ListAgainAfter_s(0.02, 200'000, 5000), 0.9, 0.1);
+  EXPECT_GT(ListAgainAfter_s(0.08, 200'000, 10), 30);
+  EXPECT_GT(ListAgainAfter_s(0.08, 200'000, 0), 1000);
 }
 
 TEST(HotPagesTest, AreThoseThatTwoListsShareBeyondChance) {
