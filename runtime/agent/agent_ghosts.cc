@@ -82,6 +82,11 @@ absl::Status Agent::DropGhost(const std::string& name, const std::string& on) {
   if (on != host_.config.host) return ghosts_->Drop(name, on);
   // One that is kept here.
   ASSIGN_OR_RETURN(const migration::Targets::GhostOf ghost, targets_.FindGhost(name));
+  if (!targets_.IsGhost(ghost.id)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("component ", name, " is on its way here, from its ghost: `starling cancel ",
+                     name, "` on host ", ghost.source, " calls that off"));
+  }
   return targets_.Abort(ghost.id, "it was dropped by a person").status();
 }
 

@@ -12,8 +12,9 @@
 #include "base/units.h"
 #include "runtime/decisions/follow_use.h"
 #include "runtime/decisions/rest.h"
-#include "runtime/names.h"
+#include "runtime/decisions/shortage.h"
 #include "runtime/decisions/staging.h"
+#include "runtime/names.h"
 
 namespace starling::decisions {
 namespace {
@@ -38,41 +39,13 @@ constexpr double kDegradedFor_s = 300;
 // foresee, as `strain`: it sees all of its components together. What is short already moves for its
 // median.
 constexpr int kAskedPercent = 75, kAskedInHurry = 50;
+// So many times as long as the shortest move takes: see LeadTime_s().
+constexpr double kLead = 2;
 constexpr double kGiB = static_cast<double>(starling::kGiB);
 constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
 constexpr size_t kP90 = 2;
 static_assert(kLevels[kP90] == 0.9);
-
-// What is missing of each resource, and the rule that says so most strongly.
-struct Shortage {
-  std::array<double, kResources> missing = {};
-  // Of each resource: the horizon (or, beyond them, the need) and the quantile by which it is
-  // missing; of present use, none.
-  std::array<std::optional<size_t>, kResources> horizon, level;
-  const Rule* rule = nullptr;
-  double value = 0, limit = 0, when_s = 0;
-  bool now = false;
-
-  bool any() const { return rule != nullptr; }
-  // 0 to 1 and more: of the capacity, all resources together.
-  double Weight(const std::array<double, kResources>& relief, const Amounts& capacity) const {
-    double weight = 0;
-    for (size_t i = 0; i < kResources; ++i) {
-      if (missing[i] <= 0 || capacity.of[i] <= 0) continue;
-      weight += std::min(missing[i], relief[i]) / static_cast<double>(capacity.of[i]);
-    }
-    return weight;
-  }
-  bool left() const {
-    return std::any_of(missing.begin(), missing.end(), [](double m) { return m > 0; });
-  }
-  void Take(const std::array<double, kResources>& relief) {
-    for (size_t i = 0; i < kResources; ++i) missing[i] = std::max(0.0, missing[i] - relief[i]);
-  }
-};
-
-using Relief = std::array<double, kResources>;
 
 // Something that could be done.
 struct Option {
@@ -88,10 +61,12 @@ class Decider {
   Decider(const Situation& situation, const Policy& policy)
       : s_(situation),
         p_(policy),
+        expect_(situation, policy),
         quiet_(policy.Quiet(situation.minute_of_week)),
         moves_(situation.moving) {
     used_.resize(s_.components.size());
     ended_.resize(s_.kept.size());
+    going_.resize(s_.hosts.size());
     rooms_.reserve(s_.hosts.size());
     for (const HostView& host : s_.hosts) rooms_.push_back(host.room);
     for (const ComponentView& component : s_.components) {
@@ -102,25 +77,29 @@ class Decider {
   Decision Run() {
     Decision decision;
     // What is short already goes first: then it matters more that it ends than what may come.
-    Shortage present = Expected(0, 0, true);
-    Shortage near = Expected(0, 0, false);
+    Shortage present = expect_.Expected(0, 0, true);
+    Shortage near = expect_.Expected(0, 0, false);
+    Shortage likely = expect_.Expected(0, 0, false, {LeadTime_s(), p_.move_percent});
     const Shortage first = near;
+    const bool unlikely = !likely.any();
     decision.short_of = near.any();
     decision.short_now = present.any();
-    Relieve(present, near, decision);
-    Relieve(near, near, decision);
+    Relieve(present, near, true, decision);
+    likely.Take(relieved_);
+    Relieve(likely, near, true, decision);
+    Relieve(near, near, false, decision);
     for (size_t i = 0; i < kResources; ++i) {
       decision.left.of[i] = static_cast<int64_t>(std::ceil(near.missing[i]));
     }
     Groups(decision);
     // What is farther off than the rules act on, less what is done already.
-    Shortage far = Expected(p_.reserve.within_s, 0, false);
+    Shortage far = expect_.Expected(p_.reserve.within_s, 0, false);
     decision.short_later = far.any();
     far.Take(relieved_);
     if (p_.allow.reserve && !quiet_) ReserveFor(far, decision);
     if (!first.any() && !far.any()) Calm(decision);
-    DecideGhosts(s_, p_, Foreseen(far), !quiet_, decision);
-    decision.reason = Reason(first, far, decision);
+    DecideGhosts(s_, p_, expect_.Foreseen(far), !quiet_, decision);
+    decision.reason = Reason(first, far, unlikely, decision);
     // What has nothing to do with a shortage.
     Rests(decision);
     MoveIdle(decision);
@@ -137,124 +116,30 @@ class Decider {
     return capacity > 0 ? std::max(0.0, s_.demand[resource].now - capacity) : 0;
   }
 
-  double Threshold(const Rule& rule, double lower) const {
-    return std::clamp(rule.above + s_.threshold_shift - lower, 0.05, 1.0);
-  }
-
-  // The quantile that counts at a distance. A rule acts by its own; beyond, room is reserved, and
-  // the farther off a shortage, the likelier it has to be: more likely than not at the far end. Of
-  // a wide interval an upper bound is nearly always above something.
-  size_t LevelFor(const Rule& rule, double when_s) const {
-    const double span = std::max(1.0, p_.reserve.within_s - rule.within_s);
-    const double beyond = std::clamp((when_s - rule.within_s) / span, 0.0, 1.0);
-    return LevelOf(static_cast<int>(rule.percent - beyond * (rule.percent - 50)));
-  }
-
-  // What the rules find missing: within `within_s` of now, or within each rule's own when 0;
-  // thresholds lowered by `lower`. `present`: by rules of present use alone.
-  Shortage Expected(double within_s, double lower, bool present) const {
-    Shortage shortage;
-    double worst = 0;
-    for (const Rule& rule : p_.rules) {
-      const auto r = static_cast<size_t>(rule.resource);
-      if (s_.capacity.of[r] <= 0 || (present && rule.percent != 0)) continue;
-      const double limit = Capacity(r) * Threshold(rule, lower);
-      const auto see = [&](double value, double when_s, std::optional<size_t> horizon,
-                           std::optional<size_t> level) {
-        const double over = value - limit;
-        if (over <= 0) return;
-        if (over > shortage.missing[r]) {
-          shortage.missing[r] = over;
-          shortage.horizon[r] = horizon;
-          shortage.level[r] = level;
-        }
-        shortage.now = shortage.now || !horizon;
-        if (over / Capacity(r) <= worst && shortage.rule != nullptr) return;
-        worst = over / Capacity(r);
-        shortage.rule = &rule;
-        shortage.value = value;
-        shortage.limit = limit;
-        shortage.when_s = when_s;
-      };
-      const Outlook& demand = s_.demand[r];
-      const auto incoming = static_cast<double>(s_.incoming.of[r]);
-      if (rule.percent == 0) {
-        if (s_.short_for_s >= rule.within_s) see(demand.now, 0, std::nullopt, std::nullopt);
-        continue;
-      }
-      const size_t level = LevelOf(rule.percent);
-      for (int h = 0; h < kHorizonCount; ++h) {
-        const double when_s = kHorizons[static_cast<size_t>(h)] * s_.step_s;
-        // The nearest horizon is looked at even by a rule that is shorter.
-        if (h > 0 && when_s > std::max(rule.within_s, within_s)) break;
-        const size_t at = h == 0 ? level : LevelFor(rule, when_s);
-        see(demand.at[static_cast<size_t>(h)][at] + incoming, when_s, static_cast<size_t>(h), at);
-      }
-      for (size_t n = 0; n < s_.needs.size(); ++n) {
-        const NeedView& need = s_.needs[n];
-        if (need.resource != r || need.when_s > std::max(rule.within_s, within_s)) continue;
-        const size_t at = need.when_s <= rule.within_s ? level : LevelFor(rule, need.when_s);
-        see(need.demand[at] + incoming, need.when_s, kHorizonCount + n, at);
+  // How long before a shortage a move has to begin: it takes longer the less room there is.
+  double LeadTime_s() const {
+    double least = std::numeric_limits<double>::infinity();
+    for (const ComponentView& component : s_.components) {
+      if (!component.may_move()) continue;
+      for (const HostView& host : s_.hosts) {
+        const double bytes = BytesToMove(s_, component, host.name);
+        least = std::min(least, std::max(0.0, bytes) / std::max(1.0, host.bytes_per_s) +
+                                    component.move_blackout_s);
       }
     }
-    return shortage;
+    return kLead * least;
   }
 
-  // How likely it is, by the resource that is missing most.
-  ForeseenShortage Foreseen(const Shortage& shortage) const {
-    if (!shortage.any()) return {};
-    const auto r = static_cast<size_t>(shortage.rule->resource);
-    if (!shortage.horizon[r]) return {1, shortage.when_s};
-    const auto incoming = static_cast<double>(s_.incoming.of[r]);
-    return {ChanceAbove(DemandAt(r, *shortage.horizon[r]), shortage.limit - incoming),
-            shortage.when_s};
-  }
-
-  using Levels = std::array<double, kLevelCount>;
-  // At a horizon, or at a need beyond them: of all together, and of a component.
-  const Levels& DemandAt(size_t resource, size_t horizon) const {
-    if (horizon < kHorizonCount) return s_.demand[resource].at[horizon];
-    return s_.needs[horizon - kHorizonCount].demand;
-  }
-  const Levels& UseAt(const ComponentView& component, size_t resource, size_t horizon) const {
-    if (horizon < kHorizonCount) return component.use[resource].at[horizon];
-    for (const NeedView::Part& part : s_.needs[horizon - kHorizonCount].parts) {
-      if (part.component == component.name) return part.use;
-    }
-    return component.use[resource].at.back();
-  }
-
-  // What the host is spared when a component leaves: of present use what it uses; of a quantile of
-  // the sum its median, and of the sum's spread what its own has in it, which is less than both
-  // apart, as spreads add up by their squares.
-  Relief ReliefOf(const ComponentView& component, const Shortage& shortage) const {
-    Relief relief = {};
-    for (size_t r = 0; r < kResources; ++r) {
-      const Outlook& own = component.use[r];
-      if (!shortage.horizon[r]) {
-        relief[r] = std::max(0.0, own.now);
-        continue;
-      }
-      const size_t h = *shortage.horizon[r], level = *shortage.level[r];
-      const Levels& all = DemandAt(r, h);
-      const Levels& its = UseAt(component, r, h);
-      const double together = std::max(0.0, all[level] - all[0]);
-      const double spread = std::clamp(its[level] - its[0], 0.0, together);
-      relief[r] =
-          std::max(0.0, its[0]) + together - std::sqrt(together * together - spread * spread);
-    }
-    return relief;
-  }
-
-  // Steps against a shortage; what they do against `all` of them counts, too.
-  void Relieve(Shortage& shortage, Shortage& all, Decision& decision) {
+  // Steps against a shortage; what they do against `all` of them counts, too. `may_move`: moves are
+  // among them.
+  void Relieve(Shortage& shortage, Shortage& all, bool may_move, Decision& decision) {
     while (shortage.left() && static_cast<int>(decision.steps.size()) < p_.max_steps) {
-      std::optional<Option> best = Cheapest(shortage, moves_ < p_.max_moves);
+      std::optional<Option> best = Cheapest(shortage, may_move && moves_ < p_.max_moves);
       if (!best) break;
       shortage.Take(best->relief);
       Relief relief = best->relief;
       if (best->step.action == Action::kMigrate) {
-        relief = ReliefOf(s_.components[best->component], all);
+        relief = expect_.ReliefOf(s_.components[best->component], all);
         ++moves_;
       }
       if (&all != &shortage) all.Take(relief);
@@ -277,8 +162,8 @@ class Decider {
     for (size_t n = 0; n < s_.needs.size(); ++n) {
       const NeedView& need = s_.needs[n];
       if (need.when_s > within_s || need.resource >= kResources) continue;
-      use[need.resource] =
-          std::max(use[need.resource], UseAt(component, need.resource, kHorizonCount + n)[level]);
+      use[need.resource] = std::max(
+          use[need.resource], expect_.UseAt(component, need.resource, kHorizonCount + n)[level]);
     }
     return use;
   }
@@ -304,6 +189,18 @@ class Decider {
     return component.application == relation;
   }
 
+  static bool Apart(const ComponentView& one, const ComponentView& other) {
+    const auto names = [](const ComponentView& a, const ComponentView& b) {
+      return std::any_of(a.apart.begin(), a.apart.end(),
+                         [&](const std::string& relation) { return IsOf(b, relation); });
+    };
+    return names(one, other) || names(other, one);
+  }
+
+  size_t HostIndex(const HostView& host) const {
+    return static_cast<size_t>(&host - s_.hosts.data());
+  }
+
   // What is asked of a host: nothing of what it does not measure.
   static Amounts AskedOf(const HostView& host, Amounts amount) {
     for (const Resource resource : kMayBeUnmeasured) {
@@ -326,6 +223,9 @@ class Decider {
     for (const std::string& other : component.apart) {
       if (Has(host.components, other)) return std::nullopt;
     }
+    for (const size_t other : going_[HostIndex(host)]) {
+      if (Apart(component, s_.components[other])) return std::nullopt;
+    }
     const double bytes = BytesToMove(s_, component, host.name);
     double cost = p_.costs.gib_moved * bytes / kGiB +
                   p_.costs.blackout_s * component.move_blackout_s * Importance(component);
@@ -335,7 +235,11 @@ class Decider {
       const bool here = std::any_of(
           s_.components.begin(), s_.components.end(),
           [&](const ComponentView& c) { return c.name != component.name && IsOf(c, other); });
-      if (here && !Has(host.components, other)) {
+      const std::vector<size_t>& going = going_[HostIndex(host)];
+      const bool there = Has(host.components, other) ||
+                         std::any_of(going.begin(), going.end(),
+                                     [&](size_t one) { return IsOf(s_.components[one], other); });
+      if (here && !there) {
         cost += p_.costs.apart_ms * 1000 * host.distance_s * Importance(component);
       }
     }
@@ -471,7 +375,7 @@ class Decider {
       if (!used_[i].degraded && !used_[i].moved) consider(Degrade(i));
       if (!moves || used_[i].moved) continue;
       // A first look without the hosts: a component that uses nothing of what is short cannot help.
-      const Relief relief = ReliefOf(s_.components[i], shortage);
+      const Relief relief = expect_.ReliefOf(s_.components[i], shortage);
       if (shortage.Weight(relief, s_.capacity) <= 1e-9) continue;
       const Relief use = UseOf(s_.components[i], level, shortage.rule->within_s);
       consider(Move(i, use, relief, Action::kMigrate, hurry));
@@ -506,6 +410,7 @@ class Decider {
       default:
         used.moved = true;
         if (option.host) {
+          going_[*option.host].push_back(option.component);
           const LeaseView* lease = LeaseOf(component.name, step.host);
           Amounts taken = step.amount;
           if (lease != nullptr) taken = (taken - lease->amount).AboveZero();
@@ -530,7 +435,7 @@ class Decider {
     if (!p_.allow.processors || s_.groups.size() < 2) return;
     double share = 1;
     for (const Rule& rule : p_.rules) {
-      if (rule.resource == Resource::kCpu) share = std::min(share, Threshold(rule, 0));
+      if (rule.resource == Resource::kCpu) share = std::min(share, expect_.Threshold(rule, 0));
     }
     std::vector<ProcessorGroup> groups = s_.groups;
     for (size_t g = 0; g < groups.size(); ++g) {
@@ -594,6 +499,7 @@ class Decider {
           amount[Resource::kMemory] =
               std::max(amount[Resource::kMemory], lease.amount[Resource::kMemory]);
         }
+        if (host != s_.hosts.end()) going_[HostIndex(*host)].push_back(i);
         Step step{Action::kReserve,
                   lease.component,
                   lease.host,
@@ -625,18 +531,9 @@ class Decider {
     }
   }
 
-  // Whether more is in use than a rule of present use bears, for however short a time.
-  bool AboveNow() const {
-    return std::any_of(p_.rules.begin(), p_.rules.end(), [&](const Rule& rule) {
-      const auto r = static_cast<size_t>(rule.resource);
-      return rule.percent == 0 && s_.capacity.of[r] > 0 &&
-             s_.demand[r].now > Capacity(r) * Threshold(rule, 0);
-    });
-  }
-
   // Nothing is short, and nothing will be: what was taken from others goes back.
   void Calm(Decision& decision) {
-    const Shortage close = Expected(p_.reserve.within_s, p_.hysteresis, false);
+    const Shortage close = expect_.Expected(p_.reserve.within_s, p_.hysteresis, false);
     for (const LeaseView& lease : s_.leases) {
       // That in which a ghost lies goes with the ghost.
       if (close.any() || s_.calm_s < p_.reserve.patience_s || lease.age_s < p_.reserve.patience_s ||
@@ -647,7 +544,7 @@ class Decider {
           {Action::kGiveBack, lease.component, lease.host, lease.id, 0, lease.amount, 0,
            absl::StrFormat("no shortage has been expected for %.0f s", s_.calm_s)});
     }
-    if (close.any() || s_.calm_s < kRestoreSteps * s_.step_s || AboveNow()) return;
+    if (close.any() || s_.calm_s < kRestoreSteps * s_.step_s || expect_.AboveNow()) return;
     for (const ComponentView& component : s_.components) {
       if (!component.degraded) continue;
       Step step;
@@ -750,7 +647,8 @@ class Decider {
     for (Step& step : less) Add(std::move(step), decision);
   }
 
-  std::string Reason(const Shortage& near, const Shortage& far, const Decision& decision) const {
+  std::string Reason(const Shortage& near, const Shortage& far, bool unlikely,
+                     const Decision& decision) const {
     const Shortage& shortage = near.any() ? near : far;
     if (!shortage.any()) {
       if (!decision.steps.empty()) return "no shortage is expected any more";
@@ -765,6 +663,9 @@ class Decider {
                               share * shortage.value, share * shortage.limit, s_.short_for_s)
             : absl::StrFormat("%s: P%d in %.0f s is %.0f %%, above %.0f %%", name, rule.percent,
                               shortage.when_s, share * shortage.value, share * shortage.limit);
+    if (near.any() && unlikely) {
+      absl::StrAppendFormat(&text, "; P%d is not, so that nothing moves yet", p_.move_percent);
+    }
     if (quiet_ && !near.now) absl::StrAppend(&text, "; these are quiet hours");
     if (decision.left.AnyAboveZero()) {
       absl::StrAppend(&text, "; ", Show(decision.left), " stay short");
@@ -777,10 +678,13 @@ class Decider {
   };
   const Situation& s_;
   const Policy& p_;
+  const Expectations expect_;
   const bool quiet_;
   int top_priority_ = std::numeric_limits<int>::min();
   std::vector<Used> used_;
   std::vector<bool> ended_;  // of Situation::kept
+  // Of each host: the components that this decision moves there, or reserves room for.
+  std::vector<std::vector<size_t>> going_;
   std::vector<Amounts> rooms_;
   int moves_;  // under way, and decided on
   Relief relieved_ = {};

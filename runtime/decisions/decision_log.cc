@@ -124,9 +124,9 @@ DECISION_JSON(LeaseView, id, host, component, kind, amount, age_s)
 DECISION_JSON(GhostView, component, host, by_hand, ready, bytes, left_bytes, bytes_per_s, age_s,
               unneeded_s, again)
 DECISION_JSON(KeptView, component, from, priority, bytes, value, last)
-DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, moving, threshold_shift,
-              idle_shift, host, price_per_hour, capacity, incoming, demand, groups, components,
-              needs, hosts, leases, ghosts, kept)
+DECISION_JSON(Situation, time_s, minute_of_week, step_s, calm_s, short_for_s, moving,
+              threshold_shift, idle_shift, host, price_per_hour, capacity, incoming, demand, groups,
+              components, needs, hosts, leases, ghosts, kept)
 DECISION_JSON(Hours, from, to)
 DECISION_JSON(PriceRule, host, hours, per_hour)
 DECISION_JSON_GROWN(Policy::Allow, page_out, processors, degrade, migrate, reserve, protect, limits,
@@ -138,8 +138,9 @@ DECISION_JSON(Policy::Reserve, within_s, lease_s, patience_s)
 DECISION_JSON_GROWN(Policy::Costs, gib_moved, blackout_s, degraded_s, paged_gib, moving_s, apart_ms,
                     stay_h, preference)
 DECISION_JSON(Policy::Thresholds, lower, higher, step)
-DECISION_JSON_GROWN(Policy, act, rules, hysteresis, max_steps, max_moves, allow, reserve, costs,
-                    thresholds, limits, ghosts, idle, prefer, avoid, quiet, prices, price_feed)
+DECISION_JSON_GROWN(Policy, act, rules, hysteresis, max_steps, max_moves, move_percent, allow,
+                    reserve, costs, thresholds, limits, ghosts, idle, prefer, avoid, quiet, prices,
+                    price_feed)
 DECISION_JSON(Decision, steps, reason, short_of, short_now, short_later, left)
 #undef DECISION_JSON
 #undef DECISION_JSON_GROWN

@@ -49,6 +49,26 @@ TomlKey<Target> HoursKey(absl::string_view name, std::vector<Hours> Target::*fie
       [field](const std::string& text, Target& target) { return ParseHours(text, target.*field); });
 }
 
+// A quantile of a forecast; with `present` also 0, for what is used now.
+template <typename Target>
+TomlKey<Target> PercentKey(absl::string_view section, absl::string_view name,
+                           std::function<int&(Target&)> field, bool present) {
+  const std::string allowed = absl::StrCat("50, 75, 90, 95 or 99, a quantile of the forecast",
+                                           present ? ", or 0 for what is used now" : "");
+  return {
+      section, name, [=](const toml::node& node, Target& target) -> absl::Status {
+        const auto value = node.value_exact<int64_t>();
+        if (!value) return WrongTomlType(node, allowed);
+        constexpr std::array<int64_t, 5> kPercents = {50, 75, 90, 95, 99};
+        const bool known = std::find(kPercents.begin(), kPercents.end(), *value) != kPercents.end();
+        if (!known && !(present && *value == 0)) {
+          return absl::InvalidArgumentError(absl::StrCat("is ", *value, "; allowed is ", allowed));
+        }
+        field(target) = static_cast<int>(*value);
+        return absl::OkStatus();
+      }};
+}
+
 TomlKey<Policy> HostsKey(absl::string_view name, std::vector<std::string> Policy::*field) {
   return ListKey<Policy>("", name, "a list of host names",
                          [field](const std::string& text, Policy& policy) {
@@ -94,6 +114,7 @@ const std::vector<TomlKey<Policy>>& Keys() {
       NumberKey<Policy>("", "hysteresis", MEMBER(Policy, hysteresis), 0, 0.5),
       IntegerKey<Policy>("", "max_steps", MEMBER(Policy, max_steps), 1, 64),
       IntegerKey<Policy>("", "max_moves", MEMBER(Policy, max_moves), 0, 16),
+      PercentKey<Policy>("", "move_percent", MEMBER(Policy, move_percent), false),
       HostsKey("prefer", &Policy::prefer),
       HostsKey("avoid", &Policy::avoid),
       HoursKey<Policy>("quiet", &Policy::quiet),
@@ -161,20 +182,7 @@ const std::vector<TomlKey<Rule>>& RuleKeys() {
          return absl::InvalidArgumentError(
              absl::StrCat("is \"", absl::CHexEscape(text), "\"; allowed is ", allowed));
        }},
-      {"rule", "percent",
-       [](const toml::node& node, Rule& rule) -> absl::Status {
-         constexpr absl::string_view kAllowed =
-             "50, 75, 90, 95 or 99, a quantile of the forecast, or 0 for what is used now";
-         constexpr std::array<int64_t, 6> kPercents = {0, 50, 75, 90, 95, 99};
-         const auto value = node.value_exact<int64_t>();
-         if (!value) return WrongTomlType(node, kAllowed);
-         if (std::find(kPercents.begin(), kPercents.end(), *value) == kPercents.end()) {
-           return absl::InvalidArgumentError(
-               absl::StrCat("is ", *value, "; allowed is ", kAllowed));
-         }
-         rule.percent = static_cast<int>(*value);
-         return absl::OkStatus();
-       }},
+      PercentKey<Rule>("rule", "percent", MEMBER(Rule, percent), true),
       NumberKey<Rule>("rule", "above", MEMBER(Rule, above), 0.05, 1),
       NumberKey<Rule>("rule", "within_s", MEMBER(Rule, within_s), 0, 86400),
   };

@@ -52,6 +52,10 @@ struct Policy {
   // Steps of one decision at most, and moves among them.
   int max_steps = 8;
   int max_moves = 2;
+  // A shortage that is farther off than a move takes has to be expected by this quantile, too,
+  // before components move for it: 50, 75, 90, 95 or 99. For a less likely one room is reserved,
+  // and all is done that is easily undone.
+  int move_percent = 50;
 
   struct Allow {
     bool page_out = true, processors = true, degrade = true, migrate = true, reserve = true;

@@ -4,12 +4,12 @@
 #include <cctype>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/decisions/shortage.h"
 
 namespace starling::loop {
 
 using decisions::Decision;
 using decisions::Policy;
-using decisions::Rule;
 using decisions::Situation;
 
 namespace {
@@ -34,15 +34,6 @@ double Load(const Situation& situation, const Policy& policy) {
         load, situation.demand[r].at[0][kP90] / static_cast<double>(situation.capacity.of[r]));
   }
   return load;
-}
-
-bool AboveNow(const Situation& situation, const Policy& policy) {
-  return std::any_of(policy.rules.begin(), policy.rules.end(), [&](const Rule& rule) {
-    const auto r = static_cast<size_t>(rule.resource);
-    const auto capacity = static_cast<double>(situation.capacity.of[r]);
-    return rule.percent == 0 && capacity > 0 &&
-           situation.demand[r].now > capacity * (rule.above + situation.threshold_shift);
-  });
 }
 
 // What two decisions have alike that differ in their figures only.
@@ -70,7 +61,7 @@ Decision Judge::Decide(TimePoint now, const Policy& policy, Situation& situation
   const double load = Load(situation, policy);
   situation.threshold_shift = thresholds_.Shift(policy.thresholds, load);
   situation.idle_shift = idle_.Shift(load);
-  if (!AboveNow(situation, policy)) {
+  if (!decisions::Expectations(situation, policy).AboveNow()) {
     above_since_.reset();
   } else if (!above_since_) {
     above_since_ = now;

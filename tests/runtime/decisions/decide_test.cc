@@ -75,6 +75,24 @@ TEST(DecideTest, MovesBeforeTheShortage) {
   EXPECT_FALSE(decision.left.AnyAboveZero());
 }
 
+TEST(DecideTest, WaitsWithMovesUntilTheyAreUrgentOrTheShortageIsLikely) {
+  Situation s = Rising(9, 1);  // in 60 s; the move takes 11
+  const Decision unlikely = Decide(s, Policy());
+  EXPECT_EQ(Only(unlikely), "reserve b there");
+  EXPECT_TRUE(unlikely.short_of);
+  EXPECT_THAT(unlikely.reason, HasSubstr("P90 in 60 s is 90 %, above 80 %; P50 is not, so that"));
+  // Urgent.
+  s.hosts[0].bytes_per_s = 0.3e9;
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b there");
+  s.hosts[0].bytes_per_s = 1e9;
+  EXPECT_EQ(Only(Decide(Rising(9, 0), Policy())), "migrate b there");
+  // Likely.
+  for (double& level : s.demand[kCpu].at[1]) level = std::max(level, 8100.0);
+  const Decision likely = Decide(s, Policy());
+  EXPECT_EQ(Only(likely), "migrate b there");
+  EXPECT_FALSE(likely.left.AnyAboveZero());
+}
+
 TEST(DecideTest, ReservesForWhatIsFarOff) {
   Situation s = Rising(9, 2);  // in 120 s; the rules act on 60
   const Decision decision = Decide(s, Policy());
@@ -314,6 +332,17 @@ TEST(DecideTest, KeepsApartAndNear) {
   s.components[0].near = {"b"};
   s.hosts[1].components = {"a"};
   EXPECT_EQ(Only(Decide(s, Policy())), "migrate b two");
+}
+
+TEST(DecideTest, KeepsApartWhatGoesInOneDecision) {
+  Situation s = Rising(16);
+  s.hosts = {Host("one", 10, 100), Host("two", 6, 100)};
+  for (auto& horizon : s.components[0].use[kCpu].at) horizon.fill(3900);
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b one, migrate a one");
+  s.components[0].apart = {"b"};  // and so b is from a, whichever goes first
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b one, migrate a two");
+  s.hosts.pop_back();
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b one");
 }
 
 TEST(DecideTest, KeepsApartAndNearOfAnApplication) {

@@ -37,6 +37,7 @@ TEST(PolicyTest, IsRead) {
   const auto policy = ParsePolicy(R"(
 mode = "act"
 max_moves = 3
+move_percent = 75
 prefer = ["node2"]
 quiet = ["sat,sun 00:00-24:00"]
 price_feed = "/var/lib/prices.csv"
@@ -58,6 +59,7 @@ per_hour = 0.2
   ASSERT_TRUE(policy.ok()) << policy.status();
   EXPECT_TRUE(policy->act);
   EXPECT_EQ(policy->max_moves, 3);
+  EXPECT_EQ(policy->move_percent, 75);
   EXPECT_FALSE(policy->allow.page_out);
   EXPECT_EQ(policy->reserve.lease_s, 60);
   ASSERT_EQ(policy->rules.size(), 1u);
@@ -84,6 +86,7 @@ TEST(PolicyTest, ABadOneIsRefusedWithLineAndKey) {
       {"[[rule]]\nresource = \"cpu\"", "p.toml:1: rule.above: is missing"},
       {"[[rule]]\nresource = \"coffee\"", "p.toml:2: rule.resource: is \"coffee\""},
       {"[[rule]]\nresource = \"cpu\"\nabove = 0.5\npercent = 42", "p.toml:4: rule.percent: is 42"},
+      {"move_percent = 0", "p.toml:1: move_percent: is 0; allowed is 50, 75, 90, 95 or 99"},
       {"quiet = [\"late\"]", "p.toml:1: quiet: \"late\" are no hours; allowed is a list of hours"},
       {"quiet = \"22:00-06:00\"", "p.toml:1: quiet: is a string"},
       {"avoid = [3]", "p.toml:1: avoid: is an integer; allowed is a list of host names"},
