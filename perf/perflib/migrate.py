@@ -141,10 +141,6 @@ def run(machines, arguments, note):
     if unknown:
         raise beds.DemoError(f"there is no row {unknown[0]!r}; rows are {', '.join(table.WHAT)}")
     place = rows.Place(machines, os.path.join(beds.CHECKOUT, "build", "perf", "migrate"))
-    rate_bytes_per_s = beds.verbs_rate(machines)
-    pages_per_s = arguments.write_share * rate_bytes_per_s / 4096
-    note(f"ib_write_bw reaches {rate_bytes_per_s / 1e6:.0f} MB/s; components write to "
-         f"{pages_per_s:.0f} pages per second")
     comparison.rehearse(place, names, note)
     asked = {"write_share": arguments.write_share, "requests_per_s": arguments.rate,
              "seed": arguments.seed}
@@ -156,10 +152,14 @@ def run(machines, arguments, note):
         if repetition in done_before:
             note(f"repetition {repetition + 1} of {repetitions}: done before")
             continue
+        # What is held against the link, and shaped to it, has it measured right before: where
+        # processors are shared, a quarter of an hour changes its rate by half.
+        rate_bytes_per_s = beds.verbs_rate(machines)
+        pages_per_s = arguments.write_share * rate_bytes_per_s / 4096
+        note(f"ib_write_bw reaches {rate_bytes_per_s / 1e6:.0f} MB/s; components write to "
+             f"{pages_per_s:.0f} pages per second")
         for kind, size, wanted in _cells(sizes, names):
             note(f"repetition {repetition + 1} of {repetitions}: {size} MiB, {kind}")
-            # What is held against the link has it measured right before: where processors are
-            # shared, a quarter of an hour changes its rate by half.
             link = beds.verbs_rate(machines) if kind == "idle" else rate_bytes_per_s
             load = Writer(size, pages_per_s if kind == "load" else 0, arguments.rate,
                           arguments.seed + repetition, idle=kind == "idle")
@@ -172,8 +172,7 @@ def run(machines, arguments, note):
             # An hour's samples are not lost with the last one.
             table.write(kept, samples)
     result = {
-        "parameters": {"repetitions": repetitions, "sizes_mib": sizes, **asked,
-                       "pages_per_s": pages_per_s, "rate_bytes_per_s": rate_bytes_per_s},
+        "parameters": {"repetitions": repetitions, "sizes_mib": sizes, **asked},
         **conclude(samples, sizes), "failures": failures}
     result["plots"] = plots.draw(os.path.join(beds.CHECKOUT, "build", "perf"), result)
     return result
