@@ -40,7 +40,7 @@ constexpr double kFirstAgain = 4;
 }  // namespace
 
 double ListAgainAfter_s(double cost_s, uint64_t resident, double written_per_s) {
-  return std::sqrt(cost_s * static_cast<double>(resident) / std::max(written_per_s, 1e-3));
+  return std::sqrt(2 * cost_s * static_cast<double>(resident) / std::max(written_per_s, 1e-3));
 }
 
 std::vector<PageRange> HotPages(const std::vector<PageRange>& changed,

@@ -33,7 +33,7 @@ std::vector<PageRange> HotPages(const std::vector<PageRange>& changed,
 // Of `resident` pages, all of which are sent in turn and written to at random, that wastes
 // written_per_s * interval / (2 * resident) of the time, and lists take cost_s / interval of it:
 // least in sum at sqrt(2 * cost_s * resident / written_per_s). What is sent in vain makes the next
-// rounds longer as well, by about half of it again for each; so it comes earlier than that. Pure.
+// rounds longer as well; a list has the component pause, or fault again. Pure.
 double ListAgainAfter_s(double cost_s, uint64_t resident, double written_per_s);
 
 // Memory that stays out of CRIU: rounds are listed by a tracker and read from outside, straight

@@ -37,6 +37,12 @@ RunMap<SlotMap::Free>::Run SlotMap::Take(uint64_t want) {
 }
 
 absl::StatusOr<std::vector<SlotRun>> SlotMap::Assign(const PageRun& run) {
+  // After the first round most pages come again to where they were.
+  if (const auto space = spaces_.find(run.space); space != spaces_.end()) {
+    const auto there = space->second.Find(run.address / kPageSize);
+    if (there && there->count >= run.pages && there->value.slot != kZeroSlot)
+      return std::vector<SlotRun>{{run.address, run.pages, there->value.slot}};
+  }
   if (const uint64_t shortage = Shortage(run); shortage > 0) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "the arena of ", capacity_, " pages is full: ", shortage, " more pages are needed"));

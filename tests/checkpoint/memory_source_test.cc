@@ -274,8 +274,8 @@ TEST_F(MemorySourceTest, ALongRoundIsListedAgain) {
 }
 
 TEST(ListAgainTest, TheMoreIsWrittenTheSooner) {
-  EXPECT_NEAR(ListAgainAfter_s(0.08, 200'000, 5000), 1.8, 0.1);
-  EXPECT_NEAR(ListAgainAfter_s(0.02, 200'000, 5000), 0.9, 0.1);
+  EXPECT_NEAR(ListAgainAfter_s(0.08, 200'000, 5000), 2.5, 0.1);
+  EXPECT_NEAR(ListAgainAfter_s(0.02, 200'000, 5000), 1.26, 0.1);
   EXPECT_GT(ListAgainAfter_s(0.08, 200'000, 10), 30);
   EXPECT_GT(ListAgainAfter_s(0.08, 200'000, 0), 1000);
 }
