@@ -19,16 +19,6 @@ constexpr uint64_t kMostPages = 1024;
 // What is worth a second thread, in pages for each thread.
 constexpr uint64_t kPagesPerThread = 2048;
 
-// Removes the first `pages` pages of the ranges.
-void DropFront(std::vector<PageRange>& ranges, uint64_t pages) {
-  size_t whole = 0;
-  while (whole < ranges.size() && pages >= ranges[whole].pages) pages -= ranges[whole++].pages;
-  ranges.erase(ranges.begin(), ranges.begin() + static_cast<ptrdiff_t>(whole));
-  if (pages == 0) return;
-  ranges.front().address += pages * kPageSize;
-  ranges.front().pages -= pages;
-}
-
 void SortAndJoin(std::vector<PageRange>& ranges) {
   std::sort(ranges.begin(), ranges.end(),
             [](const PageRange& a, const PageRange& b) { return a.address < b.address; });
@@ -46,20 +36,20 @@ class Work {
   void Run(PageLane& lane) {
     std::vector<bool> there;
     while (true) {
-      std::vector<PageRange> part;
+      std::vector<PageRange> taken;
       {
         std::lock_guard lock(mutex_);
         if (!failed_.ok() || queue_.empty()) return;
-        part = queue_.Take(kMostPages);
+        taken = queue_.Take(kMostPages);
       }
+      RangeQueue part(std::move(taken));
       while (!part.empty()) {
-        absl::StatusOr<uint64_t> done = SendFront(part, lane, there);
-        if (!done.ok()) {
+        const absl::Status status = SendFront(part, lane, there);
+        if (!status.ok()) {
           std::lock_guard lock(mutex_);
-          if (failed_.ok()) failed_ = done.status();
+          if (failed_.ok()) failed_ = status;
           return;
         }
-        DropFront(part, *done);
       }
     }
   }
@@ -71,13 +61,10 @@ class Work {
   }
 
  private:
-  // Reads the front of `part` into the lane's room; returns how many pages.
-  absl::StatusOr<uint64_t> SendFront(const std::vector<PageRange>& part, PageLane& lane,
-                                     std::vector<bool>& there) {
-    // No more than is given is read.
-    ASSIGN_OR_RETURN(const std::span<std::byte> room, lane.Acquire(CountPages(part)));
-    const uint64_t pages = room.size() / kPageSize;
-    std::vector<PageRange> now = RangeQueue(part).Take(pages);
+  // As much of `part` as the lane has room for.
+  absl::Status SendFront(RangeQueue& part, PageLane& lane, std::vector<bool>& there) {
+    ASSIGN_OR_RETURN(const std::span<std::byte> room, lane.Acquire(CountPages(part.left())));
+    const std::vector<PageRange> now = part.Take(room.size() / kPageSize);
     Captured found;
     const TimePoint began = Clock::now();
     absl::Status status = memory_.Read(now, room, there);
@@ -104,7 +91,7 @@ class Work {
       add(all_.gone, found.gone);
     }
     if (pause > Duration::zero()) std::this_thread::sleep_for(pause);
-    return pages;
+    return absl::OkStatus();
   }
 
   // Tells pages with content, of zeros and gone ones apart; moves those with content together at

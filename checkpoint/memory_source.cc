@@ -101,7 +101,6 @@ absl::StatusOr<RoundReport> MemorySource::Round(PageSink& sink) {
   RoundReport report;
   absl::StatusOr<MemoryChanges> changes = tracker_->List();
   report.listing = Clock::now() - started;
-  renewed_ = std::exchange(renewed_now_, {});
   absl::Status status = changes.status();
   if (status.ok()) {
     report.paused = changes->paused;
@@ -137,14 +136,12 @@ absl::Status MemorySource::PutGone(const AddressSpace& space, std::span<const Pa
 
 void MemorySource::Learn(const MemoryChanges& changes, TimePoint began, Duration took) {
   uint64_t resident = 0, changed = 0;
-  bool all_known = true;
   for (const ProcessChanges& process : changes.processes) {
     resident += CountPages(process.resident);
-    changed += CountPages(process.changed);
-    all_known = all_known && !process.is_new;
+    // Others have everything as written, which says nothing of how fast they write.
+    if (!process.is_new && process.watched) changed += CountPages(process.changed);
   }
-  // The first list has everything as written.
-  writes_.known = all_known && writes_.listed != TimePoint{};
+  writes_.known = writes_.listed != TimePoint{};
   if (writes_.known) {
     writes_.written_per_s =
         static_cast<double>(changed) / std::max(1e-3, Seconds(began - writes_.listed));
@@ -184,6 +181,7 @@ absl::Status MemorySource::ListAgain(const AddressSpace& space, std::span<const 
 
 absl::Status MemorySource::Send(const MemoryChanges& changes, bool frozen, PageSink& sink,
                                 RoundReport& report) {
+  renewed_ = std::exchange(renewed_now_, {});
   for (const AddressSpace& space : sent_.Spaces()) {
     const auto has = [&](const ProcessChanges& p) { return p.memory->space() == space; };
     if (std::any_of(changes.processes.begin(), changes.processes.end(), has)) continue;
@@ -262,6 +260,7 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   // What was written since the last list comes first.
   std::vector<PageRange> written;
   if (frozen && !is_new) written = Intersect(ranges, changed);
+  const bool lists = !frozen && tracker_->knows_writes() && process.watched;
   const auto send = [&](const std::vector<PageRange>& part) -> absl::Status {
     if (part.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(const Captured captured, Capture(*process.memory, part, sink, capture));
@@ -271,15 +270,16 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
     report.held_back += captured.paced;
     report.pages_sent += CountPages(captured.sent);
     report.pages_zero += CountPages(captured.zero);
-    const double share = static_cast<double>(CountPages(captured.sent)) /
-                         static_cast<double>(std::max<uint64_t>(1, writes_.resident));
-    report.listed_after +=
-        std::chrono::duration_cast<Duration>((writes_.listed - round_listed_) * share);
+    if (lists) {
+      const double share = static_cast<double>(CountPages(captured.sent)) /
+                           static_cast<double>(std::max<uint64_t>(1, writes_.resident));
+      report.listed_after +=
+          std::chrono::duration_cast<Duration>((writes_.listed - round_listed_) * share);
+    }
     return PutGone(space, captured.gone, sink);
   };
   RETURN_IF_ERROR(send(written));
   RangeQueue unsent(Subtract(ranges, written));
-  const bool lists = !frozen && tracker_->knows_writes() && process.watched;
   while (!unsent.empty()) {
     RETURN_IF_ERROR(send(unsent.Take(lists ? kPartPages : ~uint64_t{0})));
     if (lists && !unsent.empty()) RETURN_IF_ERROR(ListAgain(space, unsent.left(), report));

@@ -79,8 +79,8 @@ class MemorySource : public PageSource {
     TimePoint listed;          // when the last list was
     Duration cost{};           // what it took
     uint64_t resident = 0;     // pages
-    double written_per_s = 0;  // pages, between the last two lists
-    bool known = false;        // those two were
+    double written_per_s = 0;  // pages, between the last two lists,
+    bool known = false;        // if there were two
   };
   // Between two parts of a round: lists again if that is worth it.
   absl::Status ListAgain(const AddressSpace& space, std::span<const PageRange> unsent,

@@ -79,7 +79,8 @@ class Decider {
     // What is short already goes first: then it matters more that it ends than what may come.
     Shortage present = expect_.Expected(0, 0, true);
     Shortage near = expect_.Expected(0, 0, false);
-    Shortage likely = expect_.Expected(0, 0, false, {LeadTime_s(), p_.move_percent});
+    Shortage likely = near;
+    if (near.any()) likely = expect_.Expected(0, 0, false, {LeadTime_s(), p_.move_percent});
     const Shortage first = near;
     const bool unlikely = !likely.any();
     decision.short_of = near.any();

@@ -231,10 +231,11 @@ void Loop::Tick(TimePoint now) {
     ParkArrivals(now);
   }
   {
-    std::lock_guard lock(mutex_);
     std::set<std::string> leaving = agent_.Moving();
     leaving.merge(actor_->Moving());
-    watch_->SetMoving(leaving, agent_.Arriving());
+    const bool arriving = agent_.Arriving();
+    std::lock_guard lock(mutex_);
+    watch_->SetMoving(leaving, arriving);
     Complain("sampling the host", watch_->Step(now, UnixTime()));
     Complain("sampling the GPUs", watch_->gpu_status());
   }

@@ -23,17 +23,18 @@ namespace {
 constexpr int kPages = 32;
 
 // A tracker that is told which pages were written, at the latest when it is asked: `asked` is
-// called with 1, 2, ... before each list.
+// called with 1, 2, ... before each list. In list `renewed_in` the process is another one.
 class ToldTracker : public Tracker {
  public:
   ToldTracker(std::string cgroup, const std::vector<PageRange>& written,
-              std::function<void(int)>& asked)
-      : cgroup_(std::move(cgroup)), written_(written), asked_(asked) {}
+              std::function<void(int)>& asked, const int& renewed_in)
+      : cgroup_(std::move(cgroup)), written_(written), asked_(asked), renewed_in_(renewed_in) {}
   const char* name() const override { return "told"; }
   bool exact() const override { return false; }
   absl::StatusOr<MemoryChanges> List() override {
     ++lists_;
     if (asked_) asked_(lists_);
+    if (lists_ == renewed_in_) known_.Clear();
     MemoryChanges changes;
     ASSIGN_OR_RETURN(auto processes, OpenProcesses(cgroup_));
     for (auto& memory : processes) {
@@ -61,6 +62,7 @@ class ToldTracker : public Tracker {
   const std::string cgroup_;
   const std::vector<PageRange>& written_;
   std::function<void(int)>& asked_;
+  const int& renewed_in_;
   int lists_ = 0;
   KnownProcesses known_;
 };
@@ -106,7 +108,8 @@ class MemorySourceTest : public ::testing::Test {
     options.goes_on = goes_on_;
     source_ = std::make_unique<MemorySource>(
         options,
-        told ? std::make_unique<ToldTracker>(folder_, written_, asked_) : MakeHashTracker(folder_),
+        told ? std::make_unique<ToldTracker>(folder_, written_, asked_, renewed_in_)
+             : MakeHashTracker(folder_),
         Unstaged([this](CriuWork work) { return PlayCriu(std::move(work)); }),
         [this] { return OpenCgroupMemory(folder_); });
   }
@@ -177,6 +180,7 @@ class MemorySourceTest : public ::testing::Test {
   std::unique_ptr<MemorySource> source_;
   std::vector<PageRange> written_;
   std::function<void(int)> asked_;
+  int renewed_in_ = 0;
   std::vector<int> holes_, sent_;
   std::string parent_images_, inventory_;
   std::vector<char> answers_;
@@ -271,6 +275,35 @@ TEST_F(MemorySourceTest, ALongRoundIsListedAgain) {
   EXPECT_EQ(report.pages_sent, 1u);
   EXPECT_EQ(InArena(0), 'b');
   EXPECT_EQ(source_->Round(*sink_).value().pages_sent, 0u);
+}
+
+// What was sent of the process before counts no more, whether a round or the last list comes next.
+TEST_F(MemorySourceTest, AProcessThatIsAnotherInTheMiddleOfARoundIsSentWhole) {
+  constexpr int kMany = 4 * 8192;
+  Map(kMany);
+  max_rate_ = 500e6;
+  renewed_in_ = 2;
+  goes_on_ = true;
+  for (const bool last : {false, true}) {
+    child_.End();
+    sink_ = std::make_unique<LocalSink>(*arena_, 7);
+    Start(
+        [this](int) {
+          for (int page = 0; page < kMany; ++page) Write(page, 'a');
+        },
+        /*told=*/true);
+    child_.Step();
+    ASSERT_GE(source_->Round(*sink_).value().lists, 2u);
+    RoundReport report;
+    if (last) {
+      ::kill(child_.pid(), SIGSTOP);
+      const auto list = source_->Final(*sink_, report);
+      ASSERT_TRUE(list.ok()) << list.status();
+    } else {
+      report = source_->Round(*sink_).value();
+    }
+    EXPECT_GE(report.pages_sent, static_cast<uint64_t>(kMany)) << last;
+  }
 }
 
 TEST(ListAgainTest, TheMoreIsWrittenTheSooner) {
