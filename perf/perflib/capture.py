@@ -28,6 +28,7 @@ CLIENTS = 8
 BIG_MIB = 4096
 QUICK_BIG_MIB = 128
 WRITE_PAGES_PER_S = 20000
+FAULT_MIB = 64
 LINK_BYTES_PER_S = 1.25e9  # of the link that pre-copies are held to: 10 Gbit/s
 PATIENCE_S = 600
 
@@ -163,6 +164,16 @@ class Bench:
                     open(os.path.join(cgroup, "cgroup.freeze"), "w", encoding="ascii") as freeze:
                 freeze.write("0")
 
+    def write_fault_us(self):
+        """What the first write to a protected page costs here; None: the kernel has no such pages."""
+        samples = []
+        for _ in range(REPETITIONS):
+            try:
+                samples.append(json.loads(_run([self._binary, "faults", "--mib", str(FAULT_MIB)])))
+            except beds.DemoError:
+                return None
+        return statistics.median(one["write_fault_s"] for one in samples) * 1e6
+
     def memcpy(self, mib, threads):
         told = json.loads(_run([self._binary, "memcpy", "--mib", str(mib), "--threads",
                                 str(threads)]))
@@ -246,6 +257,8 @@ def run(machines, arguments, note):
     bench = Bench(arguments.build, arguments.tracker)
     redis_mib, redis = _redis(arguments, bench, repetitions, note)
     big_mib, big = _big(arguments, bench, repetitions, note)
+    note("what a write to a protected page costs")
+    write_fault_us = bench.write_fault_us()
     figures = ratios(redis, big)
     # A smoke test says nothing of speed.
     failures = [] if arguments.quick else [
@@ -256,7 +269,7 @@ def run(machines, arguments, note):
     return {"parameters": {"repetitions": repetitions, "redis_mib": redis_mib, "big_mib": big_mib,
                            "write_pages_per_s": WRITE_PAGES_PER_S,
                            "link_bytes_per_s": LINK_BYTES_PER_S},
-            "tracker": big[0]["tracker"], "ratios": figures,
+            "tracker": big[0]["tracker"], "write_fault_us": write_fault_us, "ratios": figures,
             "summary": _summary(redis, big), "samples": {"redis": redis, "big": big},
             "failures": failures}
 
@@ -279,6 +292,8 @@ def _summary(redis, big):
 
 def text(result):
     lines = [f"  tracker: {result['tracker']}"]
+    if result["write_fault_us"] is not None:
+        lines.append(f"  a first write to a protected page: {result['write_fault_us']:.1f} us")
     for name, metrics in result["summary"].items():
         for metric, one in metrics.items():
             unit, scale = ("GB/s", 1e9) if metric.endswith("bytes_per_s") else ("", 1)

@@ -5,6 +5,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import threading
 import time
 
@@ -18,6 +19,8 @@ OBSERVER = f"10.77.0.254:{HEARTBEAT_PORT}"
 
 # For what ends within seconds on an idle machine. Nothing is concluded from how long it took.
 PATIENCE_S = 300
+SSH_GAVE_UP = 255
+CONSOLE_LINES = 40  # of a node that does not answer
 
 
 class Failed(Exception):
@@ -54,13 +57,26 @@ class Node:
         return subprocess.Popen(self._bed.argv("exec", self.name, "--", *command), **options)
 
     def run(self, *command, check=True, given=None, timeout=PATIENCE_S):
-        done = subprocess.run(self._bed.argv("exec", self.name, "--", *command), text=True,
-                              input=given if given is not None else "", capture_output=True,
-                              check=False, timeout=timeout)
+        try:
+            done = subprocess.run(self._bed.argv("exec", self.name, "--", *command), text=True,
+                                  input=given if given is not None else "", capture_output=True,
+                                  check=False, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.show_console()
+            raise
+        if done.returncode == SSH_GAVE_UP:
+            self.show_console()
         if check and done.returncode != 0:
             raise Failed(f"{self.name}: {' '.join(command)} ended with {done.returncode}: "
                          f"{done.stderr.strip() or done.stdout.strip()}")
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def show_console(self):
+        """Prints what the node's kernel said last: its console goes with the bed."""
+        logs = subprocess.run(self._bed.argv("logs", self.name, "--console"), text=True,
+                              capture_output=True, check=False, stdin=subprocess.DEVNULL)
+        for line in (logs.stdout or logs.stderr).splitlines()[-CONSOLE_LINES:]:
+            print(f"{self.name} console: {line}", file=sys.stderr, flush=True)
 
     def shell(self, script, check=True, given=None):
         return self.run("sh", "-c", script, check=check, given=given)
