@@ -166,7 +166,7 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   ghost->last_heard = Clock::now();
   ghost->images = ImagesPath(host_.config.run_dir, ghost->row.id, "in");
   ghost->files = std::make_shared<FileReceiver>(ghost->row.spec);
-  if (wish != nullptr) ghost->kept = std::make_unique<Kept>(*wish, request.arena_bytes());
+  if (wish != nullptr) ghost->kept = std::make_unique<Kept>(*wish);
   absl::StatusOr<v1::ReserveResponse> response = [&]() -> absl::StatusOr<v1::ReserveResponse> {
     std::lock_guard busy(ghost->busy);
     return Prepare(request, ghost);
@@ -188,23 +188,32 @@ absl::StatusOr<v1::ReserveResponse> Targets::Reserve(const v1::ReserveRequest& r
   return response;
 }
 
-absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& request,
-                                                     const std::shared_ptr<Ghost>& ghost) {
-  hold_.At("target-reserve");
+absl::Status Targets::TakeRoom(Ghost& ghost, uint64_t arena_bytes) {
+  if (arena_bytes <= ghost.room_bytes) return absl::OkStatus();
   // Where instants are kept there are two of every page.
-  const bool twice = ghost->kept != nullptr && ghost->kept->wish.checkpoint_every_s() > 0;
+  const bool twice = ghost.kept != nullptr && ghost.kept->wish.checkpoint_every_s() > 0;
+  const int priority = ghost.row.spec.priority();
   const auto arrive = [&] {
-    return host_.leases->Arrive(Clock::now(), ghost->row.peer, ghost->row.component,
-                                request.spec().priority(),
-                                static_cast<int64_t>(request.arena_bytes()) << twice);
+    return host_.leases->Arrive(Clock::now(), ghost.row.peer, ghost.row.component, priority,
+                                static_cast<int64_t>(arena_bytes) << twice);
   };
   absl::Status room = arrive();
   // What arrives is worth more than what only may.
-  if (absl::IsResourceExhausted(room) && ghost->kept == nullptr &&
-      DropGhostsFor(request.arena_bytes(), request.spec().priority())) {
+  const bool arrives = ghost.kept == nullptr || !ghost.kept->ghost;
+  if (absl::IsResourceExhausted(room) && arrives &&
+      DropGhostsFor(arena_bytes - ghost.room_bytes, priority)) {
     room = arrive();
   }
   RETURN_IF_ERROR(room);
+  ghost.room_bytes = arena_bytes;
+  if (ghost.kept != nullptr) ghost.kept->arena_bytes = arena_bytes;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::ReserveResponse> Targets::Prepare(const v1::ReserveRequest& request,
+                                                     const std::shared_ptr<Ghost>& ghost) {
+  hold_.At("target-reserve");
+  RETURN_IF_ERROR(TakeRoom(*ghost, request.arena_bytes()));
   RETURN_IF_ERROR(MakeDirectories(ghost->images, 0700));
   ASSIGN_OR_RETURN(ghost->token, MakeToken());
   LaneReceiver::Options receiver;
@@ -276,13 +285,13 @@ absl::StatusOr<v1::GrowResponse> Targets::Grow(const v1::GrowRequest& request) {
   std::lock_guard busy(ghost->busy);
   if (!ghost->receiver)
     return absl::FailedPreconditionError("the arena is closed: the component is being restored");
+  uint64_t arena_bytes = request.bytes();
+  for (const v1::ArenaChunk& chunk : ghost->receiver->chunks()) arena_bytes += chunk.bytes();
+  RETURN_IF_ERROR(TakeRoom(*ghost, arena_bytes));
   ASSIGN_OR_RETURN(const std::vector<v1::ArenaChunk> chunks,
                    ghost->receiver->Grow(request.bytes()));
   v1::GrowResponse response;
-  for (const v1::ArenaChunk& chunk : chunks) {
-    *response.add_chunks() = chunk;
-    if (ghost->kept != nullptr) ghost->kept->arena_bytes += chunk.bytes();
-  }
+  for (const v1::ArenaChunk& chunk : chunks) *response.add_chunks() = chunk;
   return response;
 }
 

@@ -103,13 +103,13 @@ class Targets {
  private:
   // What a ghost has beyond that of a migration.
   struct Kept {
-    Kept(const v1::GhostWish& wanted, uint64_t bytes) : wish(wanted), arena_bytes(bytes) {}
+    explicit Kept(const v1::GhostWish& wanted) : wish(wanted) {}
     const v1::GhostWish wish;
     const TimePoint made = Clock::now();
-    std::atomic<uint64_t> arena_bytes;
-    std::atomic<bool> ghost{true};   // not yet a migration
-    std::atomic<bool> whole{false};  // there is an instant
-    TimePoint leased{};              // the lease of its room was renewed; the lease loop's
+    std::atomic<uint64_t> arena_bytes{0};  // as Ghost::room_bytes
+    std::atomic<bool> ghost{true};         // not yet a migration
+    std::atomic<bool> whole{false};        // there is an instant
+    TimePoint leased{};                    // the lease of its room was renewed; the lease loop's
     std::atomic<TimePoint> taken{TimePoint{}};  // by this host's clock
     std::atomic<uint64_t> instants{0};
     std::unique_ptr<checkpoint::Arena> memory;  // as it was then
@@ -130,9 +130,10 @@ class Targets {
     std::string provider;                       // of its data connections
     std::shared_ptr<agent::PeerClient> source;  // only where it is to be asked for what it keeps
     std::mutex busy;
-    TimePoint last_heard;    // guarded by Targets::mutex_
-    bool committed = false;  // and waits for the source's copy to end; guarded by Targets::mutex_
-    bool prepared = false;   // guarded by busy
+    TimePoint last_heard;     // guarded by Targets::mutex_
+    bool committed = false;   // and waits for the source's copy to end; guarded by Targets::mutex_
+    uint64_t room_bytes = 0;  // that its lease has for its arena; guarded by busy
+    bool prepared = false;    // guarded by busy
     std::vector<std::string> models;  // of its shadow at the source; guarded by busy
     bool park = false;                // once it runs here; guarded by busy
     std::unique_ptr<Kept> kept;       // of a ghost; guarded by busy but for what it says otherwise
@@ -157,6 +158,9 @@ class Targets {
                                               const ProbeSpec& probe) const;
   // Whether a silent source is waited for, since a failover may come.
   bool HoldOn(Ghost& ghost);
+  // With `busy` held, before an arena of so many bytes is made: its lease has to have room for
+  // them. kResourceExhausted when there is none, not even without ghosts that matter less.
+  absl::Status TakeRoom(Ghost& ghost, uint64_t arena_bytes);
   // Whether any were dropped.
   bool DropGhostsFor(uint64_t bytes, int priority);
   // Ghosts whose room was taken for something firmer.

@@ -41,6 +41,7 @@ FENCE = "/var/lib/starling/fence"
 HOLD = "/run/starling/hold"
 # Of values that do not compress: large enough that the first round is most of a move.
 PRELOAD_MIB = 64
+GROWN_MIB = 150  # beyond what an arena has to spare
 
 
 def expect(condition, what):
@@ -204,6 +205,7 @@ class Test:
         later = self.warm(name, rounds=first["rounds"] + 2)
         expect(later["bytes_sent"] > 0 and later["fresh_s"] < 60, f"not fresh: {later}")
         expect(self.ask("SET alive yes") == "+OK", "it does not run")
+        self.grows_with_its_lease(name)
         self.stop(name)
         self.gone(name)
         # From the other side, too.
@@ -214,6 +216,20 @@ class Test:
         self.gone(name)
         self.stop(name)
         return f"cold and warm, added and dropped; {later['rounds']} rounds"
+
+    def grows_with_its_lease(self, name):
+        """The component grows by more than its ghost's arena has to spare."""
+        def room():
+            lease, = (one for one in json.loads(self.two.starling("leases", "--json").out)["granted"]
+                      if one["component"] == name)
+            return lease["amount"]["memory"], self.ghost(self.two, "here", name)["arena_bytes"]
+        leased, arena = room()
+        expect(leased == arena, f"a lease of {leased} for an arena of {arena}")
+        expect(self.ask(f"DEBUG POPULATE {GROWN_MIB * 1024} grown 1000") == "+OK", "not grown")
+        wait_until("its ghost has grown", lambda: room()[1] >= arena + GROWN_MIB * 2**20 / 2)
+        leased, arena = room()
+        expect(leased == arena, f"a lease of {leased} for an arena of {arena}")
+        expect(arena < (64 + 2 * GROWN_MIB) * 2**20, f"an arena of {arena}")
 
     def move_from_warm(self):
         name = "moved"
