@@ -6,6 +6,7 @@ usage: workloads_test.py FOLDER-OF-BINARIES
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import unittest
 CHECKOUT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 WORKLOADS = os.path.join(CHECKOUT, "tests", "e2e", "workloads")
 BINARIES = ""
+HANGS_S = 240
 
 
 def free_port():
@@ -226,6 +228,7 @@ class HeartbeatTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(HANGS_S, exit=True)  # a hang is to say where
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     BINARIES = os.path.realpath(sys.argv.pop(1))
