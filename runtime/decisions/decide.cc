@@ -71,6 +71,7 @@ class Decider {
     for (const HostView& host : s_.hosts) rooms_.push_back(host.room);
     for (const ComponentView& component : s_.components) {
       top_priority_ = std::max(top_priority_, component.priority);
+      importance_ += Importance(component);
     }
   }
 
@@ -80,7 +81,9 @@ class Decider {
     Shortage present = expect_.Expected(0, 0, true);
     Shortage near = expect_.Expected(0, 0, false);
     Shortage likely = near;
-    if (near.any()) likely = expect_.Expected(0, 0, false, {LeadTime_s(), p_.move_percent});
+    if (near.any()) {
+      likely = expect_.Expected(0, 0, false, {LeadTime_s(), p_.move_percent, UrgentPercent()});
+    }
     const Shortage first = near;
     const bool unlikely = !likely.any();
     decision.short_of = near.any();
@@ -129,6 +132,33 @@ class Decider {
       }
     }
     return kLead * least;
+  }
+
+  // The quantile by which a shortage has to be expected whose moves cannot wait any more. Another
+  // step's wait costs as long of what is short, if it comes; a move costs its blackout, also if it
+  // does not.
+  int UrgentPercent() const {
+    double blackout_s = std::numeric_limits<double>::infinity();
+    for (const ComponentView& component : s_.components) {
+      if (component.may_move()) blackout_s = std::min(blackout_s, component.move_blackout_s);
+    }
+    const int percent = static_cast<int>(100 * s_.step_s / (s_.step_s + blackout_s));
+    return std::max(percent, p_.move_percent);
+  }
+
+  // Whether a move spares those who are here more than its blackout costs, in seconds of each: as
+  // likely as what is missing is, for as long as its rule looks ahead, its share of what is
+  // missing. The spread of one that is nearly idle takes a little away, too, and that is not worth
+  // it.
+  bool Pays(const ComponentView& component, const Relief& relief, const Shortage& shortage) const {
+    double share = 0;
+    for (size_t r = 0; r < kResources; ++r) {
+      if (shortage.missing[r] <= 0) continue;
+      const double likely = shortage.level[r] ? 1 - kLevels[*shortage.level[r]] : 1;
+      share = std::max(share, likely * std::min(1.0, relief[r] / shortage.missing[r]));
+    }
+    const double length_s = std::max({shortage.rule->within_s, shortage.when_s, s_.step_s});
+    return share * length_s * importance_ >= component.move_blackout_s * Importance(component);
   }
 
   // Steps against a shortage; what they do against `all` of them counts, too. `may_move`: moves are
@@ -378,6 +408,7 @@ class Decider {
       // A first look without the hosts: a component that uses nothing of what is short cannot help.
       const Relief relief = expect_.ReliefOf(s_.components[i], shortage);
       if (shortage.Weight(relief, s_.capacity) <= 1e-9) continue;
+      if (!Pays(s_.components[i], relief, shortage)) continue;
       const Relief use = UseOf(s_.components[i], level, shortage.rule->within_s);
       consider(Move(i, use, relief, Action::kMigrate, hurry));
     }
@@ -682,6 +713,7 @@ class Decider {
   const Expectations expect_;
   const bool quiet_;
   int top_priority_ = std::numeric_limits<int>::min();
+  double importance_ = 0;  // of all components here
   std::vector<Used> used_;
   std::vector<bool> ended_;  // of Situation::kept
   // Of each host: the components that this decision moves there, or reserves room for.

@@ -15,7 +15,8 @@ size_t Expectations::LevelFor(const Rule& rule, double when_s, const Likely& lik
   const double span = std::max(1.0, p_.reserve.within_s - rule.within_s);
   const double beyond = std::clamp((when_s - rule.within_s) / span, 0.0, 1.0);
   const int percent = static_cast<int>(rule.percent - beyond * (rule.percent - 50));
-  return LevelOf(when_s > likely.beyond_s ? std::min(percent, likely.percent) : percent);
+  return LevelOf(
+      std::min(percent, when_s > likely.beyond_s ? likely.percent : likely.urgent_percent));
 }
 
 Shortage Expectations::Expected(double within_s, double lower, bool present,
@@ -53,7 +54,8 @@ Shortage Expectations::Expected(double within_s, double lower, bool present,
       const double when_s = kHorizons[static_cast<size_t>(h)] * s_.step_s;
       // The nearest horizon is looked at even by a rule that is shorter.
       if (h > 0 && when_s > std::max(rule.within_s, within_s)) break;
-      const size_t at = h == 0 ? LevelOf(rule.percent) : LevelFor(rule, when_s, likely);
+      const size_t at = h == 0 ? LevelOf(std::min(rule.percent, likely.urgent_percent))
+                               : LevelFor(rule, when_s, likely);
       see(demand.at[static_cast<size_t>(h)][at] + incoming, when_s, static_cast<size_t>(h), at);
     }
     for (size_t n = 0; n < s_.needs.size(); ++n) {

@@ -52,11 +52,13 @@ class Expectations {
 
   Expectations(const Situation& situation, const Policy& policy) : s_(situation), p_(policy) {}
 
-  // What is farther off than `beyond_s`, and not at the nearest horizon, counts only by a quantile
-  // that is no higher than `percent`, so that it is as likely as that.
+  // By which quantiles, at most, a shortage has to be expected to count: that what is no farther
+  // off than `beyond_s`, or at the nearest horizon, is as likely as `urgent_percent` leaves it, and
+  // what is farther off as `percent` does.
   struct Likely {
     double beyond_s = std::numeric_limits<double>::infinity();
     int percent = 100;
+    int urgent_percent = 100;
   };
   // What the rules find missing: within `within_s` of now, or within each rule's own when 0;
   // thresholds lowered by `lower`. `present`: by rules of present use alone.

@@ -18,6 +18,7 @@ namespace starling::decisions {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 ComponentView Component(const std::string& name, double cpu, double gib, int priority = 0) {
   ComponentView component;
@@ -86,11 +87,33 @@ TEST(DecideTest, WaitsWithMovesUntilTheyAreUrgentOrTheShortageIsLikely) {
   EXPECT_EQ(Only(Decide(s, Policy())), "migrate b there");
   s.hosts[0].bytes_per_s = 1e9;
   EXPECT_EQ(Only(Decide(Rising(9, 0), Policy())), "migrate b there");
+  // But not where a blackout is longer than a step, which is what waiting costs.
+  Situation slow = Rising(9, 0);
+  for (ComponentView& component : slow.components) {
+    component.move_blackout_s = 12;
+    component.bears_blackout_s = 20;
+  }
+  EXPECT_THAT(Decide(slow, Policy()).reason, HasSubstr("P50 is not, so that"));
+  EXPECT_EQ(Only(Decide(slow, Policy())), "reserve b there");
   // Likely.
   for (double& level : s.demand[kCpu].at[1]) level = std::max(level, 8100.0);
   const Decision likely = Decide(s, Policy());
   EXPECT_EQ(Only(likely), "migrate b there");
   EXPECT_FALSE(likely.left.AnyAboveZero());
+}
+
+TEST(DecideTest, MovesNobodyWhoseLeavingIsNotFelt) {
+  Situation s = Rising(9);
+  s.components[0].movable = false;
+  ComponentView& idle = s.components[1];
+  idle.use[kCpu] = Flat(0);
+  const auto at_most = [&idle](double cpu) {
+    for (auto& horizon : idle.use[kCpu].at) horizon[2] = horizon[3] = horizon[4] = cpu;
+  };
+  at_most(20);
+  EXPECT_THAT(Only(Decide(s, Policy())), Not(HasSubstr("migrate")));
+  at_most(1500);
+  EXPECT_EQ(Only(Decide(s, Policy())), "migrate b there");
 }
 
 TEST(DecideTest, ReservesForWhatIsFarOff) {
