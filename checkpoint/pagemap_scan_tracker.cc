@@ -225,12 +225,15 @@ class PagemapScanTracker : public Tracker {
 
 }  // namespace
 
-bool HasAsyncProtection() {
-  if (!HasPagemapScan()) return false;
-  const UniqueFd userfault(
+absl::StatusOr<UniqueFd> OpenAsyncUserfault() {
+  UniqueFd userfault(
       static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
-  return userfault && EnableAsync(userfault.get()).ok();
+  if (!userfault) return ErrnoStatus("make a userfaultfd");
+  RETURN_IF_ERROR(EnableAsync(userfault.get()));
+  return userfault;
 }
+
+bool HasAsyncProtection() { return HasPagemapScan() && OpenAsyncUserfault().ok(); }
 
 std::unique_ptr<Tracker> MakePagemapScanTracker(std::string cgroup) {
   return std::make_unique<PagemapScanTracker>(std::move(cgroup));

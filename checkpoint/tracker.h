@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/fd.h"
 #include "checkpoint/component_memory.h"
 #include "checkpoint/page_stream.h"
 
@@ -80,6 +81,8 @@ std::unique_ptr<Tracker> MakeSoftDirtyTracker(std::string cgroup, Freezer freeze
 // stopped, is not watched: all of it counts as written in every list.
 std::unique_ptr<Tracker> MakePagemapScanTracker(std::string cgroup);
 bool HasAsyncProtection();
+// A userfaultfd of this process's memory for such write protection. Errors: this kernel has none.
+absl::StatusOr<UniqueFd> OpenAsyncUserfault();
 
 // Hashes (XXH3) of what was sent, compared with what is there: reads all memory for every list and
 // needs nothing of the kernel. Costs 8 bytes for each page.

@@ -39,8 +39,6 @@ constexpr double kDegradedFor_s = 300;
 // foresee, as `strain`: it sees all of its components together. What is short already moves for its
 // median.
 constexpr int kAskedPercent = 75, kAskedInHurry = 50;
-// So many times as long as the shortest move takes: see LeadTime_s().
-constexpr double kLead = 2;
 constexpr double kGiB = static_cast<double>(starling::kGiB);
 constexpr size_t kCpu = static_cast<size_t>(Resource::kCpu);
 constexpr size_t kMemory = static_cast<size_t>(Resource::kMemory);
@@ -81,9 +79,7 @@ class Decider {
     Shortage present = expect_.Expected(0, 0, true);
     Shortage near = expect_.Expected(0, 0, false);
     Shortage likely = near;
-    if (near.any()) {
-      likely = expect_.Expected(0, 0, false, {LeadTime_s(), p_.move_percent, UrgentPercent()});
-    }
+    if (near.any()) likely = expect_.Expected(0, 0, false, expect_.WorthMoving());
     const Shortage first = near;
     const bool unlikely = !likely.any();
     decision.short_of = near.any();
@@ -118,32 +114,6 @@ class Decider {
   double Over(size_t resource) const {
     const double capacity = Capacity(resource);
     return capacity > 0 ? std::max(0.0, s_.demand[resource].now - capacity) : 0;
-  }
-
-  // How long before a shortage a move has to begin: it takes longer the less room there is.
-  double LeadTime_s() const {
-    double least = std::numeric_limits<double>::infinity();
-    for (const ComponentView& component : s_.components) {
-      if (!component.may_move()) continue;
-      for (const HostView& host : s_.hosts) {
-        const double bytes = BytesToMove(s_, component, host.name);
-        least = std::min(least, std::max(0.0, bytes) / std::max(1.0, host.bytes_per_s) +
-                                    component.move_blackout_s);
-      }
-    }
-    return kLead * least;
-  }
-
-  // The quantile by which a shortage has to be expected whose moves cannot wait any more. Another
-  // step's wait costs as long of what is short, if it comes; a move costs its blackout, also if it
-  // does not.
-  int UrgentPercent() const {
-    double blackout_s = std::numeric_limits<double>::infinity();
-    for (const ComponentView& component : s_.components) {
-      if (component.may_move()) blackout_s = std::min(blackout_s, component.move_blackout_s);
-    }
-    const int percent = static_cast<int>(100 * s_.step_s / (s_.step_s + blackout_s));
-    return std::max(percent, p_.move_percent);
   }
 
   // Whether a move spares those who are here more than its blackout costs, in seconds of each: as

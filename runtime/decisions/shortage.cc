@@ -3,6 +3,12 @@
 #include <cmath>
 
 namespace starling::decisions {
+namespace {
+
+// What cannot wait is no farther off than so many times as long as the shortest move takes.
+constexpr double kLead = 2;
+
+}  // namespace
 
 using predictor::kHorizonCount;
 using predictor::kHorizons;
@@ -17,6 +23,21 @@ size_t Expectations::LevelFor(const Rule& rule, double when_s, const Likely& lik
   const int percent = static_cast<int>(rule.percent - beyond * (rule.percent - 50));
   return LevelOf(
       std::min(percent, when_s > likely.beyond_s ? likely.percent : likely.urgent_percent));
+}
+
+Expectations::Likely Expectations::WorthMoving() const {
+  double move_s = std::numeric_limits<double>::infinity(), blackout_s = move_s;
+  for (const ComponentView& component : s_.components) {
+    if (!component.may_move()) continue;
+    blackout_s = std::min(blackout_s, component.move_blackout_s);
+    for (const HostView& host : s_.hosts) {
+      const double bytes = std::max(0.0, BytesToMove(s_, component, host.name));
+      move_s =
+          std::min(move_s, bytes / std::max(1.0, host.bytes_per_s) + component.move_blackout_s);
+    }
+  }
+  const int percent = static_cast<int>(100 * s_.step_s / (s_.step_s + blackout_s));
+  return {kLead * move_s, p_.move_percent, std::max(percent, p_.move_percent)};
 }
 
 Shortage Expectations::Expected(double within_s, double lower, bool present,

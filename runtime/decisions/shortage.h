@@ -60,6 +60,11 @@ class Expectations {
     int percent = 100;
     int urgent_percent = 100;
   };
+  // What components may be moved for. A shortage that is no farther off than twice what the
+  // shortest move takes cannot wait for a surer forecast; but another step's wait costs a step of
+  // what is short, if it comes, and a move its blackout, also if it does not. What is farther off
+  // has to be expected by the policy's move_percent.
+  Likely WorthMoving() const;
   // What the rules find missing: within `within_s` of now, or within each rule's own when 0;
   // thresholds lowered by `lower`. `present`: by rules of present use alone.
   Shortage Expected(double within_s, double lower, bool present, const Likely& likely) const;

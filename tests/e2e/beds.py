@@ -64,9 +64,9 @@ class Node:
         except subprocess.TimeoutExpired:
             self.show_console()
             raise
-        if done.returncode == SSH_GAVE_UP:
-            self.show_console()
         if check and done.returncode != 0:
+            if done.returncode == SSH_GAVE_UP:
+                self.show_console()
             raise Failed(f"{self.name}: {' '.join(command)} ended with {done.returncode}: "
                          f"{done.stderr.strip() or done.stdout.strip()}")
         return Done(done.returncode, done.stdout, done.stderr)
