@@ -30,7 +30,7 @@ void MoveCosts::Learn(Learned& learned, double bytes_ratio, double time_ratio, d
 void MoveCosts::Learn(const PastMove& move) {
   const double bytes = IdealBytes(move.memory_bytes, move.dirty_bytes_per_s, move.link_bytes_per_s);
   if (!(bytes > 0) || !(move.link_bytes_per_s > 0) || !std::isfinite(move.moved_bytes) ||
-      !std::isfinite(move.total_s) || !(move.blackout_s >= 0)) {
+      !std::isfinite(move.total_s) || !(move.blackout_s >= 0) || !std::isfinite(move.blackout_s)) {
     return;
   }
   const double bytes_ratio = std::clamp(move.moved_bytes / bytes, 0.0, kMostRatio);

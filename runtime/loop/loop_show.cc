@@ -152,6 +152,7 @@ v1::LookResponse Loop::Look(const std::string& asker, bool changes) {
   }
   *response.mutable_free() = ToMessage(free.AboveZero());
   for (const auto& copy : host_.components->All()) response.add_components(copy->name());
+  for (v1::MoveTaken& move : past_moves_.Last(asker)) *response.add_moves() = std::move(move);
   {
     std::lock_guard lock(mutex_);
     std::set<std::string> applications;

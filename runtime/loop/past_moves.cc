@@ -7,13 +7,15 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "runtime/names.h"
 
 namespace starling::loop {
 namespace {
 
 constexpr int kSchema = 1;
 constexpr double kPage = 4096;
-constexpr double kNewest = 0.3;  // weight of the newest link rate
+constexpr double kNewest = 0.3;     // weight of the newest link rate
+constexpr double kMostSaid = 1e18;  // by others, of bytes, bytes per second and seconds
 
 nlohmann::json ToJson(const decisions::PastMove& move) {
   return {{"component", move.component},
@@ -35,6 +37,33 @@ decisions::PastMove FromJson(const nlohmann::json& json) {
   move.total_s = json.value("total_s", 0.0);
   move.blackout_s = json.value("blackout_s", 0.0);
   return move;
+}
+
+v1::MoveTaken ToMessage(const decisions::PastMove& move, const std::string& migration) {
+  v1::MoveTaken message;
+  message.set_migration_id(migration);
+  message.set_component(move.component);
+  message.set_memory_bytes(move.memory_bytes);
+  message.set_dirty_bytes_per_s(move.dirty_bytes_per_s);
+  message.set_link_bytes_per_s(move.link_bytes_per_s);
+  message.set_moved_bytes(move.moved_bytes);
+  message.set_total_s(move.total_s);
+  message.set_blackout_s(move.blackout_s);
+  return message;
+}
+
+decisions::PastMove FromMessage(const v1::MoveTaken& message) {
+  return {message.component(),        message.memory_bytes(), message.dirty_bytes_per_s(),
+          message.link_bytes_per_s(), message.moved_bytes(),  message.total_s(),
+          message.blackout_s()};
+}
+
+bool Sane(const decisions::PastMove& move) {
+  for (const double value : {move.memory_bytes, move.dirty_bytes_per_s, move.link_bytes_per_s,
+                             move.moved_bytes, move.total_s, move.blackout_s}) {
+    if (!(value >= 0 && value < kMostSaid)) return false;
+  }
+  return CheckComponentName(move.component).ok();
 }
 
 }  // namespace
@@ -61,28 +90,76 @@ PastMoves::PastMoves(std::string path) : path_(std::move(path)) {
   try {
     const auto json = nlohmann::json::parse(*text);
     if (json.at("schema") != kSchema) return;
-    for (const nlohmann::json& move : json.at("moves")) Take(FromJson(move));
+    for (const nlohmann::json& move : json.at("moves")) {
+      Take({FromJson(move), move.value("migration", ""), move.value("from", ""),
+            move.value("to", "")});
+    }
   } catch (const nlohmann::json::exception&) {
     // Damage costs what was learned, and nothing else.
   }
 }
 
-void PastMoves::Take(const decisions::PastMove& move) {
-  if (!std::isfinite(move.link_bytes_per_s) || move.link_bytes_per_s <= 0) return;
+void PastMoves::Take(const Move& move) {
+  const decisions::PastMove& taken = move.taken;
+  if (!std::isfinite(taken.link_bytes_per_s) || taken.link_bytes_per_s <= 0) return;
   moves_.push_back(move);
   if (moves_.size() > kMost) moves_.pop_front();
-  costs_.Learn(move);
-  link_ = link_ == 0 ? move.link_bytes_per_s : link_ + kNewest * (move.link_bytes_per_s - link_);
+  if (!move.from.empty()) heard_[move.from][taken.component] = move.migration;
+  costs_.Learn(taken);
+  link_ = link_ == 0 ? taken.link_bytes_per_s : link_ + kNewest * (taken.link_bytes_per_s - link_);
+}
+
+absl::Status PastMoves::Keep() const {
+  nlohmann::json json = {{"schema", kSchema}, {"moves", nlohmann::json::array()}};
+  for (const Move& move : moves_) {
+    nlohmann::json& kept = json["moves"].emplace_back(ToJson(move.taken));
+    kept["migration"] = move.migration;
+    kept["from"] = move.from;
+    kept["to"] = move.to;
+  }
+  return WriteFileAtomic(path_, json.dump(), 0600);
 }
 
 absl::Status PastMoves::Learn(const v1::MigrationReport& report) {
-  decisions::PastMove move;
-  if (!FromReport(report, move)) return absl::OkStatus();
+  Move move;
+  if (!FromReport(report, move.taken)) return absl::OkStatus();
+  move.migration = report.migration_id();
+  move.to = report.to();
   std::lock_guard lock(mutex_);
   Take(move);
-  nlohmann::json json = {{"schema", kSchema}, {"moves", nlohmann::json::array()}};
-  for (const decisions::PastMove& one : moves_) json["moves"].push_back(ToJson(one));
-  return WriteFileAtomic(path_, json.dump(), 0600);
+  return Keep();
+}
+
+absl::Status PastMoves::Hear(const std::string& from,
+                             const google::protobuf::RepeatedPtrField<v1::MoveTaken>& moves) {
+  std::lock_guard lock(mutex_);
+  // What it tells no more it has forgotten.
+  const std::map<std::string, std::string> known = std::exchange(heard_[from], {});
+  std::map<std::string, std::string>& heard = heard_[from];
+  bool news = false;
+  for (const v1::MoveTaken& said : moves) {
+    const decisions::PastMove taken = FromMessage(said);
+    const std::string& migration = said.migration_id();
+    if (!Sane(taken) || !CheckMigrationId(migration).ok() || heard.size() == kMost) continue;
+    heard[taken.component] = migration;
+    const auto before = known.find(taken.component);
+    if (before != known.end() && before->second == migration) continue;
+    Take({taken, migration, from, ""});
+    news = true;
+  }
+  return news ? Keep() : absl::OkStatus();
+}
+
+std::vector<v1::MoveTaken> PastMoves::Last(const std::string& host) const {
+  std::lock_guard lock(mutex_);
+  std::map<std::string, const Move*> last;
+  for (const Move& move : moves_) {
+    if (move.to == host && !host.empty()) last[move.taken.component] = &move;
+  }
+  std::vector<v1::MoveTaken> told;
+  for (const auto& [component, move] : last)
+    told.push_back(ToMessage(move->taken, move->migration));
+  return told;
 }
 
 decisions::MoveCost PastMoves::Expect(const std::string& component, double memory_bytes) const {
@@ -93,11 +170,11 @@ decisions::MoveCost PastMoves::Expect(const std::string& component, double memor
 
 std::optional<double> PastMoves::WrittenPerSecond(const std::string& component) const {
   std::lock_guard lock(mutex_);
-  const auto last =
-      std::find_if(moves_.rbegin(), moves_.rend(),
-                   [&](const decisions::PastMove& move) { return move.component == component; });
-  if (last == moves_.rend() || !(last->dirty_bytes_per_s > 0)) return std::nullopt;
-  return last->dirty_bytes_per_s;
+  const auto last = std::find_if(moves_.rbegin(), moves_.rend(), [&](const Move& move) {
+    return move.taken.component == component;
+  });
+  if (last == moves_.rend() || !(last->taken.dirty_bytes_per_s > 0)) return std::nullopt;
+  return last->taken.dirty_bytes_per_s;
 }
 
 double PastMoves::link_bytes_per_s() const {
