@@ -254,7 +254,7 @@ absl::Status MemorySource::SendProcess(const ProcessChanges& process, bool froze
   if (!frozen) {
     capture.pace = [this](uint64_t bytes, Duration worked) {
       const Duration pause = Pause(bytes);
-      return options_.hold_back ? std::max(pause, options_.hold_back(worked)) : pause;
+      return options_.hold_back ? std::max(pause, options_.hold_back(bytes, worked)) : pause;
     };
   }
   // What was written since the last list comes first.

@@ -55,7 +55,7 @@ class MemorySource : public PageSource {
     bool goes_on = false;
     // Asked after each piece that a thread has read, by one at a time: how long it shall rest after
     // so much work. May be null.
-    std::function<Duration(Duration worked)> hold_back;
+    std::function<Duration(uint64_t bytes, Duration worked)> hold_back;
     // Longest that the final round's pages may take to land before CRIU's are sent after them.
     Duration flush_timeout = std::chrono::seconds(120);
   };

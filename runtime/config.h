@@ -116,9 +116,9 @@ struct Config {
     std::string verify = "landing";
     // Threads that read memory, 1 to 16; at most one for each queue pair.
     int capture_threads = 2;
-    // Rounds read more slowly while the component waits for a processor in more than this share of
-    // the time, beyond what it waited before them; 0 to 1, 1: no bound.
-    double max_slowdown = 0.5;
+    // Rounds read more slowly while the component lacks more than this share of the processor time
+    // that it had before them, and waits for processors; 0 to 1, 1: no bound.
+    double max_slowdown = 0.05;
     // How long the cgroup may take to freeze, 0.1 to 600 s: a task in uninterruptible sleep does
     // not freeze.
     Duration freeze_timeout = std::chrono::seconds(10);

@@ -195,14 +195,14 @@ class Engine {
     parts.cgroup = options_.cgroup;
     parts.threads = options_.threads;
     parts.freezer = [this](bool frozen) { return Freeze(options_.cgroup, frozen); };
-    parts.hold_back = [this](Duration worked) {
+    parts.hold_back = [this](uint64_t bytes, Duration worked) {
       const TimePoint now = Clock::now();
       if (pressure_known_ && governor_->Due(now)) {
         if (const auto times = migration::ReadProcessorTimes(options_.cgroup); times.ok()) {
           governor_->Look(now, *times);
         }
       }
-      return governor_->Rest(worked);
+      return governor_->Rest(bytes, worked);
     };
     // Alone it is refused nothing.
     return migration::MakeSource(std::move(parts)).value();

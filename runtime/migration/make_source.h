@@ -40,11 +40,12 @@ struct SourceParts {
   checkpoint::CriuVersion criu;
   std::string folder;  // of images
   std::string cgroup;
-  int threads = 1;                                     // that read
-  double max_rate_bytes_per_s = 0;                     // 0: no limit
-  std::function<double()> max_rate;                    // as MemorySource::Options; may be null
-  bool goes_on = false;                                // as MemorySource::Options
-  std::function<Duration(Duration worked)> hold_back;  // as MemorySource::Options; may be null
+  int threads = 1;                   // that read
+  double max_rate_bytes_per_s = 0;   // 0: no limit
+  std::function<double()> max_rate;  // as MemorySource::Options; may be null
+  bool goes_on = false;              // as MemorySource::Options
+  // As MemorySource::Options; may be null.
+  std::function<Duration(uint64_t bytes, Duration worked)> hold_back;
   Duration step_timeout{};
   checkpoint::CriuWorker pre_dump;
   checkpoint::CriuDumper dumper;

@@ -15,15 +15,20 @@ namespace starling::migration {
 namespace {
 
 constexpr double kLess = 0.7;
-constexpr double kMore = 0.1;
-constexpr double kLeastShare = 0.25;
+constexpr double kMore = 1.1;
+constexpr double kLeastShare = 0.01;
+// As much is always read: a move has an end. A link that carries no more than this is never held
+// back; to read for it takes a few hundredths of a processor, where that is not emulated.
+constexpr double kLeastBytesPerS = 128e6;
 // For how long what was used is averaged, roughly.
 constexpr double kMemoryS = 0.3;
-// Below this share of what it used before, a component gets less done,
-constexpr double kAsMuchAsBefore = 0.9;
-// where that is at least so many processors less. A scheduler gives those who want little what they
-// want, if late; one that beats a thousand times a second then leaves some beats out.
-constexpr double kLeastLoss = 0.1;
+// So many processors less than before a component may always have. A scheduler gives those who want
+// little what they want, if late; one that beats a thousand times a second then leaves some beats
+// out.
+constexpr double kLeastLoss = 0.05;
+// A component that has less because less is asked of it does not wait. One that is held up does for
+// a part of what it lacks; the rest it is idle, while those are held up that ask it.
+constexpr double kWaitedOfLoss = 0.25;
 constexpr auto kMostWork = std::chrono::milliseconds(5);
 constexpr double kLeastProcessors = 0.05;
 constexpr int64_t kPeriodUs = 100'000;
@@ -78,18 +83,26 @@ void SlowdownGovernor::Look(TimePoint now, const ProcessorTimes& times) {
   if (looked_ != TimePoint{} && now > looked_) {
     const Duration elapsed = now - looked_;
     const ProcessorShares shares = SharesBetween(times_, times, elapsed);
-    used_ += (shares.used - used_) * std::min(1.0, Seconds(elapsed) / kMemoryS);
-    const double enough = std::min(kAsMuchAsBefore * usual_.used, usual_.used - kLeastLoss);
-    const bool slowed = shares.stalled > usual_.stalled + bound_ && used_ < enough;
+    const double weight = std::min(1.0, Seconds(elapsed) / kMemoryS);
+    lately_.used += (shares.used - lately_.used) * weight;
+    lately_.stalled += (shares.stalled - lately_.stalled) * weight;
+    read_per_s_ += (static_cast<double>(read_) / Seconds(elapsed) - read_per_s_) * weight;
+    const double lost = usual_.used - lately_.used;
+    const bool slowed = lost > std::max(bound_ * usual_.used, kLeastLoss) &&
+                        lately_.stalled - usual_.stalled > kWaitedOfLoss * lost;
     // Quickly down and slowly up, as with any resource that others need as well.
-    share_ = slowed ? std::max(kLeastShare, share_ * kLess) : std::min(1.0, share_ + kMore);
+    if (!slowed) share_ = std::min(1.0, share_ * kMore);
+    if (slowed && read_per_s_ >= kLeastBytesPerS) share_ = std::max(kLeastShare, share_ * kLess);
     lowest_ = std::min(lowest_, share_);
   }
   looked_ = now;
   times_ = times;
+  read_ = 0;
 }
 
-Duration SlowdownGovernor::Rest(Duration worked) const {
+Duration SlowdownGovernor::Rest(uint64_t bytes, Duration worked) {
+  read_ += bytes;
+  if (read_per_s_ < kLeastBytesPerS) return Duration::zero();
   // A thread that was itself kept from a processor has worked less than it seems.
   return std::chrono::duration_cast<Duration>(std::min<Duration>(worked, kMostWork) *
                                               ((1 - share_) / share_));

@@ -28,22 +28,21 @@ struct ProcessorShares {
 ProcessorShares SharesBetween(const ProcessorTimes& before, const ProcessorTimes& after,
                               Duration elapsed);
 
-// Decides for what share of their time reading threads may work, so that the component does not
-// wait for a processor in more than `bound` of the time beyond what it did before and gets less
-// done for it: a tenth less of processor time, and of a processor, than before. One that waits now
-// and then and has as much as before is not slowed down: it was idle in between. Pure. One thread
-// at a time.
+// Decides for what share of their time reading threads may work, so that the component has no less
+// processor time than before by more than a share of `bound` of it (and a tenth of a processor)
+// where it waits for processors instead. One that waits now and then and has as much as before is
+// not slowed down: it was idle in between. Pure. One thread at a time.
 class SlowdownGovernor {
  public:
   // `usual`: what the component did before; a bound of 1 or more: none.
   SlowdownGovernor(double bound, ProcessorShares usual)
-      : bound_(bound), usual_(usual), used_(usual.used) {}
+      : bound_(bound), usual_(usual), lately_(usual) {}
 
   // Is it time to look again?
   bool Due(TimePoint now) const { return bound_ < 1 && now - looked_ >= kEvery; }
   void Look(TimePoint now, const ProcessorTimes& times);
-  // How long a thread is to rest that has worked for so long.
-  Duration Rest(Duration worked) const;
+  // How long a thread is to rest that has worked for so long to read so much.
+  Duration Rest(uint64_t bytes, Duration worked);
 
   double share() const { return share_; }  // of the time that is worked
   double lowest_share() const { return lowest_; }
@@ -53,11 +52,13 @@ class SlowdownGovernor {
 
   const double bound_;
   const ProcessorShares usual_;
-  double used_;  // processors, lately
+  ProcessorShares lately_;
   double share_ = 1;
   double lowest_ = 1;
   TimePoint looked_{};
   ProcessorTimes times_;
+  uint64_t read_ = 0;      // bytes, since it was looked at
+  double read_per_s_ = 0;  // lately
 };
 
 // The processors that a component may use, in a component that is made to write more slowly.

@@ -238,14 +238,14 @@ absl::Status SourceMigration::MakeParts() {
   parts.max_rate = [this] { return max_rate_.load(); };
   parts.goes_on = ghost_ && ghost_->instants;
   governor_ = MakeGovernor();
-  parts.hold_back = [this](Duration worked) {
+  parts.hold_back = [this](uint64_t bytes, Duration worked) {
     const TimePoint now = Clock::now();
     if (governor_->Due(now)) {
       if (const auto times = ReadProcessorTimes(cgroup_); times.ok()) {
         governor_->Look(now, *times);
       }
     }
-    return governor_->Rest(worked);
+    return governor_->Rest(bytes, worked);
   };
   parts.step_timeout = host_.config.migration.step_timeout;
   parts.pre_dump = dumps_.PreDumper();
