@@ -93,8 +93,10 @@ print(json.dumps({
     "mounts": len(open("/proc/self/mounts").readlines()),
     "links": len(os.listdir("/sys/class/net")),
     "run_files": count("/run/starling"), "log_files": count("/var/log/starling"),
-    # Reports are kept up to a number of their own.
-    "state_files": count("/var/lib/starling") - count("/var/lib/starling/reports"),
+    # Reports are kept up to a number of their own, and what was learned of the host is, at first, after
+    # five minutes.
+    "state_files": count("/var/lib/starling") - count("/var/lib/starling/reports") -
+                   os.path.exists("/var/lib/starling/loop/host.models"),
     "processes": sum(1 for p in os.listdir("/proc") if p.isdigit() and
                      status(p, "VmRSS") is not None),
     "rdma": rdma}))
