@@ -244,6 +244,10 @@ void Loop::Tick(TimePoint now) {
   if (!config_.loop.enabled) return;
   TellProfiles();
   const std::vector<Neighbour> neighbours = neighbours_->All();
+  for (const Neighbour& neighbour : neighbours) {
+    if (!neighbour.heard) continue;
+    Complain("what moves to here took", past_moves_.Hear(neighbour.name, neighbour.said.moves()));
+  }
   JoinPool(neighbours);
   ReadPolicy();
   Enforce();
@@ -452,9 +456,6 @@ void Loop::JoinPool(const std::vector<Neighbour>& neighbours) {
   add(pool_cpu_, watch_->cpu().Summary());
   add(pool_memory_, watch_->memory().Summary());
   for (const Neighbour& neighbour : neighbours) {
-    if (neighbour.heard) {
-      Complain("what moves to here took", past_moves_.Hear(neighbour.name, neighbour.said.moves()));
-    }
     // Another step is another horizon.
     if (!neighbour.heard || neighbour.said.step_s() != Seconds(config_.loop.period)) {
       silent_.insert(neighbour.name);

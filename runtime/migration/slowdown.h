@@ -29,9 +29,10 @@ ProcessorShares SharesBetween(const ProcessorTimes& before, const ProcessorTimes
                               Duration elapsed);
 
 // Decides for what share of their time reading threads may work, so that the component has no less
-// processor time than before by more than a share of `bound` of it (and a tenth of a processor)
-// where it waits for processors instead. One that waits now and then and has as much as before is
-// not slowed down: it was idle in between. Pure. One thread at a time.
+// processor time than before by more than a share of `bound` of it (and a twentieth of a processor)
+// where it waits for processors instead. Reading that is slower than a link of a gigabit is not held
+// back. One that waits now and then and has as much as before is not slowed down: it was idle in
+// between. Pure. One thread at a time.
 class SlowdownGovernor {
  public:
   // `usual`: what the component did before; a bound of 1 or more: none.

@@ -39,6 +39,7 @@ TEST_F(SlowdownGovernorTest, HoldsBackBeyondTheBoundAndComesBack) {
   for (int i = 0; i < 20; ++i) Pass(governor, 0.3, 0.5);
   const double share = governor.share();
   EXPECT_LT(share, 0.1);
+  EXPECT_GE(share, 0.01);
   EXPECT_EQ(governor.lowest_share(), share);
   EXPECT_NEAR(Milliseconds(governor.Rest(0, milliseconds(2))), 2 * (1 - share) / share, 0.01);
   EXPECT_NEAR(Milliseconds(governor.Rest(0, std::chrono::seconds(2))), 5 * (1 - share) / share,
