@@ -119,6 +119,7 @@ absl::StatusOr<std::vector<Mapping>> ParseMaps(absl::string_view maps) {
     }
     if (!good) return absl::DataLossError(absl::StrCat("a line of maps: ", line));
     mapping.readable = fields[1][0] == 'r';
+    mapping.executable = fields[1][2] == 'x';
     mapping.shared = fields[1][3] == 's';
     mapping.device = major << 20 | minor;
     if (fields.size() > 5) mapping.name = std::string(absl::StripLeadingAsciiWhitespace(fields[5]));

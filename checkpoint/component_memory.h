@@ -75,6 +75,7 @@ struct Mapping {
   uint64_t start = 0;
   uint64_t end = 0;
   bool readable = false;
+  bool executable = false;
   bool shared = false;
   uint64_t device = 0;  // major << 20 | minor; 0: no file
   std::string name;     // path, "[heap]", ..., or empty

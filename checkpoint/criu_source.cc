@@ -26,9 +26,11 @@ CriuSource::CriuSource(const CriuVersion& version, std::string folder, CriuWorke
 std::string CriuSource::final_images() const { return absl::StrCat(stream_.folder(), "/", kFinal); }
 
 absl::StatusOr<PageServerResult> CriuSource::Serve(const std::function<absl::Status()>& worker,
-                                                   const std::string& name, PageSink& sink) {
+                                                   const std::string& name, PageSink& sink,
+                                                   LateFrozenMemory* frozen) {
   return stream_.Serve(
-      name, worker, [this](const AddressSpace& space) { return known_.contains(space); }, sink);
+      name, worker, [this](const AddressSpace& space) { return known_.contains(space); }, sink,
+      frozen);
 }
 
 void CriuSource::Forget() {
@@ -76,13 +78,15 @@ absl::StatusOr<FinalList> CriuSource::Final(PageSink& sink, RoundReport& report)
   if (!staged_) RETURN_IF_ERROR(Stage());
   staged_ = false;
   const TimePoint started = Clock::now();
-  absl::StatusOr<PageServerResult> result = Serve(dumper_.dump, kFinal, sink);
+  LateFrozenMemory memory(memory_);
+  absl::StatusOr<PageServerResult> result = Serve(dumper_.dump, kFinal, sink, &memory);
   if (!result.ok()) {
     Forget();
     return Annotate(result.status(), "final dump");
   }
   report = result->report;
-  absl::StatusOr<FinalList> list = SettleHoles(result->list, sent_, memory_, sink, report);
+  Resend(result->distrusted);
+  absl::StatusOr<FinalList> list = SettleHoles(result->list, sent_, memory, sink, report);
   // CRIU has cleared what it tracked: should the component go on here, all is to be sent again.
   Forget();
   RETURN_IF_ERROR(Annotate(list.status(), "final dump"));

@@ -39,7 +39,8 @@ class CriuSource : public PageSource {
  private:
   // Runs `worker` and takes what CRIU sends meanwhile.
   absl::StatusOr<PageServerResult> Serve(const std::function<absl::Status()>& worker,
-                                         const std::string& name, PageSink& sink);
+                                         const std::string& name, PageSink& sink,
+                                         LateFrozenMemory* frozen = nullptr);
   void Forget();
   void Remember(const FinalList& list);
 

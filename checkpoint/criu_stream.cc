@@ -47,7 +47,7 @@ absl::StatusOr<CriuWork> CriuStream::Open(const std::string& name, const std::st
 
 absl::StatusOr<PageServerResult> CriuStream::Serve(
     const std::string& name, const std::function<absl::Status()>& worker,
-    std::function<bool(const AddressSpace&)> has_parent, PageSink& sink,
+    std::function<bool(const AddressSpace&)> has_parent, PageSink& sink, LateFrozenMemory* frozen,
     const std::function<absl::Status()>& before) {
   const TimePoint started = Clock::now();
   absl::Status worked;
@@ -60,6 +60,13 @@ absl::StatusOr<PageServerResult> CriuStream::Serve(
   job.socket = ours_.get();
   job.version = version_;
   job.has_parent = std::move(has_parent);
+  if (frozen != nullptr) {
+    job.distrusted = [frozen](const AddressSpace& space) -> absl::StatusOr<std::vector<PageRun>> {
+      ASSIGN_OR_RETURN(const FrozenMemory* memory, frozen->Get());
+      if (memory == nullptr) return std::vector<PageRun>();
+      return memory->CallPages(space);
+    };
+  }
   const absl::Status prepared = before ? before() : absl::OkStatus();
   absl::StatusOr<PageServerResult> served = absl::AbortedError("not begun");
   if (prepared.ok()) served = ServePages(job, sink);

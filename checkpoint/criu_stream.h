@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "base/fd.h"
 #include "checkpoint/criu_version.h"
+#include "checkpoint/frozen_memory.h"
 #include "checkpoint/page_server.h"
 #include "checkpoint/page_stream.h"
 
@@ -47,11 +48,12 @@ class CriuStream {
 
   // Runs `worker` on a thread and takes what CRIU sends meanwhile; returns when both have ended.
   // `before`, where given, is called on this thread when the worker has been started: CRIU waits
-  // for it with its first page. An error of it ends both.
+  // for it with its first page. An error of it ends both. `frozen`, of a final dump: its
+  // CallPages() are not taken from CRIU (PageServerJob's `distrusted`).
   absl::StatusOr<PageServerResult> Serve(const std::string& name,
                                          const std::function<absl::Status()>& worker,
                                          std::function<bool(const AddressSpace&)> has_parent,
-                                         PageSink& sink,
+                                         PageSink& sink, LateFrozenMemory* frozen = nullptr,
                                          const std::function<absl::Status()>& before = {});
 
  private:

@@ -26,6 +26,7 @@ constexpr uint64_t kFlagZeroPage = uint64_t{1} << 24;
 constexpr uint64_t kHugePages = (2u << 20) / kPageSize;
 
 struct Process {
+  pid_t pid = 0;  // as we count
   UniqueFd memory;
   UniqueFd pagemap;
 };
@@ -73,6 +74,19 @@ class CgroupMemory : public FrozenMemory {
     return zero;
   }
 
+  absl::StatusOr<std::vector<PageRun>> CallPages(const AddressSpace& space) const override {
+    std::vector<PageRun> pages;
+    if (space.kind != AddressSpace::Kind::kProcess) return pages;
+    ASSIGN_OR_RETURN(const Process* process, Find(space));
+    ASSIGN_OR_RETURN(const std::string maps,
+                     ReadFile(absl::StrCat("/proc/", process->pid, "/maps")));
+    ASSIGN_OR_RETURN(const std::vector<Mapping> mappings, ParseMaps(maps));
+    for (const Mapping& mapping : mappings) {
+      if (mapping.executable) pages.push_back({space, mapping.start, 1});
+    }
+    return pages;
+  }
+
  private:
   absl::StatusOr<const Process*> Find(const AddressSpace& space) const {
     const auto found = processes_.find(space.id);
@@ -109,6 +123,7 @@ absl::StatusOr<std::unique_ptr<FrozenMemory>> OpenCgroupMemory(const std::string
     }
     ASSIGN_OR_RETURN(const uint64_t inside, InnermostPid(number));
     Process process;
+    process.pid = number;
     ASSIGN_OR_RETURN(process.memory, OpenFile(absl::StrCat("/proc/", pid, "/mem"), O_RDONLY));
     ASSIGN_OR_RETURN(process.pagemap, OpenFile(absl::StrCat("/proc/", pid, "/pagemap"), O_RDONLY));
     processes.emplace(inside, std::move(process));

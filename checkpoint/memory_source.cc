@@ -343,8 +343,9 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
   const auto has_parent = [](const AddressSpace& space) {
     return space.kind == AddressSpace::Kind::kProcess;
   };
+  LateFrozenMemory memory(memory_);
   absl::StatusOr<PageServerResult> result =
-      stream_.Serve(kFinal, dumper_.dump, has_parent, sink, before);
+      stream_.Serve(kFinal, dumper_.dump, has_parent, sink, &memory, before);
   absl::StatusOr<FinalList> list = absl::AbortedError("no list");
   if (result.ok()) {
     report.pages_from_criu = result->report.pages_sent;
@@ -357,7 +358,8 @@ absl::StatusOr<FinalList> MemorySource::Final(PageSink& sink, RoundReport& repor
     }
     RoundReport settled;
     settled.pages_unchanged = result->report.pages_unchanged;
-    list = SettleHoles(result->list, sent_, memory_, sink, settled);
+    Resend(result->distrusted);
+    list = SettleHoles(result->list, sent_, memory, sink, settled);
     report.pages_sent += settled.pages_sent;
     report.pages_zero += settled.pages_zero;
   }

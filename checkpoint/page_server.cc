@@ -145,6 +145,10 @@ class Server {
   absl::Status Answer(uint32_t value, size_t size);
   // Until the socket is ready for `events`, or the deadline: `late` is what the error then says.
   absl::Status Await(short events, std::string_view late);
+  absl::Status Open(const AddressSpace& space);
+  // Pages that CRIU has announced; `sent` when their bytes follow.
+  absl::Status Take(const PageRun& run, bool sent);
+  absl::Status TakeTrusted(const PageRun& run, bool sent);
   absl::Status ReceivePages(const PageRun& run);
   absl::Status ReceiveInto(std::span<std::byte> room, const PageRun& run);
   absl::Status Drain(uint64_t pages);
@@ -155,7 +159,8 @@ class Server {
   PageSink& sink_;
   absl::Status sink_status_;
   std::optional<AddressSpace> open_;
-  bool listed_ = false;  // the open space has an entry in the list
+  bool listed_ = false;              // the open space has an entry in the list
+  std::vector<PageRun> distrusted_;  // pages of the open space
   PageServerResult result_;
   std::unique_ptr<std::byte[]> drain_;
 };
@@ -272,6 +277,55 @@ absl::Status Server::ReceivePages(const PageRun& run) {
   return absl::OkStatus();
 }
 
+absl::Status Server::Open(const AddressSpace& space) {
+  open_ = space;
+  listed_ = false;
+  result_.opened.insert(space);
+  distrusted_.clear();
+  if (job_.distrusted && sink_status_.ok()) {
+    auto distrusted = job_.distrusted(space);
+    if (distrusted.ok()) {
+      distrusted_ = *std::move(distrusted);
+    } else {
+      sink_status_ = distrusted.status();
+    }
+  }
+  return Answer(job_.has_parent(space) ? 1 : 0, 1);
+}
+
+absl::Status Server::TakeTrusted(const PageRun& run, bool sent) {
+  if (run.pages == 0) return absl::OkStatus();
+  if (sent) {
+    RETURN_IF_ERROR(ReceivePages(run));
+  } else {
+    result_.report.pages_unchanged += run.pages;
+  }
+  Add(run, !sent);
+  return absl::OkStatus();
+}
+
+absl::Status Server::Take(const PageRun& run, bool sent) {
+  if (open_ != run.space) {
+    return absl::InvalidArgumentError("CRIU sent pages of memory that it had not opened");
+  }
+  if (!sent && !job_.has_parent(run.space)) {
+    return absl::InvalidArgumentError(
+        "CRIU left pages out of memory of which nothing is known from before");
+  }
+  const uint64_t end = run.address + run.pages * kPageSize;
+  uint64_t at = run.address;
+  for (const PageRun& page : distrusted_) {
+    if (page.address < at || page.address >= end) continue;
+    RETURN_IF_ERROR(TakeTrusted({run.space, at, (page.address - at) / kPageSize}, sent));
+    if (sent) RETURN_IF_ERROR(Drain(1));
+    result_.report.pages_unchanged += 1;
+    Add(page, true);
+    result_.distrusted.push_back(page);
+    at = page.address + kPageSize;
+  }
+  return TakeTrusted({run.space, at, (end - at) / kPageSize}, sent);
+}
+
 absl::StatusOr<PageServerResult> Server::Serve() {
   std::array<std::byte, PageServerParser::kMaxMessage> buffer;
   while (true) {
@@ -286,30 +340,15 @@ absl::StatusOr<PageServerResult> Server::Serve() {
     }
     switch (message.kind) {
       case PageServerMessage::Kind::kOpen:
-        open_ = message.run.space;
-        listed_ = false;
-        result_.opened.insert(*open_);
-        RETURN_IF_ERROR(Answer(job_.has_parent(*open_) ? 1 : 0, 1));
+        RETURN_IF_ERROR(Open(message.run.space));
         break;
       case PageServerMessage::Kind::kAskParent:
         RETURN_IF_ERROR(Answer(job_.has_parent(message.run.space) ? 1 : 0, 4));
         break;
       case PageServerMessage::Kind::kPages:
       case PageServerMessage::Kind::kHole:
-        if (open_ != message.run.space) {
-          return absl::InvalidArgumentError("CRIU sent pages of memory that it had not opened");
-        }
-        if (message.kind == PageServerMessage::Kind::kHole) {
-          if (!job_.has_parent(*open_)) {
-            return absl::InvalidArgumentError(
-                "CRIU left pages out of memory of which nothing is known from before");
-          }
-          result_.report.pages_unchanged += message.run.pages;
-          Add(message.run, true);
-        } else {
-          RETURN_IF_ERROR(ReceivePages(message.run));
-          Add(message.run, false);
-        }
+        RETURN_IF_ERROR(
+            Take(message.run, /*sent=*/message.kind == PageServerMessage::Kind::kPages));
         break;
       case PageServerMessage::Kind::kClose:
         RETURN_IF_ERROR(Answer(sink_status_.ok() ? 0 : ~0u, 4));

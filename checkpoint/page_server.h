@@ -5,6 +5,7 @@
 #include <functional>
 #include <set>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -60,20 +61,26 @@ struct PageServerJob {
   // Is an earlier content of this space known, so that unchanged pages need not be sent? Must
   // answer the same throughout one job.
   std::function<bool(const AddressSpace&)> has_parent;
+  // Pages of a space, in order, that CRIU may send other than they are: whatever it says of them,
+  // they are listed as unchanged and told apart, to be read elsewhere. Asked when it opens the
+  // space; may be null.
+  std::function<absl::StatusOr<std::vector<PageRun>>(const AddressSpace&)> distrusted;
   Deadline deadline = Deadline::Never();
 };
 
 struct PageServerResult {
-  std::set<AddressSpace> opened;  // what CRIU told of
-  RoundReport report;             // elapsed and paused are left to the caller
-  FinalList list;                 // in CRIU's order
+  std::set<AddressSpace> opened;    // what CRIU told of
+  RoundReport report;               // elapsed and paused are left to the caller
+  FinalList list;                   // in CRIU's order
+  std::vector<PageRun> distrusted;  // of that list
 };
 
 // Serves until CRIU closes the stream and every page has been put to the sink; does not flush. A
 // sink that fails is not CRIU's fault: its bytes are read to the end and thrown away, and CRIU is
-// told at the close, so that it cleans up and lets the tree go on.
-// Errors: the sink's; kDataLoss when the stream ends early; kInvalidArgument for malformed messages
-// (the stream is not read any further); kDeadlineExceeded.
+// told at the close, so that it cleans up and lets the tree go on; the same where the job's
+// `distrusted` fails.
+// Errors: the sink's and `distrusted`'s; kDataLoss when the stream ends early; kInvalidArgument for
+// malformed messages (the stream is not read any further); kDeadlineExceeded.
 absl::StatusOr<PageServerResult> ServePages(const PageServerJob& job, PageSink& sink);
 
 }  // namespace starling::checkpoint

@@ -1,7 +1,5 @@
 #include "checkpoint/sent_pages.h"
 
-#include <memory>
-
 #include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "checkpoint/zero_page.h"
@@ -106,19 +104,16 @@ absl::Status SettleRun(const PageRun& run, const SentPages& sent, const FrozenMe
 }  // namespace
 
 absl::StatusOr<FinalList> SettleHoles(const FinalList& list, const SentPages& sent,
-                                      const FrozenMemoryOpener& open, PageSink& sink,
+                                      LateFrozenMemory& frozen, PageSink& sink,
                                       RoundReport& report) {
-  std::unique_ptr<FrozenMemory> memory;
-  if (open) {
-    ASSIGN_OR_RETURN(memory, open());
-  }
+  ASSIGN_OR_RETURN(const FrozenMemory* memory, frozen.Get());
   FinalList settled;
   for (const FinalList::Entry& entry : list.entries) {
     if (!entry.in_arena_before) {
       settled.entries.push_back(entry);
       continue;
     }
-    if (memory) {
+    if (memory != nullptr) {
       RETURN_IF_ERROR(SettleRun(entry.run, sent, *memory, sink, report, settled));
       continue;
     }

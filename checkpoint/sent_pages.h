@@ -48,7 +48,7 @@ absl::Status SendFrozen(const FrozenMemory& memory, const PageRun& run, PageSink
 // Errors: kFailedPrecondition for an unsent page where there is no opener; the sink's; kDataLoss
 // or kNotFound for an unsent page that cannot be read.
 absl::StatusOr<FinalList> SettleHoles(const FinalList& list, const SentPages& sent,
-                                      const FrozenMemoryOpener& open, PageSink& sink,
+                                      LateFrozenMemory& frozen, PageSink& sink,
                                       RoundReport& report);
 
 }  // namespace starling::checkpoint

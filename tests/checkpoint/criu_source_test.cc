@@ -76,6 +76,9 @@ class CriuSourceTest : public ::testing::Test {
       EXPECT_GE(run.address + run.pages * kPageSize, 0x6000u);
       return std::vector<PageRun>{{run.space, 0x4000, 2}};
     }
+    absl::StatusOr<std::vector<PageRun>> CallPages(const AddressSpace&) const override {
+      return std::vector<PageRun>();
+    }
   };
 
   CriuWorker Worker(char content) {
@@ -153,6 +156,35 @@ TEST_F(CriuSourceTest, PageThatWasNeverSentIsReadFromTheFrozenComponent) {
   EXPECT_EQ(pages[4 * kPageSize], 0) << "the same huge page, whose other part was never sent";
   EXPECT_EQ(pages[5 * kPageSize], 6);
   EXPECT_EQ(pages[6 * kPageSize], 7);
+}
+
+// CRIU has just had the process make a call when its page is received: a page of CRIU's own code.
+TEST_F(CriuSourceTest, PageThatCriuWritesToIsReadFromTheFrozenComponent) {
+  class CallMemory : public Memory {
+   public:
+    absl::StatusOr<std::vector<PageRun>> HugeZeroPages(const PageRun&) const override {
+      return std::vector<PageRun>();
+    }
+    absl::StatusOr<std::vector<PageRun>> CallPages(const AddressSpace& space) const override {
+      return std::vector<PageRun>{{space, 0x2000, 1}, {space, 0x3000, 1}};
+    }
+  };
+  for (const int rounds : {0, 1}) {
+    CriuSource source({3, 17, 1}, folder_, Worker('r'), Unstaged(Worker('f')),
+                      [] { return std::make_unique<CallMemory>(); });
+    for (int i = 0; i < rounds; ++i) ASSERT_TRUE(source.Round(*sink_).ok());
+    RoundReport report;
+    const auto list = source.Final(*sink_, report);
+    ASSERT_TRUE(list.ok()) << list.status();
+    ASSERT_TRUE(sink_->Flush(Deadline::Never()).ok());
+    ASSERT_TRUE(arena_->WriteImages(*list, source.final_images(), 1).ok());
+    const std::string pages = ReadFile(absl::StrCat(source.final_images(), "/pages-1.img")).value();
+    const char around = rounds == 0 ? 'f' : 'r';
+    EXPECT_EQ(pages[0], around);
+    EXPECT_EQ(pages[kPageSize], 2) << "as the frozen component has it";
+    EXPECT_EQ(pages[2 * kPageSize], 3) << "also where CRIU takes it for unchanged";
+    EXPECT_EQ(pages[3 * kPageSize], around);
+  }
 }
 
 TEST_F(CriuSourceTest, PageThatWasNeverSentFailsTheDumpWhereItCannotBeRead) {

@@ -6,12 +6,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "checkpoint/component_memory.h"
 
 namespace starling::checkpoint {
 namespace {
@@ -83,6 +85,21 @@ TEST_F(FrozenMemoryTest, ReadsWhatTheProcessHolds) {
   EXPECT_EQ(memory->Read(shared, 0, bytes).code(), absl::StatusCode::kNotFound);
   const AddressSpace nobody{AddressSpace::Kind::kProcess, 99999999};
   EXPECT_EQ(memory->Read(nobody, 0, bytes).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(FrozenMemoryTest, CallPagesBeginExecutableMappings) {
+  const auto memory = OpenCgroupMemory(folder_).value();
+  const std::vector<PageRun> pages = memory->CallPages(space_).value();
+  ASSERT_FALSE(pages.empty());
+  for (const PageRun& page : pages) EXPECT_EQ(page.pages, 1u);
+  // The first one of this program, which the child has mapped where we have it.
+  const std::vector<Mapping> ours = ParseMaps(ReadFile("/proc/self/maps").value()).value();
+  const auto first =
+      std::find_if(ours.begin(), ours.end(), [](const Mapping& m) { return m.executable; });
+  EXPECT_EQ(pages[0].address, first->start);
+  EXPECT_EQ(pages[0].space, space_);
+  const AddressSpace shared{AddressSpace::Kind::kSharedMemory, space_.id};
+  EXPECT_TRUE(memory->CallPages(shared)->empty());
 }
 
 TEST_F(FrozenMemoryTest, FindsTheHugeZeroPageAndNothingElse) {

@@ -212,6 +212,57 @@ TEST_F(PageServerTest, WholeDump) {
   EXPECT_EQ(arena_->Find(kShm, 0)->slot, kZeroSlot);
 }
 
+// What CRIU sends of such pages, or says of them, does not count; what lies around them does.
+TEST_F(PageServerTest, DistrustedPagesAreListedAndNotTaken) {
+  PageServerJob job = Job(true);
+  job.distrusted = [](const AddressSpace& space) -> absl::StatusOr<std::vector<PageRun>> {
+    if (space == kShm) return std::vector<PageRun>();
+    return std::vector<PageRun>{{space, 0x1000, 1},  {space, 0x10000, 1}, {space, 0x12000, 1},
+                                {space, 0x14000, 1}, {space, 0x21000, 1}, {space, 0x90000, 1}};
+  };
+  std::string pages;
+  for (char c = 'a'; c < 'f'; ++c) pages += Page(c);
+  const auto result = Serve(job,
+                            Of(kOpen2, 0, 0, Pid(5)) + Of(Add(4), 5, 0x10000, Pid(5)) + pages +
+                                Of(Add(1), 3, 0x20000, Pid(5)) + Of(kOpen2, 0, 0, Shmem(9)) +
+                                Of(Add(4), 1, 0x10000, Shmem(9)) + Page('s') + Of(kClose),
+                            *sink_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(
+      result->distrusted,
+      (std::vector<PageRun>{
+          {kFive, 0x10000, 1}, {kFive, 0x12000, 1}, {kFive, 0x14000, 1}, {kFive, 0x21000, 1}}));
+  EXPECT_EQ(result->report.pages_sent, 3u);
+  EXPECT_EQ(result->report.pages_unchanged, 6u);
+  std::vector<std::pair<PageRun, bool>> list;
+  for (const FinalList::Entry& entry : result->list.entries) {
+    list.emplace_back(entry.run, entry.in_arena_before);
+  }
+  EXPECT_EQ(list, (std::vector<std::pair<PageRun, bool>>{{{kFive, 0x10000, 1}, true},
+                                                         {{kFive, 0x11000, 1}, false},
+                                                         {{kFive, 0x12000, 1}, true},
+                                                         {{kFive, 0x13000, 1}, false},
+                                                         {{kFive, 0x14000, 1}, true},
+                                                         {{kFive, 0x20000, 3}, true},
+                                                         {{kShm, 0x10000, 1}, false}}));
+  for (const uint64_t address : {0x10000, 0x12000, 0x14000}) {
+    EXPECT_FALSE(arena_->Find(kFive, address).has_value()) << address;
+  }
+  const auto found = arena_->Find(kFive, 0x13000);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(static_cast<char>((*arena_->Slots(found->slot, 1))[17]), 'd');
+}
+
+TEST_F(PageServerTest, MemoryThatCannotBeLookedAtIsToldToCriuAtTheClose) {
+  PageServerJob job = Job(false);
+  job.distrusted = [](const AddressSpace&) { return absl::NotFoundError("process 5 is gone"); };
+  const auto result =
+      Serve(job, Of(kOpen2, 0, 0, Pid(5)) + Of(Add(4), 1, 0x10000, Pid(5)) + Page('a') + Of(kClose),
+            *sink_);
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(answers_, std::string("\0\xff\xff\xff\xff", 5));
+}
+
 TEST_F(PageServerTest, EndWithoutCloseIsDataLossWhereverItComes) {
   const std::string stream = Of(kOpen2, 0, 0, Pid(5)) + Of(Add(4), 2, 0x10000, Pid(5)) + Page('a') +
                              Page('b') + Of(kClose);

@@ -60,6 +60,9 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   job.socket = ends[1];
   job.version = data[0] % 2 == 0 ? CriuVersion{3, 17, 1} : CriuVersion{4, 0, 0};
   job.has_parent = [](const AddressSpace& space) { return space.id % 2 == 0; };
+  job.distrusted = [](const AddressSpace& space) -> absl::StatusOr<std::vector<PageRun>> {
+    return std::vector<PageRun>{{space, 0, 1}, {space, 0x3000, 1}, {space, 0x10000, 1}};
+  };
   // Nobody reads the answers: a stream of many questions ends here.
   job.deadline = starling::Deadline::After(std::chrono::milliseconds(200));
   Nowhere sink;
