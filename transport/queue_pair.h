@@ -104,6 +104,10 @@ class QueuePair {
   // Takes up to completions.size() completions; 0 when there are none.
   virtual absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) = 0;
 
+  // Whether polling on takes nothing from who brings the completions: a device, not threads of
+  // ours.
+  virtual bool may_spin() const { return false; }
+
   // After Arm() the next completion ends Wait(). What completed before it does not, so poll once
   // between the two.
   virtual absl::Status Arm() = 0;

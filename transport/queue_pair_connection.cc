@@ -1,5 +1,7 @@
 #include "transport/queue_pair_connection.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -13,9 +15,6 @@ namespace {
 
 // Receive buffers for messages that only return credit: two can be under way.
 constexpr uint32_t kCreditSlots = 2;
-// How long the completion queue is polled before the thread sleeps. Short: where a core is shared,
-// a spinning waiter keeps its own peer from running.
-constexpr auto kSpin = std::chrono::microseconds(20);
 // The list goes out at this size, so that the wire works while its sender still fills the next
 // slab.
 constexpr uint64_t kDoorbellBytes = 256 * 1024;
@@ -359,10 +358,9 @@ absl::Status QueuePairConnection::Take(const WorkCompletion& completion) {
 absl::StatusOr<bool> QueuePairConnection::Reap() {
   if (!failed_.ok()) return failed_;
   if (shut_down_) return Fail(absl::CancelledError(absl::StrCat(description(), ": shut down")));
-  std::array<WorkCompletion, 32> completions;
-  const absl::StatusOr<size_t> polled = queue_pair_->Poll(completions);
+  const absl::StatusOr<size_t> polled = queue_pair_->Poll(completions_);
   if (!polled.ok()) return Fail(polled.status());
-  for (size_t i = 0; i < *polled; ++i) RETURN_IF_ERROR(Take(completions[i]));
+  for (size_t i = 0; i < *polled; ++i) RETURN_IF_ERROR(Take(completions_[i]));
   if (*polled > 0) RETURN_IF_ERROR(ReturnCredit());
   return *polled > 0;
 }
@@ -370,15 +368,26 @@ absl::StatusOr<bool> QueuePairConnection::Reap() {
 absl::Status QueuePairConnection::Progress(Deadline deadline) {
   if (!failed_.ok()) return failed_;
   RETURN_IF_ERROR(Ring());
-  const TimePoint spin_until = Clock::now() + kSpin;
-  do {
+  ASSIGN_OR_RETURN(const bool at_once, Reap());
+  if (at_once) return absl::OkStatus();
+  const TimePoint began = Clock::now();
+  const TimePoint spin_until =
+      std::min(began + (queue_pair_->may_spin() ? spin_.Next() : SpinTime::kLeast), deadline.at());
+  for (TimePoint now = began; now < spin_until; now = Clock::now()) {
+    // Where a core is shared, a spinning waiter would keep its own peer from running.
+    ::sched_yield();
     ASSIGN_OR_RETURN(const bool some, Reap());
-    if (some) return absl::OkStatus();
-  } while (Clock::now() < spin_until);
+    if (!some) continue;
+    spin_.Waited(Clock::now() - began);
+    return absl::OkStatus();
+  }
   if (const absl::Status armed = queue_pair_->Arm(); !armed.ok()) return Fail(armed);
   // What completed between the last look and the arming raises no event.
   ASSIGN_OR_RETURN(const bool some, Reap());
-  if (some) return absl::OkStatus();
+  if (some) {
+    spin_.Waited(Clock::now() - began);
+    return absl::OkStatus();
+  }
   const absl::StatusOr<QueuePair::Event> event = queue_pair_->Wait(deadline);
   if (!event.ok()) return Fail(event.status());
   if (*event == QueuePair::Event::kPeerGone) {
@@ -388,6 +397,7 @@ absl::Status QueuePairConnection::Progress(Deadline deadline) {
     return Fail(absl::UnavailableError(absl::StrCat(description(), ": the peer has gone")));
   }
   ASSIGN_OR_RETURN(const bool now, Reap());
+  spin_.Waited(Clock::now() - began);
   if (!now && *event == QueuePair::Event::kNothing && deadline.Passed()) {
     return absl::DeadlineExceededError(absl::StrCat(description(), ": nothing completed in time"));
   }

@@ -8,6 +8,7 @@
 
 #include "transport/fabric.h"
 #include "transport/queue_pair.h"
+#include "transport/spin_time.h"
 
 namespace starling::transport {
 
@@ -118,6 +119,8 @@ class QueuePairConnection final : public Connection {
   uint64_t arrived_tail_ = 0;  // = messages received
   std::vector<uint32_t> free_send_slots_;
 
+  std::array<WorkCompletion, 32> completions_;  // of one look at the queue
+
   uint64_t sent_ = 0;       // messages with content
   uint64_t completed_ = 0;  // of them
   uint64_t reads_posted_ = 0;
@@ -126,6 +129,7 @@ class QueuePairConnection final : public Connection {
   uint64_t binds_done_ = 0;
   uint64_t peer_took_ = 0;  // of sent_, as the peer last said
   uint64_t told_ = 0;       // of arrived_head_, as the peer was last told
+  SpinTime spin_;
   std::atomic<uint64_t> bytes_sent_{0};
 };
 

@@ -134,6 +134,7 @@ class VerbsQueuePair final : public QueuePair {
   absl::Status PostReceive(uint64_t id, const Piece& buffer) override;
   absl::StatusOr<Window> MakeWindow(const MemoryRegion& region, Access access) override;
   absl::StatusOr<size_t> Poll(std::span<WorkCompletion> completions) override;
+  bool may_spin() const override { return true; }
   absl::Status Arm() override;
   absl::StatusOr<Event> Wait(Deadline deadline) override;
   void Wake() override;
