@@ -304,13 +304,20 @@ class Sender {
     return absl::OkStatus();
   }
 
+  absl::Status Ping(Connection& connection) {
+    RETURN_IF_ERROR(connection.Send(Encode({.what = What::kPing}), options_.deadline()).status());
+    return ExpectNote(connection, What::kPing, options_.deadline()).status();
+  }
+
   // The whole content back, and compared.
   absl::Status ReadBack() {
     for (size_t offset = 0, turn = 0; offset < source_.span().size(); ++turn) {
       const size_t bytes = std::min(pool_.span().size(), source_.span().size() - offset);
-      RETURN_IF_ERROR(connections_[turn % connections_.size()]->Read(
-          *pool_region_, 0, bytes, grant_.address + offset, static_cast<uint32_t>(grant_.read_key),
-          options_.deadline()));
+      Connection& connection = *connections_[turn % connections_.size()];
+      RETURN_IF_ERROR(connection.Read(*pool_region_, 0, bytes, grant_.address + offset,
+                                      static_cast<uint32_t>(grant_.read_key), options_.deadline()));
+      // Who is read from notices nothing of it, and would give us up.
+      RETURN_IF_ERROR(Ping(connection));
       if (std::memcmp(pool_.span().data(), source_.span().data() + offset, bytes) != 0)
         return absl::DataLossError(absl::StrCat("what was read from ", offset, " on is wrong"));
       offset += bytes;
@@ -334,9 +341,7 @@ class Sender {
     std::vector<double> times;
     for (uint64_t i = 0; i < options_.pings; ++i) {
       const TimePoint start = Clock::now();
-      RETURN_IF_ERROR(
-          connections_[0]->Send(Encode({.what = What::kPing}), options_.deadline()).status());
-      RETURN_IF_ERROR(ExpectNote(*connections_[0], What::kPing, options_.deadline()).status());
+      RETURN_IF_ERROR(Ping(*connections_[0]));
       times.push_back(Seconds(Clock::now() - start) * 1e6);
     }
     std::nth_element(times.begin(), times.begin() + static_cast<ptrdiff_t>(times.size() / 2),
