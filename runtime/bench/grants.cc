@@ -85,6 +85,7 @@ absl::StatusOr<v1::BenchServeResponse> Grants::Serve(const v1::BenchServeRequest
   const auto verbs = host_.fabrics.find("verbs");
   const std::string device = verbs == host_.fabrics.end() ? "" : verbs->second->device();
   std::lock_guard lock(mutex_);
+  ForgetEnded();
   if (served_.size() >= kMaxAtOnce) {
     return absl::ResourceExhaustedError(
         absl::StrCat("host ", host_.config.host, " is being measured already: try again"));
@@ -130,6 +131,12 @@ bool Grants::Take(const std::string& provider, std::unique_ptr<transport::Incomi
   return true;
 }
 
+// A server serves one client.
+void Grants::ForgetEnded() {
+  std::erase_if(served_,
+                [](Served& one) { return Clock::now() >= one.until || one.process->Ended(); });
+}
+
 void Grants::Sweep(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   while (!wake_.wait_for(lock, stop, std::chrono::milliseconds(500),
@@ -141,7 +148,7 @@ void Grants::Sweep(const std::stop_token& stop) {
       if (done || Clock::now() >= (*it)->until) over.splice(over.end(), granted_, it);
       it = next;
     }
-    std::erase_if(served_, [](const Served& one) { return Clock::now() >= one.until; });
+    ForgetEnded();
     lock.unlock();
     over.clear();  // waits for threads, without the lock
     lock.lock();

@@ -36,6 +36,7 @@ class Grants {
     TimePoint until;
   };
   void Sweep(const std::stop_token& stop);
+  void ForgetEnded();  // with mutex_ held
 
   const agent::Host& host_;
   std::mutex mutex_;

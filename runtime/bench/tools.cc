@@ -137,7 +137,13 @@ ToolProcess::~ToolProcess() {
   }
 }
 
+bool ToolProcess::Ended() {
+  if (pid_ > 0 && ::waitpid(pid_, nullptr, WNOHANG) == pid_) pid_ = -1;
+  return pid_ < 0;
+}
+
 absl::StatusOr<std::string> ToolProcess::Finish(Deadline deadline) {
+  if (pid_ < 0) return absl::FailedPreconditionError(absl::StrCat(name_, " has ended already"));
   std::string text;
   char piece[4096];
   while (true) {

@@ -39,6 +39,8 @@ class ToolProcess {
 
   // Everything that it prints until it ends; an error when it fails or takes longer.
   absl::StatusOr<std::string> Finish(Deadline deadline);
+  // Whether it has ended by itself. Then Finish() has nothing to say any more.
+  bool Ended();
 
  private:
   ToolProcess(int pid, int output, std::string name)

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 namespace starling::bench {
 namespace {
 
@@ -72,6 +74,12 @@ TEST(BenchTools, ProcessesEnd) {
   ASSERT_TRUE(hangs.ok());
   EXPECT_TRUE(absl::IsDeadlineExceeded(
       (*hangs)->Finish(Deadline::After(std::chrono::milliseconds(20))).status()));
+  EXPECT_FALSE((*hangs)->Ended());
+  auto ends = ToolProcess::Start({"true"});
+  ASSERT_TRUE(ends.ok());
+  while (!(*ends)->Ended() && !soon.Passed()) std::this_thread::yield();
+  EXPECT_TRUE((*ends)->Ended());
+  EXPECT_TRUE(absl::IsFailedPrecondition((*ends)->Finish(soon).status()));
   EXPECT_TRUE(absl::IsNotFound(ToolProcess::Start({"no-such-program"}).status()));
 }
 
