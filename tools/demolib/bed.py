@@ -7,6 +7,7 @@ import subprocess
 CHECKOUT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BED = os.path.join(CHECKOUT, "tools", "bed")
 DATA_BRIDGE = "br0"
+CONSOLE_LINES = 40  # of a node, when something failed
 
 
 class DemoError(Exception):
@@ -70,6 +71,16 @@ class Bed:
 
     def down(self):
         subprocess.run(self._argv("down"), check=False, stdin=subprocess.DEVNULL)
+
+    def consoles(self):
+        """What the nodes' kernels said last, a line each: their consoles go with the bed."""
+        lines = []
+        for number in (1, 2):
+            logs = subprocess.run(self._argv("logs", f"node{number}", "--console"), text=True,
+                                  capture_output=True, check=False, stdin=subprocess.DEVNULL)
+            said = (logs.stdout or logs.stderr).splitlines()[-CONSOLE_LINES:]
+            lines += [f"node{number} console: {line}" for line in said]
+        return lines
 
     def status(self):
         return json.loads(self._run("status", "--json"))
