@@ -343,7 +343,8 @@ def sample(number, rule, late_seconds, short=True, rise=10, **more):
 
 class SamplesTest(unittest.TestCase):
     def test_a_run_counts_from_when_agents_could_act(self):
-        one = sample(0, "predictive", (5, 30, 100), events=EVENTS[:3],
+        kept = event(25, "node1", "one", "ghost", "host node2 keeps a warm one, m")
+        one = sample(0, "predictive", (5, 30, 100), events=[EVENTS[0], kept, *EVENTS[1:3]],
                      reports={("node1", "one"): REPORT})
         self.assertEqual((one["violation_s"], one["migrations"], one["moved_bytes"]),
                          (2, 1, 5 << 20))

@@ -25,7 +25,10 @@ ACT_WITHIN, RESERVE_WITHIN, PATIENCE, LEASE = 6, 12, 10, 30
 # A present shortage is one after so many seconds, whatever the period.
 REACT_S = 10
 REACT_ABOVE = 0.9
-WATCH_EVERY = 5  # periods: a look costs an emulated processor some tenths of a second
+# Periods between looks at the agents. Each takes half a second to a second of an emulated processor
+# (a program's start and two TLS sessions), which agents have to take for use that will come again:
+# with one in five periods they foresaw shortages that were nothing but that.
+WATCH_EVERY = 15
 
 RULES = ("predictive", "reactive", "none")
 
