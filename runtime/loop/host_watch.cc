@@ -260,7 +260,10 @@ absl::Status HostWatch::Step(TimePoint now, double time_s) {
   memory_.Add(rest_memory.value, rest_memory.forecasts);
   memory_.End();
   if (!first) {
-    double rest = std::max(0.0, kCpuScale * processors - cpu);
+    // What a host does by itself for a step (a person's command) is over before a move would be, and
+    // is nothing that could be moved: as much counts as lasts for two.
+    const double measured = std::max(0.0, kCpuScale * processors - cpu);
+    double rest = std::min(measured, std::exchange(rest_last_, measured));
     // What a move itself takes is over with it, and no reason for the next one.
     if (held_ > 0) {
       rest = std::min(rest, rest_before_);

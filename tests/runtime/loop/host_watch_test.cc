@@ -88,6 +88,24 @@ TEST_F(HostWatchTest, SeesPartsRestAndSum) {
   EXPECT_EQ(watch_->Used().at("one")[Resource::kMemory], 100 << 20);
 }
 
+TEST_F(HostWatchTest, OfTheHostItselfAsMuchCountsAsLasts) {
+  ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
+  Use("one", 0, 100 << 20);
+  for (int i = 0; i < 30; ++i) Second(10, 200 << 10);
+  const double before = Situation().demand[kCpu].now;
+  Second(90, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kCpu].now, before, 1);
+  EXPECT_LT(Situation().demand[kCpu].at[0][2], 2 * before);
+  Second(90, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kCpu].now, 9 * before, 9);
+  Second(10, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kCpu].now, before, 1);
+  // A component's counts at once.
+  Use("one", 500000, 100 << 20);
+  Second(60, 200 << 10);
+  EXPECT_NEAR(Situation().demand[kCpu].now, before + 500, 1);
+}
+
 TEST_F(HostWatchTest, WhatAMoveTakesIsNoDemand) {
   ASSERT_TRUE(watch_->Add("one", Group("one"), std::nullopt, {}).ok());
   for (int i = 0; i < 30; ++i) Second(10, 200 << 10);
