@@ -214,7 +214,8 @@ def sample_of(number, window, rule, plan, played):
         "reserved_s": reserved[0] if reserved else None,
         # How long before the shortage the first component had gone; below 0: after it had begun.
         "lead_s": short_s - first if short_s is not None and first is not None else None,
-        "ghosts": sum(one["kind"] == "ghost" for one in played["events"]),
+        "ghosts": sum((one["host"], one["kind"]) == ("node1", "ghost")
+                      for one in played["events"]),
         "leases_before": played["leases_before"], "leases_after": played["leases_after"],
         "given_back_s": played["given_back_s"],
         "threshold_shift": node1[-1]["threshold_shift"] if node1 else 0,

@@ -192,7 +192,7 @@ class HostWatch {
   double processors_lately_ = 0;
   HugePool forecasters_;  // of all components: each step goes through them
   std::map<std::string, Watched> components_;
-  double rest_last_ = std::numeric_limits<double>::infinity();  // processors, as measured
+  double rest_last_ = std::numeric_limits<double>::infinity();  // as the last step measured it
   int held_ = 0;  // for so many steps more the rest's processors count as before the last move began,
                   // to or from here
   double rest_before_ = std::numeric_limits<double>::infinity();

@@ -25,9 +25,8 @@ ACT_WITHIN, RESERVE_WITHIN, PATIENCE, LEASE = 6, 12, 10, 30
 # A present shortage is one after so many seconds, whatever the period.
 REACT_S = 10
 REACT_ABOVE = 0.9
-# Periods between looks at the agents. Each takes half a second to a second of an emulated processor
-# (a program's start and two TLS sessions), which agents have to take for use that will come again:
-# with one in five periods they foresaw shortages that were nothing but that.
+# Periods between looks at the agents. Each takes an emulated processor half a second to a second,
+# which agents cannot tell from use that will come again.
 WATCH_EVERY = 15
 
 RULES = ("predictive", "reactive", "none")
